@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all set-up themselves: virtual environment, packages, WordNet, a browser for page tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench embedded setup clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/setup_system.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python scripts/setup_system.py wordnet
+	touch $@
+
+demo: setup
+	$(BIN)/imagenet-sd prompts --classes digits-10 --prompt c_dc --limit 3
+	$(BIN)/imagenet-sd generate --model embedded --classes digits-10 --prompt c_dc --scale 2 --steps 20 \
+		--images-per-class 40 --shard-size 100 --out demo/digits-sd
+	$(BIN)/imagenet-sd verify demo/digits-sd
+	$(BIN)/imagenet-sd preview demo/digits-sd
+	@echo
+	@echo "dataset:  $(CURDIR)/demo/digits-sd"
+	@echo "gallery:  $(CURDIR)/demo/digits-sd/gallery.html  (open it in a browser)"
+
+test: setup
+	$(BIN)/python scripts/setup_system.py browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: setup
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+embedded: setup
+	$(BIN)/python scripts/train_embedded.py
+
+clean:
+	rm -rf $(VENV) build dist demo

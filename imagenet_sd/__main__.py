@@ -1,0 +1,5 @@
+"""`python -m imagenet_sd`."""
+
+from imagenet_sd.cli import main
+
+main()

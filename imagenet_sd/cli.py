@@ -1,0 +1,274 @@
+"""The command line: one thin function per command. Errors become one line and a hint at this boundary only."""
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagenet_sd import __version__, pipeline
+from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.generation.config import DEFAULT_MODEL, GenerationConfig
+
+app = typer.Typer(
+    name="imagenet-sd",
+    help="Turn a list of classes into a synthetic image dataset, and look at what came out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(str, Enum):
+    """Output of a command: for people, or for programs."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+
+
+Classes = Annotated[
+    str, typer.Option("--classes", metavar="LIST", help="imagenet-1k, imagenet-100, digits-10, a .txt or a .tsv file.")
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="Output for people, or for programs.")]
+Templates = Annotated[str, typer.Option("--templates", metavar="YAML", help="A file with templates of your own.")]
+AllLemmas = Annotated[bool, typer.Option("--hypernym-all-lemmas", help="Name all lemmas of each hypernym.")]
+Seed = Annotated[int, typer.Option("--seed", help="Dataset seed: the noise of every image, and its background.")]
+Dataset = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a dataset made by `generate`.")]
+PromptKey = Annotated[str, typer.Option("--prompt", help="Template: c, c_hc, c_dc, c_hc_b, photo, or one of your own.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"imagenet-sd {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def classes(
+    classes: Classes = "imagenet-100", all_lemmas: AllLemmas = False, format: OutputFormat = Format.table
+) -> None:
+    """List the classes: id, index, lemmas, hypernyms, definition, with lint warnings."""
+    from dataclasses import asdict
+
+    from imagenet_sd.prompts.classes import load_classes
+    from imagenet_sd.prompts.lint import lint_classes
+
+    specs = load_classes(classes, hypernym_lemmas="all" if all_lemmas else "first")
+    warnings = lint_classes(specs)
+    if format is Format.table:
+        for spec in specs:
+            hypernyms = f" ({', '.join(spec.hypernyms)})" if spec.hypernyms else ""
+            typer.echo(f"{spec.class_index:4d}  {spec.wnid}  {', '.join(spec.lemmas)}{hypernyms}: {spec.definition}")
+        _print_warnings(warnings)
+    else:
+        by_wnid: dict[str, list[dict]] = {}
+        for warning in warnings:
+            by_wnid.setdefault(warning.wnid, []).append({"code": warning.code, "message": warning.message})
+        _print_rows([asdict(spec) | {"warnings": by_wnid.get(spec.wnid, [])} for spec in specs], format)
+
+
+@app.command()
+def prompts(
+    prompt: PromptKey = "c",
+    classes: Classes = "imagenet-100",
+    images_per_class: Annotated[int, typer.Option(min=1, help="Prompts per class.")] = 1,
+    limit: Annotated[int, typer.Option(min=0, help="Print at most this many; 0 prints all.")] = 0,
+    templates: Templates = "",
+    all_lemmas: AllLemmas = False,
+    seed: Seed = 0,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Print the prompts of a class list under a template, with their CLIP token counts and lint warnings."""
+    from itertools import islice
+
+    from imagenet_sd.prompts.build import build_prompts
+    from imagenet_sd.prompts.classes import load_classes
+    from imagenet_sd.prompts.lint import lint
+    from imagenet_sd.prompts.templates import get_template, load_templates
+    from imagenet_sd.prompts.tokens import num_tokens
+
+    template = get_template(prompt, load_templates(Path(templates) if templates else None))
+    specs = load_classes(classes, hypernym_lemmas="all" if all_lemmas else "first")
+    built = build_prompts(specs, template, images_per_class=images_per_class, dataset_seed=seed)
+    rows = [
+        {
+            "wnid": item.wnid,
+            "class_index": item.class_index,
+            "template": item.template,
+            "background": item.background,
+            "text": item.text,
+            "num_tokens": num_tokens(item.text),
+        }
+        for item in islice(built, limit or None)
+    ]
+    if format is Format.table:
+        for row in rows:
+            typer.echo(f"{row['wnid']}  {row['num_tokens']:3d} tokens  {row['text']}")
+    else:
+        _print_rows(rows, format)
+    _print_warnings(lint(specs, template))
+
+
+@app.command()
+def generate(
+    prompt: PromptKey = "c",
+    scale: Annotated[float, typer.Option("--scale", "--guidance-scale", help="Guidance scale; 1 is none.")] = 7.5,
+    classes: Annotated[
+        str,
+        typer.Option("--classes", metavar="LIST", help="Class list [imagenet-100; digits-10 for the embedded model]."),
+    ] = "",
+    images_per_class: Annotated[
+        int, typer.Option(min=0, help="Images per class and round [1300; 400 for the embedded model].")
+    ] = 0,
+    match: Annotated[str, typer.Option(metavar="DIR", help="Copy the count per class of a real ImageFolder.")] = "",
+    multiple: Annotated[float, typer.Option(help="Size: 10 is ten rounds, 0.1 a tenth of one.")] = 1.0,
+    model: Annotated[str, typer.Option(help="Hub id, local diffusers folder, or `embedded`.")] = DEFAULT_MODEL,
+    revision: Annotated[str, typer.Option(help="Commit of the hub repository [the newest, then pinned].")] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Diffusion steps.")] = 50,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Pixels [512x384; 32x32 for the embedded model].")] = "",
+    seed: Seed = 0,
+    negative_prompt: Annotated[str, typer.Option(metavar="TEXT", help="What guidance moves away from.")] = "",
+    templates: Templates = "",
+    all_lemmas: AllLemmas = False,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; part of the plan.")] = 16,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Dataset folder [named after the recipe].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Draw a dataset: prompts to images to shards. Run it again to go on where it stopped."""
+    width, height = _parse_size(size)
+    config = GenerationConfig(
+        classes=classes,
+        prompt=prompt,
+        templates=templates,
+        hypernym_lemmas="all" if all_lemmas else "first",
+        model=model,
+        revision=revision,
+        guidance_scale=scale,
+        num_inference_steps=steps,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        seed=seed,
+        images_per_class=images_per_class,
+        match=match,
+        multiple=multiple,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        dtype=dtype,  # pyright: ignore[reportArgumentType]  # GenerationConfig checks it
+    )
+    if dry_run:
+        plan = pipeline.dry_run(config, out)
+        return _print_json(plan) if format is not Format.table else _print_plan(plan)
+    if config.embedded and config.class_list != "digits-10":
+        typer.echo("warning: the embedded model can draw digits only (--classes digits-10)", err=True)
+    summary = pipeline.generate(config, out)
+    if format is not Format.table:
+        return _print_json(summary)
+    typer.echo(
+        f"{summary['out']}: {summary['num_images']:,} images in {summary['num_shards']} shards are done, "
+        f"{summary['shards_drawn']} shards drawn in this run"
+    )
+
+
+@app.command()
+def verify(
+    out: Dataset,
+    repair: Annotated[bool, typer.Option("--repair", help="Draw the bad shards again.")] = False,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Read every byte of a dataset, name each fault, and mend them on request."""
+    result = pipeline.verify(out, repair=repair)
+    if format is Format.table:
+        for fault in result["faults"]:
+            typer.echo(f"{fault['shard']}: {fault['message']}")
+        for shard in result["repaired"]:
+            words = {True: "the very same bytes as before", False: "other bytes than before", None: "drawn"}
+            typer.echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
+        verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` draws bad shards again)"
+        typer.echo(f"{result['out']}: {result['num_images']:,} images in {result['num_shards']} shards, {verdict}")
+    else:
+        _print_json(result)
+    if not result["sound"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def preview(
+    dataset: Dataset,
+    out: Annotated[Path | None, typer.Option(metavar="HTML", help="The page [gallery.html in the dataset].")] = None,
+    images_per_class: Annotated[int, typer.Option(min=1, help="Images shown of each class.")] = 12,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Write a static gallery page and a contact sheet of a dataset."""
+    result = pipeline.preview(dataset, out, images_per_class=images_per_class)
+    if format is not Format.table:
+        return _print_json(result)
+    typer.echo(f"gallery of {result['images']} images: {result['page']}")
+    typer.echo(f"contact sheet: {result['contact_sheet']}")
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    if not text:
+        return 0, 0
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit()):
+        raise ImagenetSDError(f"--size is {text!r}", "write WIDTHxHEIGHT, such as 512x384")
+    return int(width), int(height)
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    typer.echo(f"folder    {plan['out']}")
+    typer.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {plan['rounds']} round(s)")
+    typer.echo(f"shards    {plan['num_shards']:,} of {plan['recipe']['shard_size']:,} images")
+    typer.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
+    for key, value in plan["recipe"].items():
+        typer.echo(f"  {key:20s} {value}")
+    for text in plan["prompts"]:
+        typer.echo(f"prompt    {text}")
+    for warning in plan["warnings"]:
+        typer.echo(f"warning   {warning}")
+
+
+def _print_warnings(warnings: list) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
+
+
+def _print_rows(rows: list[dict], format: Format) -> None:
+    if format is Format.json:
+        return _print_json(rows)
+    for row in rows:
+        typer.echo(json.dumps(row, ensure_ascii=False))
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage."""
+    try:
+        app()
+    except ImagenetSDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The errors that a user can mend: one line that says what is wrong and where, and a hint that says how to mend it."""
+
+
+class ImagenetSDError(ValueError):
+    """A known fault in the user's input, files or surroundings.
+
+    Args:
+        message: what is wrong and where, one line.
+        hint: how to mend it, one line.
+    """
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.hint = hint
+
+
+class ClassListError(ImagenetSDError):
+    """A class list cannot be read; the message names file and line."""
+
+
+class WordNetError(ImagenetSDError):
+    """WordNet 3.0 is missing, damaged or of another version."""
+
+
+class TemplateError(ImagenetSDError):
+    """A prompt template is unknown or malformed."""
+
+
+class PlanError(ImagenetSDError):
+    """The generation request contradicts itself, or the dataset already in the folder."""
+
+
+class ModelError(ImagenetSDError):
+    """The text-to-image model cannot be loaded."""
+
+
+class GenerationError(ImagenetSDError):
+    """A shard could not be generated."""
+
+
+class DatasetError(ImagenetSDError):
+    """A generated dataset is missing, damaged or not of this format."""

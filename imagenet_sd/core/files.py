@@ -1,0 +1,101 @@
+"""Files: atomic publishing, hashes, the shipped data folder, the user's cache folder.
+
+Knows nothing of what is in the files.
+"""
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Publish a file all at once: write a temporary neighbour, fsync it, rename it, fsync the folder.
+
+    A reader sees the old file or the new one, never a part; after a crash only a `.tmp-*` file may be left over.
+
+    Args:
+        path: the file to publish; its folder must exist.
+        write: is given the temporary path and writes the whole content there.
+    """
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DatasetError: the file is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is not readable as JSON: {error}", "restore the file from a copy") from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def data_path(*parts: str) -> Path:
+    """Path of a file this project ships: inside the installed package, else in the checkout beside it."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_data"
+    return (installed if installed.is_dir() else package.parent).joinpath(*parts)
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for this project: $IMAGENET_SD_CACHE, else $XDG_CACHE_HOME/imagenet-sd."""
+    if named := os.environ.get("IMAGENET_SD_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-sd"
+
+
+def check_safe_name(name: str, what: str) -> str:
+    """Return `name` when it is harmless as a file name: letters, digits and `_.-`, no leading dot, at most 100.
+
+    Raises:
+        ImagenetSDError: it is not.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise ImagenetSDError(
+            f"{what} {name!r} is not usable as an id",
+            "use letters, digits, '_', '-' and '.', starting with a letter or digit",
+        )
+    return name

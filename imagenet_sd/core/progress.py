@@ -1,0 +1,68 @@
+"""Progress of long work: a bar on a terminal, one log line now and then elsewhere; always on standard error."""
+
+import sys
+import time
+from types import TracebackType
+
+
+class Progress:
+    """Counts work done and tells rate and time left. A context manager.
+
+    Args:
+        what: what is being done, e.g. "images".
+        total: number of units in all.
+        done: units that were finished before this run; they count for the bar, not for the rate.
+        interval: seconds between two log lines where standard error is no terminal.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0, interval: float = 10.0):
+        self.what, self.total, self.done, self.interval = what, total, done, interval
+        self._start, self._skipped, self._last = time.monotonic(), done, time.monotonic()
+        self._bar = self._task = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+            )
+            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=False)
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def rate(self) -> float:
+        """Units a second in this run; 0 before the first."""
+        return (self.done - self._skipped) / max(1e-9, time.monotonic() - self._start)
+
+    def advance(self, count: int) -> None:
+        """Add `count` finished units and show it."""
+        self.done += count
+        rate = self.rate()
+        text = f"{rate:.1f} {self.what}/s, {duration((self.total - self.done) / rate)} left" if rate else ""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, rate=text)
+        elif time.monotonic() - self._last >= self.interval or self.done >= self.total:
+            self._last = time.monotonic()
+            print(f"{self.what} {self.done}/{self.total}, {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "42 s", "7 min", "3.5 h", "12.1 d"."""
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (129600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
+    return f"{seconds / 86400:.1f} d"

@@ -1,0 +1,213 @@
+"""The core types: small frozen records that the rooms hand to each other."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from typing import Protocol
+
+from imagenet_sd.core.seeds import Permutation, image_seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassSpec:
+    """One class of a dataset.
+
+    Attributes:
+        wnid: WordNet 3.0 id such as "n02086910", or the id of a user's own class. The key of the class, always.
+        class_index: rank of the id in sorted order, as in `ImageFolder`; in [0, number of classes).
+        lemmas: the synset's lemmas in WordNet's order, with spaces for underscores.
+        hypernyms: names of the direct hypernyms in WordNet's order; empty when there is none.
+        definition: the gloss without its examples; empty when there is none.
+    """
+
+    wnid: str
+    class_index: int
+    lemmas: tuple[str, ...]
+    hypernyms: tuple[str, ...] = ()
+    definition: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptTemplate:
+    """A prompt template; `text` may hold the fields {name} {hypernym} {definition} {background}."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One rendered prompt.
+
+    Attributes:
+        prompt_id: unique within a dataset: wnid, template key and scene.
+        wnid: class id.
+        class_index: see `ClassSpec`.
+        template: key of the template.
+        background: the scene as a phrase, "" when the template names none.
+        text: what the text encoder reads.
+    """
+
+    prompt_id: str
+    wnid: str
+    class_index: int
+    template: str
+    background: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRequest:
+    """One image to draw: its id `{wnid}_{index:06d}`, its prompt, and the seed of its initial noise in [0, 2**63)."""
+
+    image_id: str
+    prompt: Prompt
+    seed: int
+
+
+class PromptSource(Protocol):
+    """Whatever can write the prompt of image `index` of a class."""
+
+    def prompt(self, spec: ClassSpec, index: int = 0) -> Prompt: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """A unit of work: positions [start, stop) of the permutation of one round.
+
+    Attributes:
+        round: 0-based round.
+        index: 0-based index of the shard within its round.
+        num_shards: number of shards of the round.
+        start: first position.
+        stop: one past the last position.
+    """
+
+    round: int
+    index: int
+    num_shards: int
+    start: int
+    stop: int
+
+    @property
+    def filename(self) -> str:
+        """Name of the Parquet file, e.g. `train-00017-of-00127.parquet`."""
+        return f"train-{self.index:05d}-of-{self.num_shards:05d}.parquet"
+
+    @property
+    def num_rows(self) -> int:
+        """Number of images in the shard."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardManifest:
+    """What is known of a finished shard; it is written after the shard, so its presence means "done".
+
+    Attributes:
+        fingerprint: of the plan the shard belongs to.
+        round: 0-based round.
+        index: 0-based index within the round.
+        num_rows: number of images.
+        sha256: of the Parquet file, hexadecimal.
+        generator: facts about what drew it: model, device, dtype, batch size, library versions, seconds.
+    """
+
+    fingerprint: str
+    round: int
+    index: int
+    num_rows: int
+    sha256: str
+    generator: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationPlan:
+    """Which image stands where. Computed, never stored per image: ten million images are a few kilobytes.
+
+    Round r holds images r * n_c ... (r + 1) * n_c - 1 of every class c, in a seeded permutation of its own that mixes
+    the classes; shards are runs of `shard_size` positions of it.
+
+    Attributes:
+        fingerprint: hash of all that decides the pixels and their place, the number of rounds left out.
+        classes: the classes, sorted by id.
+        counts: n_c, the images of each class in one round; at least 0 each, at least 1 in all.
+        rounds: number of rounds, at least 1.
+        shard_size: images per shard, at least 1.
+        batch_size: images per batch, at least 1; the last batch of a shard is padded to it.
+        seed: dataset seed.
+        prompts: writes the prompt of an image.
+    """
+
+    fingerprint: str
+    classes: tuple[ClassSpec, ...]
+    counts: tuple[int, ...]
+    rounds: int = 1
+    shard_size: int = 1000
+    batch_size: int = 16
+    seed: int = 0
+    prompts: PromptSource
+
+    @property
+    def images_per_round(self) -> int:
+        """Number of images of one round."""
+        return sum(self.counts)
+
+    @property
+    def shards_per_round(self) -> int:
+        """Number of shards of one round."""
+        return -(-self.images_per_round // self.shard_size)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images of the whole dataset."""
+        return self.images_per_round * self.rounds
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards of the whole dataset."""
+        return self.shards_per_round * self.rounds
+
+    def shard(self, i: int) -> Shard:
+        """Shard `i` of the whole dataset, 0 <= i < num_shards; the shards of round 0 come first.
+
+        Raises:
+            IndexError: there is no such shard.
+        """
+        if not 0 <= i < self.num_shards:
+            raise IndexError(f"shard {i} of {self.num_shards}")
+        round_, index = divmod(i, self.shards_per_round)
+        start = index * self.shard_size
+        stop = min(start + self.shard_size, self.images_per_round)
+        return Shard(round=round_, index=index, num_shards=self.shards_per_round, start=start, stop=stop)
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards in order."""
+        return map(self.shard, range(self.num_shards))
+
+    def requests(self, shard: Shard) -> list[ImageRequest]:
+        """The images of a shard, in the order of its rows."""
+        order = Permutation(self.images_per_round, "shard-order", self.seed, shard.round)
+        ends = _running_total(self.counts)
+        requests = []
+        for position in range(shard.start, shard.stop):
+            element = order[position]
+            c = bisect_right(ends, element)
+            index = element - (ends[c] - self.counts[c]) + shard.round * self.counts[c]
+            requests.append(self.request(self.classes[c], index))
+        return requests
+
+    def request(self, spec: ClassSpec, index: int) -> ImageRequest:
+        """Image `index` of a class."""
+        return ImageRequest(
+            image_id=f"{spec.wnid}_{index:06d}",
+            prompt=self.prompts.prompt(spec, index),
+            seed=image_seed(self.seed, spec.wnid, index),
+        )
+
+
+@lru_cache(maxsize=8)
+def _running_total(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(accumulate(counts))

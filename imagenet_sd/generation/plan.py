@@ -1,0 +1,173 @@
+"""From a configuration to a plan, to `dataset.json`, and back. Imports no heavy library."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd import __version__
+from imagenet_sd.core.errors import DatasetError, PlanError
+from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate
+from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.prompts.build import PromptBuilder
+from imagenet_sd.prompts.classes import class_list_name, load_classes
+from imagenet_sd.prompts.templates import get_template, load_templates
+
+FORMAT_VERSION = 1
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
+_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelIdentity:
+    """Which weights draw the images.
+
+    Attributes:
+        model_id: hub id, "embedded", or the name of the local folder.
+        revision: commit of the hub repository; "" for a folder.
+        weights_sha256: hash over the files of a folder; "" for a hub model, whose commit says it.
+    """
+
+    model_id: str
+    revision: str = ""
+    weights_sha256: str = ""
+
+
+def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
+    """Work out the plan, and the content of `dataset.json` that `load_plan` reads it back from.
+
+    Raises:
+        ImagenetSDError: the class list, the template or the counts are wrong.
+    """
+    classes = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
+    template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
+    counts = _counts(config, classes)
+    width, height = config.size
+    recipe = {
+        "class_list": class_list_name(config.class_list),
+        "prompt": template.key,
+        "template": template.text,
+        "hypernym_lemmas": config.hypernym_lemmas,
+        **asdict(model),
+        "guidance_scale": float(config.guidance_scale),
+        "num_inference_steps": config.num_inference_steps,
+        "negative_prompt": config.negative_prompt,
+        "width": width,
+        "height": height,
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "shard_size": config.shard_size,
+        "batch_size": config.batch_size,
+        "image": JPEG,
+    }
+    document = {
+        "format_version": FORMAT_VERSION,
+        "made_with": f"imagenet-sd {__version__}",
+        "fingerprint": "",
+        "recipe": recipe,
+        "rounds": int(config.multiple) if config.multiple >= 1 else 1,
+        "model_source": config.model,
+        "classes": [{**asdict(spec), "count": count} for spec, count in zip(classes, counts, strict=True)],
+    }
+    document["fingerprint"] = fingerprint(document)
+    return load_plan(document), document
+
+
+def fingerprint(document: dict[str, Any]) -> str:
+    """Hash of all that decides the pixels and their place: recipe and classes, but neither rounds nor tool version."""
+    decisive = [document["format_version"], document["recipe"], document["classes"]]
+    return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def load_plan(document: dict[str, Any]) -> GenerationPlan:
+    """The plan that a `dataset.json` describes.
+
+    Raises:
+        DatasetError: the document is not of this format, or was changed by hand.
+    """
+    try:
+        recipe = document["recipe"]
+        if document["format_version"] != FORMAT_VERSION:
+            raise DatasetError(
+                f"dataset.json has format {document['format_version']}, this version reads {FORMAT_VERSION}",
+                "use the version of imagenet-sd that made the dataset",
+            )
+        if document["fingerprint"] != fingerprint(document):
+            raise DatasetError(
+                "dataset.json does not match its fingerprint: it was changed after the dataset was begun",
+                "restore the file from a copy",
+            )
+        classes = tuple(
+            ClassSpec(
+                wnid=entry["wnid"],
+                class_index=entry["class_index"],
+                lemmas=tuple(entry["lemmas"]),
+                hypernyms=tuple(entry["hypernyms"]),
+                definition=entry["definition"],
+            )
+            for entry in document["classes"]
+        )
+        return GenerationPlan(
+            fingerprint=document["fingerprint"],
+            classes=classes,
+            counts=tuple(entry["count"] for entry in document["classes"]),
+            rounds=document["rounds"],
+            shard_size=recipe["shard_size"],
+            batch_size=recipe["batch_size"],
+            seed=recipe["seed"],
+            prompts=PromptBuilder(PromptTemplate(key=recipe["prompt"], text=recipe["template"]), recipe["seed"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The settings in which two `dataset.json` documents differ, one line each; empty when they are one dataset."""
+    lines = [
+        f"{key}: {old['recipe'].get(key)!r} there, {value!r} asked for"
+        for key, value in new["recipe"].items()
+        if old["recipe"].get(key) != value
+    ]
+    if old["classes"] != new["classes"]:
+        before, after = sum(c["count"] for c in old["classes"]), sum(c["count"] for c in new["classes"])
+        lines.append(
+            f"classes: {len(old['classes'])} with {before} images there, {len(new['classes'])} with {after} asked for"
+        )
+    return lines
+
+
+def default_folder(config: GenerationConfig) -> str:
+    """Name of the output folder after the recipe: class list, prompt, scale, seed."""
+    name = class_list_name(config.class_list)
+    return f"{name}-sd_{config.prompt}_scale{config.guidance_scale:g}_seed{config.seed}"
+
+
+def estimate_bytes(plan: GenerationPlan, width: int, height: int) -> int:
+    """Disk estimate: a JPEG of quality 95 without chroma subsampling takes 0.45 bytes a pixel and 700 bytes a row."""
+    return int(plan.num_images * (700 + 0.45 * width * height))
+
+
+def _counts(config: GenerationConfig, classes: list[ClassSpec]) -> tuple[int, ...]:
+    base = _real_counts(Path(config.match), classes) if config.match else [config.base_count] * len(classes)
+    if config.multiple < 1:
+        base = [max(1, round(count * config.multiple)) if count else 0 for count in base]
+    return tuple(base)
+
+
+def _real_counts(folder: Path, classes: list[ClassSpec]) -> list[int]:
+    if not folder.is_dir():
+        raise PlanError(f"--match {folder} is no folder", "name an ImageFolder: one folder of images per class id")
+    counts = []
+    for spec in classes:
+        try:
+            names = os.listdir(folder / spec.wnid)
+        except OSError:
+            raise PlanError(
+                f"--match {folder} has no folder {spec.wnid}", "every class of the list needs a folder named by its id"
+            ) from None
+        counts.append(sum(name.lower().endswith(_IMAGE_SUFFIXES) for name in names))
+    if not sum(counts):
+        raise PlanError(f"--match {folder} holds no images of these classes", "name an ImageFolder with images")
+    return counts

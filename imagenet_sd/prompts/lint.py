@@ -1,0 +1,75 @@
+"""Lint: what would make a synthetic dataset worse than its class list promises. Warnings only; nothing is changed."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from imagenet_sd.core.files import data_path
+from imagenet_sd.core.types import ClassSpec, Prompt, PromptTemplate
+from imagenet_sd.prompts.build import PromptBuilder
+from imagenet_sd.prompts.templates import parse_template
+from imagenet_sd.prompts.tokens import MAX_TOKENS, lost_words, num_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LintWarning:
+    """One warning: the class, a stable code (e.g. "shared-name"), and one line of text."""
+
+    wnid: str
+    code: str
+    message: str
+
+
+def lint_classes(classes: Sequence[ClassSpec]) -> list[LintWarning]:
+    """Warnings that do not depend on a template: shared names, nothing to say, words that draw unsafe images."""
+    warnings = []
+    wnids_of = defaultdict(list)
+    for spec in classes:
+        wnids_of[spec.lemmas[0].lower()].append(spec.wnid)
+    for spec in classes:
+        others = [wnid for wnid in wnids_of[spec.lemmas[0].lower()] if wnid != spec.wnid]
+        if others:
+            text = f"the name {spec.lemmas[0]!r} is also the name of {', '.join(others)}"
+            warnings.append(LintWarning(wnid=spec.wnid, code="shared-name", message=text))
+        if not spec.hypernyms:
+            warnings.append(LintWarning(wnid=spec.wnid, code="no-hypernym", message="the class has no hypernym"))
+        if not spec.definition:
+            warnings.append(LintWarning(wnid=spec.wnid, code="no-definition", message="the class has no definition"))
+        words = sorted(unsafe_words(" ".join((*spec.lemmas, *spec.hypernyms, spec.definition))))
+        if words:
+            text = f"known to draw unsafe images: {', '.join(words)}"
+            warnings.append(LintWarning(wnid=spec.wnid, code="unsafe-word", message=text))
+    return warnings
+
+
+def lint_prompt(prompt: Prompt) -> list[LintWarning]:
+    """Warnings about one prompt: longer than CLIP's 77 tokens, with the words that are lost."""
+    count = num_tokens(prompt.text)
+    if count <= MAX_TOKENS:
+        return []
+    text = f"{count} tokens, the text encoder reads {MAX_TOKENS}; lost: {lost_words(prompt.text)!r}"
+    return [LintWarning(wnid=prompt.wnid, code="too-long", message=text)]
+
+
+def lint(classes: Sequence[ClassSpec], template: PromptTemplate) -> list[LintWarning]:
+    """All warnings for a class list under a template; fields the template does not use are not complained about."""
+    builder = PromptBuilder(template)
+    used = {field for _, field in parse_template(template.text)}
+    unused = {f"no-{field}" for field in ("hypernym", "definition") if field not in used}
+    warnings = [warning for warning in lint_classes(classes) if warning.code not in unused]
+    for spec in classes:
+        warnings += lint_prompt(builder.prompt(spec))
+    return warnings
+
+
+@lru_cache(maxsize=1)
+def _unsafe() -> frozenset[str]:
+    lines = data_path("prompts", "unsafe_words.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def unsafe_words(text: str) -> set[str]:
+    """The words of `text` that are on the shipped list."""
+    return set(re.findall(r"[a-z]+", text.lower())) & _unsafe()

@@ -1,0 +1,77 @@
+"""Prompt templates: text with the fields {name} {hypernym} {definition} {background}, read from YAML."""
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+
+from imagenet_sd.core.errors import TemplateError
+from imagenet_sd.core.files import data_path
+from imagenet_sd.core.types import PromptTemplate
+
+FIELDS = ("name", "hypernym", "definition", "background")
+
+
+def parse_template(text: str) -> list[tuple[str, str | None]]:
+    """Split a template into (literal, field name or None) pairs.
+
+    Raises:
+        TemplateError: an unknown field, or a format that is more than a bare field.
+    """
+    try:
+        pieces = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise TemplateError(f"template {text!r}: {error}", "write {{ and }} for literal braces") from None
+    parsed = []
+    for literal, field, format_spec, conversion in pieces:
+        if field is not None and (field not in FIELDS or format_spec or conversion):
+            raise TemplateError(f"template {text!r}: unknown field {{{field}}}", f"the fields are {', '.join(FIELDS)}")
+        parsed.append((literal, field))
+    return parsed
+
+
+def uses_background(template: PromptTemplate) -> bool:
+    """Whether the template names a scene."""
+    return any(field == "background" for _, field in parse_template(template.text))
+
+
+def load_templates(path: Path | None = None) -> dict[str, PromptTemplate]:
+    """The shipped templates, and those of a user's YAML file (`key: "text"`) over them.
+
+    Raises:
+        TemplateError: the file is not a mapping from key to text, or a text has an unknown field.
+    """
+    templates = _read(data_path("prompts", "templates.yaml"))
+    if path is not None:
+        templates |= _read(path)
+    return templates
+
+
+def get_template(key: str, templates: Mapping[str, PromptTemplate]) -> PromptTemplate:
+    """The template of that key.
+
+    Raises:
+        TemplateError: there is none.
+    """
+    if key not in templates:
+        raise TemplateError(f"no prompt template {key!r}", f"the templates are {', '.join(sorted(templates))}")
+    return templates[key]
+
+
+def _read(path: Path) -> dict[str, PromptTemplate]:
+    import yaml
+
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TemplateError(f"no templates file {path}", "give the path of a YAML file of `key: text` lines") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise TemplateError(f"{path} is not readable as YAML: {reason}", 'write `key: "text"` lines') from None
+    if not isinstance(entries, dict) or not all(isinstance(x, str) for pair in entries.items() for x in pair):
+        raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')
+    for key, text in entries.items():
+        try:
+            parse_template(text)
+        except TemplateError as error:
+            raise TemplateError(f"{path}, key {key!r}: {error}", error.hint) from None
+    return {key: PromptTemplate(key=key, text=text) for key, text in entries.items()}

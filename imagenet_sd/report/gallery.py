@@ -1,0 +1,131 @@
+"""The gallery: one static HTML page and a contact sheet of a dataset. Reads result files only; works while it grows."""
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import atomic_write
+
+_THUMBNAIL = 160
+_COLUMNS = ["image", "wnid", "image_id", "prompt", "seed"]
+_EMBED_LIMIT = 20_000  # bytes up to which an image is put into the page as it is
+
+
+def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, images_per_class: int) -> int:
+    """Write the page and the contact sheet.
+
+    Args:
+        out: dataset folder.
+        document: its `dataset.json`.
+        page: HTML file to write. It holds its pictures and needs no network and no other file.
+        sheet: PNG file to write: a row of pictures per class.
+        images_per_class: how many pictures a class gets at most; the first in the order of the shards.
+
+    Returns:
+        Number of pictures shown.
+
+    Raises:
+        DatasetError: no shard is finished yet.
+    """
+    import jinja2
+
+    chosen = _choose(out, [entry["wnid"] for entry in document["classes"]], images_per_class)
+    shown = sum(map(len, chosen.values()))
+    if not shown:
+        raise DatasetError(f"{out} has no finished shard to show", "run `imagenet-sd generate` first")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("imagenet_sd.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    rows = [
+        {
+            "wnid": entry["wnid"],
+            "name": ", ".join(entry["lemmas"]),
+            "definition": entry["definition"],
+            "images": [
+                {
+                    "source": _data_uri(row["image"]["bytes"]),
+                    "title": f"{row['prompt']}\n{row['image_id']}, seed {row['seed']}",
+                }
+                for row in chosen[entry["wnid"]]
+            ],
+        }
+        for entry in document["classes"]
+    ]
+    images = sum(entry["count"] for entry in document["classes"]) * document["rounds"]
+    recipe = document["recipe"]
+    html = environment.get_template("gallery.html.j2").render(
+        rows=rows, recipe=recipe, shown=shown, images=images, small=recipe["width"] < 96
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(page, lambda path: path.write_text(html, encoding="utf-8"))
+    _write_sheet(document, chosen, sheet, images_per_class)
+    return shown
+
+
+def _choose(out: Path, wnids: list[str], images_per_class: int) -> dict[str, list[dict]]:
+    """The first pictures of every class; reads no further than needed."""
+    chosen: dict[str, list[dict]] = defaultdict(list)
+    open_classes = set(wnids)
+    for group in _row_groups(out):
+        ids = group.column("wnid").to_pylist()
+        for number, wnid in enumerate(ids):
+            if wnid in open_classes:
+                chosen[wnid].append({name: group.column(name)[number].as_py() for name in _COLUMNS})
+                if len(chosen[wnid]) >= images_per_class:
+                    open_classes.discard(wnid)
+        if not open_classes:
+            break
+    return chosen
+
+
+def _row_groups(out: Path) -> Iterator[pa.Table]:
+    for path in sorted((out / "data").glob("round-*/train-*.parquet")):
+        number = path.name.split("-")[1]
+        if not (path.parent / ".manifests" / f"train-{number}.json").exists():
+            continue
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=_COLUMNS)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DatasetError(f"{path} is damaged: {reason}", "run `imagenet-sd verify --repair`") from None
+
+
+def _data_uri(jpeg: bytes) -> str:
+    if len(jpeg) > _EMBED_LIMIT:
+        image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+        image.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        jpeg = buffer.getvalue()
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _write_sheet(document: dict[str, Any], chosen: dict[str, list[dict]], sheet: Path, columns: int) -> None:
+    """A PNG with one row a class: its name, then its pictures."""
+    width, height = document["recipe"]["width"], document["recipe"]["height"]
+    scale = min(1.0, 96 / max(width, height)) if max(width, height) > 96 else max(1, 64 // max(width, height))
+    cell = (max(1, round(width * scale)), max(1, round(height * scale)))
+    gap, label, classes = 2, 150, document["classes"][:200]
+    canvas = Image.new(
+        "RGB", (label + columns * (cell[0] + gap), max(1, len(classes)) * (cell[1] + gap)), (250, 250, 250)
+    )
+    draw = ImageDraw.Draw(canvas)
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    for line, entry in enumerate(classes):
+        top = line * (cell[1] + gap)
+        name = entry["lemmas"][0].encode("latin-1", "replace").decode("latin-1")
+        draw.text((6, top + cell[1] // 2 - 6), name[:24], fill=(20, 20, 20))
+        for column, row in enumerate(chosen[entry["wnid"]]):
+            with Image.open(io.BytesIO(row["image"]["bytes"]), formats=["JPEG"]) as image:
+                canvas.paste(image.resize(cell, resample), (label + column * (cell[0] + gap), top))
+    atomic_write(sheet, lambda path: canvas.save(path, "PNG"))

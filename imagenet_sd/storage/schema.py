@@ -1,0 +1,75 @@
+"""The columns of a shard, and the metadata that makes `datasets` read them as images and class labels."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+COLUMNS = (
+    "image",
+    "label",
+    "wnid",
+    "image_id",
+    "prompt",
+    "template",
+    "background",
+    "seed",
+    "guidance_scale",
+    "num_inference_steps",
+    "model_id",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of a shard; `jpeg` holds the encoded image, the other fields are the columns of the same name."""
+
+    jpeg: bytes
+    label: int
+    wnid: str
+    image_id: str
+    prompt: str
+    template: str
+    background: str
+    seed: int
+    guidance_scale: float
+    num_inference_steps: int
+    model_id: str
+
+
+_VALUES = {
+    "wnid": ("string", pa.string()),
+    "image_id": ("string", pa.string()),
+    "prompt": ("string", pa.string()),
+    "template": ("string", pa.string()),
+    "background": ("string", pa.string()),
+    "seed": ("int64", pa.int64()),
+    "guidance_scale": ("float64", pa.float64()),
+    "num_inference_steps": ("int64", pa.int64()),
+    "model_id": ("string", pa.string()),
+}
+
+
+def arrow_schema(wnids: Sequence[str]) -> pa.Schema:
+    """The Arrow schema of a shard, with Hugging Face's features in its metadata.
+
+    Args:
+        wnids: class ids in label order; they become the names of the `ClassLabel`.
+    """
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [pa.field("image", image), pa.field("label", pa.int64())]
+    fields += [pa.field(name, arrow_type) for name, (_, arrow_type) in _VALUES.items()]
+    features: dict[str, object] = {"image": {"_type": "Image"}, "label": {"names": list(wnids), "_type": "ClassLabel"}}
+    features |= {name: {"dtype": dtype, "_type": "Value"} for name, (dtype, _) in _VALUES.items()}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def to_table(rows: Sequence[Row], wnids: Sequence[str]) -> pa.Table:
+    """Rows as an Arrow table."""
+    columns: dict[str, list] = {
+        "image": [{"bytes": row.jpeg, "path": f"{row.image_id}.jpg"} for row in rows],
+        "label": [row.label for row in rows],
+    }
+    columns |= {name: [getattr(row, name) for row in rows] for name in _VALUES}
+    return pa.table(columns, schema=arrow_schema(wnids))

@@ -1,0 +1,118 @@
+"""Verification: read every byte of a dataset and name every fault."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import sha256_file
+from imagenet_sd.core.types import GenerationPlan, ImageRequest, Shard
+from imagenet_sd.storage.schema import COLUMNS
+from imagenet_sd.storage.writer import manifest_path, read_manifest, shard_path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One fault: the shard's number in the plan (None for a stray file), its path under the dataset, what is wrong."""
+
+    shard: int | None
+    path: str
+    message: str
+
+
+def verify_dataset(
+    out: Path, plan: GenerationPlan, size: tuple[int, int], on_shard: Callable[[int], None] = lambda rows: None
+) -> list[Fault]:
+    """Check every shard against its manifest and the plan.
+
+    Read with page checksums; the rows' ids, labels, prompts and seeds are compared with the plan; every JPEG is
+    decoded and its size compared.
+
+    Args:
+        out: dataset folder.
+        plan: the plan of its `dataset.json`.
+        size: (width, height) of the images.
+        on_shard: called after each shard with its number of rows, for progress.
+
+    Returns:
+        The faults, in the order of the plan; empty for a sound and complete dataset.
+    """
+    faults = []
+    expected = set()
+    for i, shard in enumerate(plan.shards()):
+        path = shard_path(out, shard)
+        expected.add(path)
+        message = _check_shard(out, plan, shard, size)
+        if message:
+            faults.append(Fault(shard=i, path=str(path.relative_to(out)), message=message))
+        on_shard(shard.num_rows)
+    for path in sorted((out / "data").glob("*/*.parquet")):
+        if path not in expected:
+            faults.append(Fault(shard=None, path=str(path.relative_to(out)), message="is not part of the plan"))
+    return faults
+
+
+def _check_shard(out: Path, plan: GenerationPlan, shard: Shard, size: tuple[int, int]) -> str:
+    path = shard_path(out, shard)
+    try:
+        manifest = read_manifest(out, shard)
+    except DatasetError as error:
+        return f"manifest unreadable: {error}"
+    if manifest is None:
+        return "not finished: it has no manifest" if path.exists() else "missing"
+    if not path.is_file():
+        return f"missing, though {manifest_path(out, shard).name} says it is done"
+    if manifest.fingerprint != plan.fingerprint:
+        return "belongs to another plan: the fingerprint in its manifest differs"
+    digest_differs = sha256_file(path) != manifest.sha256
+    message = _check_rows(path, plan.requests(shard), size)
+    if digest_differs:
+        return f"SHA-256 differs from its manifest ({message or 'every row reads well'})"
+    return message
+
+
+def _check_rows(path: Path, requests: list[ImageRequest], size: tuple[int, int]) -> str:
+    done = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if file.metadata.num_rows != len(requests):
+                return f"{file.metadata.num_rows} rows instead of {len(requests)}"
+            if tuple(file.schema_arrow.names[: len(COLUMNS)]) != COLUMNS:
+                return f"columns are {file.schema_arrow.names}"
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group).to_pylist():
+                    if message := _check_row(row, requests[done], size):
+                        return f"row {done}: {message}"
+                    done += 1
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        return f"unreadable after row {done}: {' '.join(str(error).split())}"
+    return ""
+
+
+def _check_row(row: dict, request: ImageRequest, size: tuple[int, int]) -> str:
+    prompt = request.prompt
+    expected = {
+        "image_id": request.image_id,
+        "seed": request.seed,
+        "label": prompt.class_index,
+        "wnid": prompt.wnid,
+        "prompt": prompt.text,
+        "template": prompt.template,
+        "background": prompt.background,
+    }
+    for name, value in expected.items():
+        if row[name] != value:
+            return f"{name} is {row[name]!r}, the plan says {value!r}"
+    try:
+        with Image.open(io.BytesIO(row["image"]["bytes"]), formats=["JPEG"]) as image:
+            image.load()
+            if image.size != size or image.mode != "RGB":
+                return f"image {request.image_id} is {image.mode} {image.size}, not RGB {size}"
+    except Exception as error:  # Pillow raises many kinds on hostile bytes; each of them is a fault to name
+        return f"image {request.image_id} does not decode: {' '.join(str(error).split())}"
+    return ""

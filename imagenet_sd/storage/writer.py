@@ -1,0 +1,105 @@
+"""Publishing a shard: the Parquet file first, its manifest last. Done means that the manifest exists."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import atomic_write, read_json, sha256_file, write_json
+from imagenet_sd.core.types import Shard, ShardManifest
+from imagenet_sd.storage.schema import Row, to_table
+
+ROW_GROUP = 100
+_REPEATED = ["wnid", "prompt", "template", "background", "model_id"]
+
+
+def round_folder(out: Path, round_: int) -> Path:
+    """Folder of a round's shards."""
+    return out / "data" / f"round-{round_:03d}"
+
+
+def shard_path(out: Path, shard: Shard) -> Path:
+    """Path of a shard's Parquet file."""
+    return round_folder(out, shard.round) / shard.filename
+
+
+def manifest_path(out: Path, shard: Shard) -> Path:
+    """Path of a shard's manifest."""
+    return round_folder(out, shard.round) / ".manifests" / f"train-{shard.index:05d}.json"
+
+
+def write_shard(
+    out: Path,
+    shard: Shard,
+    rows: Sequence[Row],
+    wnids: Sequence[str],
+    *,
+    fingerprint: str,
+    generator: dict[str, object],
+) -> ShardManifest:
+    """Publish a shard and then its manifest, each atomically.
+
+    The same rows give the same bytes (with one version of pyarrow). Pages carry checksums; a row group has 100 rows.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; nothing half-written is left under a final name.
+    """
+    path, manifest_file = shard_path(out, shard), manifest_path(out, shard)
+    manifest_file.parent.mkdir(parents=True, exist_ok=True)
+    table = to_table(rows, wnids)
+    atomic_write(
+        path,
+        lambda temporary: pq.write_table(
+            table,
+            temporary,
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]  # the stubs know a bool only
+            write_page_checksum=True,
+        ),
+    )
+    manifest = ShardManifest(
+        fingerprint=fingerprint,
+        round=shard.round,
+        index=shard.index,
+        num_rows=len(rows),
+        sha256=sha256_file(path),
+        generator=generator,
+    )
+    write_json(manifest_file, asdict(manifest))
+    return manifest
+
+
+def read_manifest(out: Path, shard: Shard) -> ShardManifest | None:
+    """The manifest of a shard; None when the shard is not done.
+
+    Raises:
+        DatasetError: the manifest is there but garbled.
+    """
+    path = manifest_path(out, shard)
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        manifest = ShardManifest(**content)
+    except TypeError:
+        raise DatasetError(f"{path} is not a manifest", "run `imagenet-sd verify --repair`") from None
+    if not (isinstance(manifest.sha256, str) and isinstance(manifest.num_rows, int)):
+        raise DatasetError(f"{path} is not a manifest", "run `imagenet-sd verify --repair`")
+    return manifest
+
+
+def is_done(out: Path, shard: Shard, fingerprint: str) -> bool:
+    """Whether the shard is finished: its file and a readable manifest of this plan exist. Contents are `verify`'s."""
+    try:
+        manifest = read_manifest(out, shard)
+    except DatasetError:
+        return False
+    return (
+        manifest is not None
+        and (manifest.fingerprint, manifest.round, manifest.index, manifest.num_rows)
+        == (fingerprint, shard.round, shard.index, shard.num_rows)
+        and shard_path(out, shard).is_file()
+    )

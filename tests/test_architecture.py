@@ -1,0 +1,107 @@
+"""The rules of the house: who may import whom, what stays light, how long a file may be."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "imagenet_sd"
+ROOMS = ("core", "prompts", "generation", "storage", "training", "evaluation", "report")
+ALLOWED = {
+    ("generation", "prompts"),
+    ("generation", "storage"),
+    ("training", "storage"),
+    *((room, "core") for room in ROOMS),
+    *((room, room) for room in ROOMS),
+}
+HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Names of the modules that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            if node.module == "imagenet_sd":
+                found |= {f"imagenet_sd.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_their_neighbours(path: Path):
+    if room_of(path) not in ROOMS:
+        return
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "imagenet_sd" and len(parts) > 1 and parts[1] != "__version__":
+            assert parts[1] in ROOMS, f"{path} imports {module}, which is above the rooms"
+            assert (room_of(path), parts[1]) in ALLOWED, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)
+def test_configs_import_nothing_heavy(path: Path):
+    for module in imports(path):
+        assert module.split(".")[0] not in HEAVY, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("name", ["__init__", "__main__", "cli", "recipe", "pipeline"])
+def test_the_top_imports_nothing_heavy_at_import_time(name: str):
+    for module in imports(PACKAGE / f"{name}.py", top_level_only=True):
+        assert module.split(".")[0] not in HEAVY
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_short(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import imagenet_sd"],
+        ["-m", "imagenet_sd", "--help"],
+        ["-m", "imagenet_sd", "prompts", "--classes", "digits-10"],
+        ["-m", "imagenet_sd", "generate", "--model", "embedded", "--dry-run"],
+        ["-m", "imagenet_sd", "generate", "--prompt", "c_dc", "--scale", "2", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_leave_torch_alone(arguments: list[str]):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(re.findall(r"\|\s+([\w.]+)$", done.stderr, flags=re.MULTILINE))
+    assert "imagenet_sd" in loaded
+    assert not {name for name in loaded if name.split(".")[0] in {"torch", "diffusers", "transformers"}}
+
+
+def test_public_names_resolve():
+    import imagenet_sd
+
+    for name in imagenet_sd.__all__:
+        assert getattr(imagenet_sd, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = imagenet_sd.no_such_name
+
+
+def test_the_project_speaks_of_itself_alone():
+    """No absolute path of a developer's machine stands in a text file of the project."""
+    for path in [*FILES, *ROOT.glob("*.md"), *ROOT.glob("prompts/**/*"), *ROOT.glob("scripts/*")]:
+        if path.is_file():
+            assert not re.search(r"/home/\w|/Users/\w|/root/|/work/", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,56 @@
+"""The commands that answer from WordNet alone, as a user runs them."""
+
+import json
+import re
+from pathlib import Path
+
+from tests.conftest import CliRun
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_prompts_of_imagenet_100(cli: CliRun):
+    done = cli("prompts", "--classes", "imagenet-100", "--prompt", "c_dc", "--format", "jsonl")
+    rows = lines(done.stdout)
+    assert done.returncode == 0 and len(rows) == 100
+    assert {"wnid", "class_index", "template", "text", "num_tokens"} <= set(rows[0])
+    assert [row["class_index"] for row in rows] == list(range(100))
+    papillon = next(row for row in rows if row["wnid"] == "n02086910")
+    assert papillon["text"] == (
+        "papillon, small slender toy spaniel with erect ears and a black-spotted brown to white coat"
+    )
+    assert papillon["template"] == "c_dc" and papillon["num_tokens"] == 23
+
+
+def test_365_images_of_a_class_have_365_backgrounds(tmp_path: Path, cli: CliRun):
+    (tmp_path / "one.txt").write_text("n02086910\n")
+    arguments = ["prompts", "--classes", tmp_path / "one.txt", "--prompt", "c_hc_b", "--images-per-class", 365]
+    rows = lines(cli(*arguments, "--format", "jsonl").stdout)
+    assert len(rows) == 365
+    assert len({row["background"] for row in rows}) == 365
+    assert all(row["text"] == f"papillon, toy spaniel inside {row['background']}" for row in rows)
+    assert len(cli(*arguments, "--limit", 7).stdout.splitlines()) == 7
+
+
+def test_classes_shows_lint(cli: CliRun):
+    done = cli("classes", "--classes", "imagenet-1k", "--format", "json")
+    by_wnid = {row["wnid"]: row for row in json.loads(done.stdout)}
+    assert by_wnid["n02012849"]["warnings"][0]["code"] == "shared-name"
+    table = cli("classes", "--classes", "imagenet-1k")
+    assert "n02086910  papillon (toy spaniel): small slender" in table.stdout
+    assert "warning: n02012849 shared-name" in table.stderr
+
+
+def test_a_bad_list_is_two_lines_and_no_output(tmp_path: Path, cli: CliRun):
+    (tmp_path / "bad.txt").write_text("n02086910\nnope\n")
+    done = cli("prompts", "--classes", tmp_path / "bad.txt")
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(r"error: .*bad\.txt, line 2: 'nope' is not a wnid\nhint: .*\n", done.stderr)
+
+
+def test_version(cli: CliRun):
+    import imagenet_sd
+
+    assert cli("--version").stdout == f"imagenet-sd {imagenet_sd.__version__}\n"
