@@ -39,7 +39,7 @@ def draw(prompt: str, scale: float, steps: int, per_class: int) -> tuple[np.ndar
     )
     requests = [request for shard in plan.shards() for request in plan.requests(shard)]
     images = []
-    with Progress(f"{prompt} scale {scale:g}", len(requests)) as progress:
+    with Progress("images", len(requests)) as progress:
         for start in range(0, len(requests), 50):
             images.append(generator.draw(requests[start : start + 50]))
             progress.advance(len(images[-1]))

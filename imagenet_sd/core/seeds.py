@@ -37,16 +37,6 @@ def image_seed(dataset_seed: int, wnid: str, index: int) -> int:
     return stable_hash("image", dataset_seed, wnid, index)
 
 
-def permutation(size: int, *key: str | int) -> list[int]:
-    """A seeded permutation of `range(size)` that does not depend on any library's random stream.
-
-    Args:
-        size: number of elements, at least 0. Meant for short lists (thousands): O(size log size) hashes.
-        key: the values the order depends on.
-    """
-    return sorted(range(size), key=lambda i: (stable_hash("permutation", *key, i), i))
-
-
 class Permutation:
     """A seeded permutation of `range(size)` that is computed, never stored: any position costs microseconds.
 

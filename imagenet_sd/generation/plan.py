@@ -71,6 +71,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "model_source": config.model,
         "classes": [{**asdict(spec), "count": count} for spec, count in zip(classes, counts, strict=True)],
     }
+    document = json.loads(json.dumps(document))  # as it will be read back: lists for tuples
     document["fingerprint"] = fingerprint(document)
     return load_plan(document), document
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from imagenet_sd.core.files import data_path
-from imagenet_sd.core.seeds import permutation
+from imagenet_sd.core.seeds import Permutation
 
 
 @lru_cache(maxsize=1)
@@ -14,8 +14,8 @@ def load_places() -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=4096)
-def _scene_order(dataset_seed: int, wnid: str) -> tuple[int, ...]:
-    return tuple(permutation(len(load_places()), "backgrounds", dataset_seed, wnid))
+def _scene_order(dataset_seed: int, wnid: str) -> Permutation:
+    return Permutation(len(load_places()), "backgrounds", dataset_seed, wnid)
 
 
 def background_of(dataset_seed: int, wnid: str, index: int) -> tuple[str, str]:
@@ -27,4 +27,4 @@ def background_of(dataset_seed: int, wnid: str, index: int) -> tuple[str, str]:
         (category path, phrase).
     """
     order = _scene_order(dataset_seed, wnid)
-    return load_places()[order[index % len(order)]]
+    return load_places()[order[index % order.size]]

@@ -3,7 +3,6 @@
 ImageNet's class ids are noun offsets of WordNet 3.0; in any other version they point at other words.
 """
 
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_sd.core.errors import WordNetError
-from imagenet_sd.core.files import atomic_write, cache_dir
+from imagenet_sd.core.files import atomic_write, cache_dir, sha256_file
 
 _HINT = (
     "install WordNet 3.0: `python -m nltk.downloader wordnet`, or on Debian/Ubuntu `apt-get install wordnet-base`, "
@@ -127,7 +126,7 @@ def open_wordnet() -> WordNet:
 
 def _database_hash(source: Path) -> str:
     file = source if source.suffix == ".zip" else source / "data.noun"
-    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    return sha256_file(file)[:16]
 
 
 def _build_extract(source: Path, out: Path) -> None:

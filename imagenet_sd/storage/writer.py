@@ -13,6 +13,7 @@ from imagenet_sd.storage.schema import Row, to_table
 
 ROW_GROUP = 100
 _REPEATED = ["wnid", "prompt", "template", "background", "model_id"]
+_ORDERED = ["label", "wnid", "image_id", "seed"]
 
 
 def round_folder(out: Path, round_: int) -> Path:
@@ -57,6 +58,7 @@ def write_shard(
             row_group_size=ROW_GROUP,
             compression="zstd",
             use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]  # the stubs know a bool only
+            write_statistics=_ORDERED,  # pyright: ignore[reportArgumentType]  # of images they would hold whole files
             write_page_checksum=True,
         ),
     )

@@ -89,7 +89,7 @@ def test_the_contact_sheet_shows_every_class(small_dataset: Path, tmp_path: Path
     with Image.open(tmp_path / "g.png") as sheet:
         assert sheet.size == (150 + 2 * 66, 10 * 66)
         cells = [sheet.crop((150 + c * 66, r * 66, 214 + c * 66, r * 66 + 64)) for r in range(10) for c in range(2)]
-        assert all(len(set(cell.getdata())) > 10 for cell in cells)
+        assert all(len(set(cell.tobytes())) > 10 for cell in cells)
 
 
 def test_an_unfinished_dataset_is_shown_as_far_as_it_is(small_dataset: Path, tmp_path: Path, cli: CliRun):

@@ -1,0 +1,273 @@
+"""Training recipes as typed configurations. Every value of the papers' tables stands here, once, with its source."""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from imagenet_sd.core.errors import ImagenetSDError
+
+
+class TrainingError(ImagenetSDError):
+    """A training run is asked for something impossible, or went wrong in a known way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CropsConfig:
+    """Random resized crops, made by the data workers (Caron et al., 2020; thesis 4.3)."""
+
+    global_crops_number: int = 1
+    """M_g, at least 1."""
+    global_crop_size: int = 224
+    """Pixels of the side of a global crop."""
+    global_crops_scale: tuple[float, float] = (0.4, 1.0)
+    """Share of the image's area that a global crop covers."""
+    local_crops_number: int = 8
+    """M_l; 0 for none."""
+    local_crop_size: int = 96
+    """Pixels of the side of a local crop."""
+    local_crops_scale: tuple[float, float] = (0.05, 0.4)
+    """Share of the image's area that a local crop covers."""
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of a crop before it is resized, log-uniform."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """Resampling filter."""
+    horizontal_flip: float = 0.5
+    """Probability; 0 where left and right mean something, as in digits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotometricConfig:
+    """Colour operations in batches on the training device, with parameters per image (thesis 4.3, DINO's pipeline)."""
+
+    jitter_probability: float = 0.8
+    """Probability of the colour jitter."""
+    brightness: float = 0.4
+    """Factor in [1 - b, 1 + b]; contrast and saturation likewise."""
+    contrast: float = 0.4
+    """See brightness."""
+    saturation: float = 0.2
+    """See brightness."""
+    hue: float = 0.1
+    """Shift in [-h, h] of the hue circle, h <= 0.5."""
+    grayscale: float = 0.2
+    """Probability of losing all colour."""
+    global_blur: float = 0.2
+    """Probability of a Gaussian blur of a global crop."""
+    local_blur: float = 0.5
+    """Probability of a Gaussian blur of a local crop."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels, uniform."""
+    solarize: float = 0.2
+    """Probability of inverting the values from 128 up; global crops only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Encoder and projector (thesis 4.3, Fig. 4.2)."""
+
+    backbone: str = "resnet50"
+    """Name of a timm model; its pooled features are the representation x."""
+    small_images: bool = False
+    """Replace a ResNet's 7x7 stride-2 stem and max pooling by a 3x3 convolution, for images of about 32 pixels."""
+    projector_layers: int = 0
+    """L, the number of hidden layers; 0 means no projector."""
+    projector_hidden: int = 2048
+    """d_h, the width of a hidden layer."""
+    projector_bottleneck: int = 256
+    """d_b, the dimension of the embedding z."""
+    projector_input_l2: bool = True
+    """l2-normalise the projector's input."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    loss: Literal["cross_entropy", "cosine_softmax", "ocm"] = "cross_entropy"
+    """Softmax cross-entropy on a linear classifier; eq. 4.1; eq. 4.2 (Online Class Means)."""
+    temperature: float = 0.1
+    """tau of eqs. 4.1 and 4.2."""
+    memory_size: int = 8192
+    """|Q|, embeddings in the memory bank of OCM."""
+    ema_momentum: float = 0.999
+    """Momentum of the trailing encoder and projector that fill the bank."""
+    memory_normalized: bool = True
+    """Store l2-normalised embeddings, as the text says; False stores them as the official code does."""
+    label_smoothing: float = 0.0
+    """Of the plain cross-entropy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """SGD with linear warm-up and cosine decay (thesis 4.4, 5.5 and Tab. C.1)."""
+
+    epochs: int = 100
+    """Passes over the data."""
+    batch_size: int = 256
+    """Images per step over all processes."""
+    base_lr: float = 0.1
+    """Learning rate for a batch of 256; the peak is base_lr * batch_size / 256."""
+    warmup_epochs: float = 10.0
+    """Epochs of linear warm-up from 0."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of the cosine."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    nesterov: bool = False
+    """Nesterov's variant of momentum."""
+    weight_decay: float = 1e-4
+    """l2 penalty; biases and one-dimensional parameters (norms) have none."""
+    clip_grad_norm: float = 0.0
+    """Clip the gradient's norm; 0 does not."""
+    accumulation_steps: int = 1
+    """Split a batch into this many forward passes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str = "imagenet-sd"
+    """Name of the recipe it comes from."""
+    augmentation: Literal["pytorch", "dino"] = "dino"
+    """`pytorch`: crop and flip only. `dino`: multi-crop with photometric operations."""
+    crops: CropsConfig = field(default_factory=CropsConfig)
+    """Crops."""
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    """Colour operations, used by `dino`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Encoder and projector."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Loss."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimisation."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Mixed precision; auto: bfloat16 on a GPU that has it, else float16; float32 on a CPU."""
+    sync_batchnorm: bool = True
+    """Share batch-norm statistics between processes."""
+    compile: bool = False
+    """torch.compile the model."""
+    ema_weights: float = 0.0
+    """Keep an exponential moving average of the weights with this momentum and save it as the encoder; 0 does not."""
+    seed: int = 0
+    """Seeds initial weights, order and augmentation."""
+    lanes: int = 16
+    """Independent streams that a batch is drawn from; processes x workers divide them, results do not depend on how."""
+    window: int = 16
+    """Row groups that are shuffled together (100 images each)."""
+    bad_image_limit: float = 0.001
+    """Share of unreadable images up to which they are skipped and counted."""
+    eval_size: int = 224
+    """Side of the centre crop at validation."""
+    validate_every: int = 1
+    """Epochs between validations."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints; one is written at the end of every epoch as well."""
+
+    def __post_init__(self) -> None:
+        checks = [
+            (self.crops.global_crops_number >= 1, "crops.global_crops_number must be at least 1"),
+            (self.crops.local_crops_number >= 0, "crops.local_crops_number must not be negative"),
+            (self.optimizer.epochs >= 1, "optimizer.epochs must be at least 1"),
+            (self.optimizer.batch_size >= 1, "optimizer.batch_size must be at least 1"),
+            (self.optimizer.base_lr > 0, "optimizer.base_lr must be above 0"),
+            (
+                0 <= self.optimizer.warmup_epochs <= self.optimizer.epochs,
+                "optimizer.warmup_epochs must be 0 ... epochs",
+            ),
+            (self.optimizer.accumulation_steps >= 1, "optimizer.accumulation_steps must be at least 1"),
+            (self.objective.temperature > 0, "objective.temperature must be above 0"),
+            (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
+            (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
+            (self.model.projector_layers >= 0, "model.projector_layers must not be negative"),
+            (
+                self.objective.loss == "cross_entropy" or self.model.projector_layers > 0,
+                f"objective.loss {self.objective.loss} needs a projector: model.projector_layers of at least 1",
+            ),
+            (self.lanes >= 1 and self.window >= 1, "lanes and window must be at least 1"),
+        ]
+        for scale in ("global_crops_scale", "local_crops_scale"):
+            low, high = getattr(self.crops, scale)
+            checks.append((0 < low <= high <= 1, f"crops.{scale} must satisfy 0 < low <= high <= 1"))
+        for holds, message in checks:
+            if not holds:
+                raise TrainingError(message, "mend the recipe or the --set option")
+
+
+def _trex(**model: Any) -> dict[str, Any]:
+    """What t-ReX and t-ReX* share: the top half of Tab. C.1, which the defaults of the classes above are."""
+    return {
+        "objective": ObjectiveConfig(loss="ocm", temperature=0.1, memory_size=8192),
+        "model": ModelConfig(projector_hidden=2048, projector_bottleneck=256, projector_input_l2=True, **model),
+    }
+
+
+RECIPES: dict[str, TrainConfig] = {
+    # torchvision's reference recipe in the setting of thesis Tab. 5.1: crop and flip, otherwise as imagenet-sd
+    "pytorch": TrainConfig(
+        name="pytorch",
+        augmentation="pytorch",
+        crops=CropsConfig(global_crops_scale=(0.08, 1.0), local_crops_number=0, interpolation="bilinear"),
+    ),
+    # thesis 5.5, implementation details: linear classifier, 100 epochs, warm-up over 10% of the iterations, DINO 1 + 8
+    "imagenet-sd": TrainConfig(name="imagenet-sd"),
+    # thesis Tab. C.1, bottom part
+    "t-rex": TrainConfig(
+        name="t-rex",
+        crops=CropsConfig(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25)),
+        **_trex(projector_layers=3),
+    ),
+    "t-rex-star": TrainConfig(
+        name="t-rex-star",
+        crops=CropsConfig(global_crops_scale=(0.4, 1.0), local_crops_scale=(0.05, 0.4)),
+        **_trex(projector_layers=1),
+    ),
+    # this project: 32-pixel digits on a CPU
+    "small": TrainConfig(
+        name="small",
+        augmentation="dino",
+        crops=CropsConfig(
+            global_crop_size=32,
+            global_crops_scale=(0.6, 1.0),
+            local_crops_number=0,
+            interpolation="bilinear",
+            horizontal_flip=0.0,
+        ),
+        photometric=PhotometricConfig(
+            saturation=0.0, hue=0.0, grayscale=0.0, global_blur=0.3, blur_radius=(0.1, 1.0), solarize=0.0
+        ),
+        model=ModelConfig(backbone="resnet10t", small_images=True),
+        optimizer=OptimizerConfig(
+            epochs=12, batch_size=64, base_lr=0.4, warmup_epochs=1, weight_decay=5e-4, nesterov=True
+        ),
+        eval_size=32,
+        lanes=8,
+    ),
+}
+
+
+def get_recipe(name: str) -> TrainConfig:
+    """The recipe of that name.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    if name not in RECIPES:
+        raise TrainingError(f"no training recipe {name!r}", f"use one of {', '.join(RECIPES)}, or a YAML file")
+    return RECIPES[name]
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries of plain values (tuples as lists)."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:
+    """The same recipe over another number of epochs, its warm-up shortened in proportion."""
+    share = config.optimizer.warmup_epochs / config.optimizer.epochs
+    return replace(config, optimizer=replace(config.optimizer, epochs=epochs, warmup_epochs=share * epochs))
