@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.svm import SVC
 
-from imagenet_sd.core.digits import mnist_digits
+from imagenet_sd.core.builtin import mnist_digits
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.generator import ImageGenerator, load_pipeline
