@@ -27,12 +27,16 @@ _HOMES = {
     "load_templates": "prompts.templates",
     "make_plan": "generation.plan",
     "preview": "pipeline",
+    "TrainConfig": "training.config",
+    "open_images": "core.imagesets",
+    "train": "pipeline",
     "verify": "pipeline",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from imagenet_sd.core.errors import ImagenetSDError as ImagenetSDError
+    from imagenet_sd.core.imagesets import open_images as open_images
     from imagenet_sd.core.types import ClassSpec as ClassSpec
     from imagenet_sd.core.types import GenerationPlan as GenerationPlan
     from imagenet_sd.core.types import ImageRequest as ImageRequest
@@ -45,12 +49,14 @@ if TYPE_CHECKING:
     from imagenet_sd.generation.plan import make_plan as make_plan
     from imagenet_sd.pipeline import generate as generate
     from imagenet_sd.pipeline import preview as preview
+    from imagenet_sd.pipeline import train as train
     from imagenet_sd.pipeline import verify as verify
     from imagenet_sd.prompts.build import PromptBuilder as PromptBuilder
     from imagenet_sd.prompts.build import build_prompts as build_prompts
     from imagenet_sd.prompts.classes import load_classes as load_classes
     from imagenet_sd.prompts.lint import lint as lint
     from imagenet_sd.prompts.templates import load_templates as load_templates
+    from imagenet_sd.training.config import TrainConfig as TrainConfig
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, load_plan, make_plan
+from imagenet_sd.training.config import TrainConfig
 
 
 def generate(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]:
@@ -154,6 +155,36 @@ def preview(out: Path, page: Path | None = None, *, images_per_class: int = 12) 
     sheet = page.with_suffix(".png")
     count = write_gallery(out, document, page, sheet, images_per_class)
     return {"page": str(page), "contact_sheet": str(sheet), "images": count}
+
+
+def train(
+    config: TrainConfig,
+    data: str,
+    run: Path,
+    *,
+    validation: str = "",
+    workers: int = -1,
+    stream: bool = False,
+) -> dict[str, Any]:
+    """Train an encoder on a dataset, from the checkpoint in `run` if there is one.
+
+    Args:
+        config: the recipe.
+        data: data spec of the training images (their train split).
+        run: folder of the run.
+        validation: data spec of real images (their test split); "" for none.
+        workers: data workers per process; -1: none on a CPU, else up to 8.
+        stream: read the shards of `data` as they appear; one epoch.
+
+    Returns:
+        `run`, `finished`, `epochs`, `validation` and the last epoch's metrics.
+
+    Raises:
+        TrainingError: the run folder holds another run, or training went wrong in a known way.
+    """
+    from imagenet_sd.training.run import train_run
+
+    return train_run(config, data, run, validation=validation, workers=workers, stream=stream)
 
 
 def _agree(out: Path, config: GenerationConfig) -> tuple[GenerationPlan, dict[str, Any]]:

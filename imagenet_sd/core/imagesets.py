@@ -71,7 +71,9 @@ class ImageSet(Protocol):
 
     name: str
     classes: tuple[str, ...]
-    group_sizes: Sequence[int]
+
+    @property
+    def group_sizes(self) -> Sequence[int]: ...  # noqa: D102
 
     def read_group(self, group: int) -> list[Record]:
         """All images of a group, in a fixed order."""
@@ -226,7 +228,7 @@ def parquet_folder(folder: Path) -> ParquetSet:
 
 
 def hub_parquet(repository: str, split: str) -> ParquetSet:
-    """The Parquet shards of a Hub dataset, in the order of their names, read over the network without a full download."""
+    """The Parquet shards of a Hub dataset in the order of their names, read over the network as they are needed."""
     from huggingface_hub import HfFileSystem
 
     files = HfFileSystem()

@@ -1,51 +1,22 @@
-"""The command line: one thin function per command. Errors become one line and a hint at this boundary only."""
+"""Commands around a dataset: classes, prompts, generate, verify, preview."""
 
-import json
-import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from imagenet_sd import __version__, pipeline
+from imagenet_sd import pipeline
+from imagenet_sd.cli.common import Dataset, Format, OutputFormat, app, print_json, print_rows
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.generation.config import DEFAULT_MODEL, GenerationConfig
-
-app = typer.Typer(
-    name="imagenet-sd",
-    help="Turn a list of classes into a synthetic image dataset, and look at what came out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-class Format(str, Enum):
-    """Output of a command: for people, or for programs."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-
 
 Classes = Annotated[
     str, typer.Option("--classes", metavar="LIST", help="imagenet-1k, imagenet-100, digits-10, a .txt or a .tsv file.")
 ]
-OutputFormat = Annotated[Format, typer.Option("--format", help="Output for people, or for programs.")]
 Templates = Annotated[str, typer.Option("--templates", metavar="YAML", help="A file with templates of your own.")]
 AllLemmas = Annotated[bool, typer.Option("--hypernym-all-lemmas", help="Name all lemmas of each hypernym.")]
 Seed = Annotated[int, typer.Option("--seed", help="Dataset seed: the noise of every image, and its background.")]
-Dataset = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a dataset made by `generate`.")]
 PromptKey = Annotated[str, typer.Option("--prompt", help="Template: c, c_hc, c_dc, c_hc_b, photo, or one of your own.")]
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if version:
-        typer.echo(f"imagenet-sd {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -69,7 +40,7 @@ def classes(
         by_wnid: dict[str, list[dict]] = {}
         for warning in warnings:
             by_wnid.setdefault(warning.wnid, []).append({"code": warning.code, "message": warning.message})
-        _print_rows([asdict(spec) | {"warnings": by_wnid.get(spec.wnid, [])} for spec in specs], format)
+        print_rows([asdict(spec) | {"warnings": by_wnid.get(spec.wnid, [])} for spec in specs], format)
 
 
 @app.command()
@@ -110,7 +81,7 @@ def prompts(
         for row in rows:
             typer.echo(f"{row['wnid']}  {row['num_tokens']:3d} tokens  {row['text']}")
     else:
-        _print_rows(rows, format)
+        print_rows(rows, format)
     _print_warnings(lint(specs, template))
 
 
@@ -166,12 +137,12 @@ def generate(
     )
     if dry_run:
         plan = pipeline.dry_run(config, out)
-        return _print_json(plan) if format is not Format.table else _print_plan(plan)
+        return print_json(plan) if format is not Format.table else _print_plan(plan)
     if config.embedded and config.class_list != "digits-10":
         typer.echo("warning: the embedded model can draw digits only (--classes digits-10)", err=True)
     summary = pipeline.generate(config, out)
     if format is not Format.table:
-        return _print_json(summary)
+        return print_json(summary)
     typer.echo(
         f"{summary['out']}: {summary['num_images']:,} images in {summary['num_shards']} shards are done, "
         f"{summary['shards_drawn']} shards drawn in this run"
@@ -195,7 +166,7 @@ def verify(
         verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` draws bad shards again)"
         typer.echo(f"{result['out']}: {result['num_images']:,} images in {result['num_shards']} shards, {verdict}")
     else:
-        _print_json(result)
+        print_json(result)
     if not result["sound"]:
         raise typer.Exit(1)
 
@@ -210,7 +181,7 @@ def preview(
     """Write a static gallery page and a contact sheet of a dataset."""
     result = pipeline.preview(dataset, out, images_per_class=images_per_class)
     if format is not Format.table:
-        return _print_json(result)
+        return print_json(result)
     typer.echo(f"gallery of {result['images']} images: {result['page']}")
     typer.echo(f"contact sheet: {result['contact_sheet']}")
 
@@ -240,35 +211,3 @@ def _print_plan(plan: dict[str, Any]) -> None:
 def _print_warnings(warnings: list) -> None:
     for warning in warnings:
         typer.echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
-
-
-def _print_rows(rows: list[dict], format: Format) -> None:
-    if format is Format.json:
-        return _print_json(rows)
-    for row in rows:
-        typer.echo(json.dumps(row, ensure_ascii=False))
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def main() -> None:
-    """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage."""
-    try:
-        app()
-    except ImagenetSDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

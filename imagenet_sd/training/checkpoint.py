@@ -1,0 +1,60 @@
+"""Checkpoints: one safetensors file with every tensor of a run and its counters, published atomically."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from imagenet_sd.core.files import atomic_write
+from imagenet_sd.training.config import TrainingError
+
+
+def save_checkpoint(
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
+) -> None:
+    """Save the states of the modules, the optimiser's momenta and JSON counters.
+
+    Args:
+        path: file to publish.
+        modules: name -> module.
+        optimizer: SGD; its parameters are numbered in their order.
+        counters: values that JSON can hold.
+    """
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        if state.get("momentum_buffer") is not None:
+            tensors[f"momentum/{number}"] = state["momentum_buffer"]
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary, {"counters": json.dumps(counters)}))
+
+
+def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint back, strictly; returns its counters.
+
+    Raises:
+        TrainingError: the file is damaged or belongs to another model.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            counters = json.loads((file.metadata() or {})["counters"])
+        for name, module in modules.items():
+            prefix = f"{name}/"
+            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"{path} cannot be resumed from: {reason}", "delete it to start the run anew") from None
+    state = optimizer.state_dict()
+    momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
+    optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
+    return counters
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """The weights of a module alone, float32 on the CPU, as safetensors."""
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary))

@@ -1,0 +1,229 @@
+"""The training stream: which image comes when, and reading it with many workers without reading anything twice.
+
+An epoch permutes the groups (row groups of shards, or single files) and deals them to a fixed number of lanes; a lane
+shuffles the rows of a window of groups. A batch takes the same number of rows from every lane. Processes and workers
+divide the lanes among them, so which images make up batch b does not depend on how many there are, each row group is
+read by one worker only, and a run resumes at any batch by arithmetic.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from imagenet_sd.core.imagesets import ImageSet, Record
+from imagenet_sd.core.seeds import stable_hash
+from imagenet_sd.training.config import TrainConfig, TrainingError
+from imagenet_sd.training.multicrop import Crops, MultiCrop
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch, or a part of one.
+
+    Attributes:
+        global_crops: uint8 [B, M_g, 3, S_g, S_g].
+        local_crops: uint8 [B, M_l, 3, S_l, S_l].
+        parameters: float32 [B, M_g + M_l, P].
+        labels: int64 [B].
+        image_ids: B names.
+        bad: ids of images that could not be read and were replaced by a neighbour.
+    """
+
+    global_crops: torch.Tensor
+    local_crops: torch.Tensor
+    parameters: torch.Tensor
+    labels: torch.Tensor
+    image_ids: list[str]
+    bad: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @staticmethod
+    def join(parts: list["Batch"]) -> "Batch":
+        """Put parts together in their order."""
+        return Batch(
+            torch.cat([p.global_crops for p in parts]),
+            torch.cat([p.local_crops for p in parts]),
+            torch.cat([p.parameters for p in parts]),
+            torch.cat([p.labels for p in parts]),
+            [x for p in parts for x in p.image_ids],
+            [x for p in parts for x in p.bad],
+        )
+
+    def chunks(self, count: int) -> list["Batch"]:
+        """Split into `count` parts of nearly equal size, for gradient accumulation."""
+        edges = np.linspace(0, len(self), count + 1).astype(int).tolist()
+        return [self._slice(start, stop) for start, stop in pairwise(edges) if stop > start]
+
+    def _slice(self, start: int, stop: int) -> "Batch":
+        return Batch(
+            self.global_crops[start:stop],
+            self.local_crops[start:stop],
+            self.parameters[start:stop],
+            self.labels[start:stop],
+            self.image_ids[start:stop],
+            [],
+        )
+
+
+class EpochOrder:
+    """Where every row of an epoch stands.
+
+    Args:
+        group_sizes: rows of each group.
+        lanes: number of lanes.
+        window: groups that are shuffled together.
+        key: seeds the order, e.g. (seed, epoch).
+        sequential: keep the groups in their order (for a dataset that is still growing) instead of permuting them.
+    """
+
+    def __init__(self, group_sizes: list[int], lanes: int, window: int, *key: int, sequential: bool = False):
+        self.sizes, self.window, self.key = group_sizes, window, key
+        count = len(group_sizes)
+        rng = np.random.default_rng(stable_hash("epoch-order", *key))
+        order = range(count) if sequential else rng.permutation(count).tolist()
+        self.lanes: list[list[int]] = [[] for _ in range(lanes)]
+        fill = [(0, lane) for lane in range(lanes)]
+        for group in order:  # the emptiest lane takes the next group
+            rows, lane = heapq.heappop(fill)
+            self.lanes[lane].append(group)
+            heapq.heappush(fill, (rows + group_sizes[group], lane))
+
+    def windows(self, lane: int, start: int) -> Iterator[list[tuple[int, int]]]:
+        """Windows of a lane from its row `start` on, without end (a lane that runs out begins again).
+
+        Yields:
+            (group, row within the group) pairs in the order of use, a list per window.
+        """
+        groups = self.lanes[lane]
+        total = sum(self.sizes[g] for g in groups)
+        if not total:
+            raise TrainingError(f"lane {lane} of the data is empty", "set lanes=1 for very small data")
+        lap, skip = divmod(start, total)
+        while True:
+            for w in range(0, len(groups), self.window):
+                members = groups[w : w + self.window]
+                places = [(g, r) for g in members for r in range(self.sizes[g])]
+                if skip >= len(places):
+                    skip -= len(places)
+                    continue
+                rng = np.random.default_rng(stable_hash("window", *self.key, lane, lap, w))
+                shuffled = [places[i] for i in rng.permutation(len(places))][skip:]
+                skip = 0
+                yield shuffled
+            lap += 1
+
+
+def usable_lanes(wanted: int, groups: int, batch_size: int) -> int:
+    """The largest number of lanes, at most `wanted`, that divides the batch and leaves no lane empty."""
+    return next(n for n in range(min(wanted, groups, batch_size), 0, -1) if batch_size % n == 0)
+
+
+class TrainStream(IterableDataset):
+    """Parts of batches for one process; a worker serves its share of the process's lanes.
+
+    Args:
+        images: the data.
+        config: the recipe.
+        rank: number of this process.
+        world_size: number of processes; divides the number of lanes.
+        sequential: see `EpochOrder`.
+    """
+
+    def __init__(self, images: ImageSet, config: TrainConfig, rank: int, world_size: int, sequential: bool = False):
+        self.images, self.config, self.sequential = images, config, sequential
+        batch = config.optimizer.batch_size
+        self.num_images = sum(images.group_sizes)
+        self.lanes = usable_lanes(config.lanes, len(images.group_sizes), batch)
+        if self.lanes % world_size:
+            raise TrainingError(
+                f"{self.lanes} lanes cannot be shared by {world_size} processes",
+                f"set lanes to a multiple of {world_size} that divides the batch size {batch}",
+            )
+        per_process = self.lanes // world_size
+        self.own_lanes = list(range(rank * per_process, (rank + 1) * per_process))
+        self.rows_per_lane = batch // self.lanes
+        self.steps_per_epoch = self.num_images // batch
+        if not self.steps_per_epoch:
+            raise TrainingError(
+                f"{images.name} has {self.num_images} images, fewer than a batch of {batch}",
+                "set optimizer.batch_size to a smaller number",
+            )
+        self.crop = MultiCrop(config.crops, config.photometric if config.augmentation == "dino" else None, config.seed)
+        self.epoch, self.first_step = 0, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        number, count = (info.id, info.num_workers) if info else (0, 1)
+        order = EpochOrder(
+            list(self.images.group_sizes), self.lanes, self.config.window, self.config.seed, self.epoch,
+            sequential=self.sequential,
+        )  # fmt: skip
+        start = self.first_step * self.rows_per_lane
+        readers = [self._read(order, lane, start) for lane in self.own_lanes[number::count]]
+        for _ in range(self.first_step, self.steps_per_epoch):
+            for reader in readers:
+                yield self._part(reader)
+
+    def _read(self, order: EpochOrder, lane: int, start: int) -> Iterator[Record]:
+        for window in order.windows(lane, start):
+            held: dict[int, list[Record]] = {}
+            for group, row in window:
+                if group not in held:
+                    held[group] = self.images.read_group(group)
+                yield held[group][row]
+
+    def _part(self, records: Iterator[Record]) -> Batch:
+        crops: list[Crops] = []
+        labels, ids, bad = [], [], []
+        for _ in range(self.rows_per_lane):
+            while True:
+                record = next(records)
+                try:
+                    crops.append(self.crop(record.decode(), self.epoch, record.image_id))
+                    break
+                except OSError:
+                    bad.append(record.image_id)
+                    if len(bad) > 10 * self.rows_per_lane:
+                        raise TrainingError(
+                            f"{self.images.name}: {len(bad)} images in a row cannot be read, the first is {bad[0]}",
+                            "check the data",
+                        ) from None
+            labels.append(record.label)
+            ids.append(record.image_id)
+        return Batch(
+            torch.from_numpy(np.stack([c.global_crops for c in crops])),
+            torch.from_numpy(np.stack([c.local_crops for c in crops])),
+            torch.from_numpy(np.stack([c.parameters for c in crops])),
+            torch.tensor(labels),
+            ids,
+            bad,
+        )
+
+    def batches(self, epoch: int, first_step: int, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
+        """This process's part of every batch of an epoch, from batch `first_step` on."""
+        self.epoch, self.first_step = epoch, first_step
+        workers = max((n for n in range(1, workers + 1) if len(self.own_lanes) % n == 0), default=0) if workers else 0
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=2 * len(self.own_lanes) // workers if workers else None,
+            multiprocessing_context="spawn" if workers else None,
+        )
+        parts = iter(loader)
+        for _ in range(first_step, self.steps_per_epoch):
+            yield Batch.join([next(parts) for _ in self.own_lanes])
+
+
+def allowed_bad_images(config: TrainConfig, num_images: int) -> int:
+    """How many unreadable images a run may skip."""
+    return math.ceil(config.bad_image_limit * num_images)

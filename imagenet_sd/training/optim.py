@@ -1,0 +1,39 @@
+"""SGD, its parameter groups, and the learning rate in closed form."""
+
+import math
+
+import torch
+from torch import nn
+
+from imagenet_sd.training.config import OptimizerConfig
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: OptimizerConfig) -> float:
+    """Learning rate at a step: linear from 0 to the peak over the warm-up, then half a cosine down to `min_lr`.
+
+    peak = base_lr * batch_size / 256 (Tab. C.1). With warm-up W and total T steps, at s >= W:
+    min_lr + (peak - min_lr) (1 + cos(pi (s - W) / (T - W))) / 2.
+    """
+    peak = config.base_lr * config.batch_size / 256
+    total, warmup = config.epochs * steps_per_epoch, round(config.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return peak * step / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return config.min_lr + (peak - config.min_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.SGD:
+    """SGD with momentum; biases and one-dimensional parameters (norms) are not decayed."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.base_lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+@torch.no_grad()
+def ema_update(trailing: nn.Module, leading: nn.Module, momentum: float) -> None:
+    """Trailing = momentum * trailing + (1 - momentum) * leading, over parameters only, not batch-norm buffers."""
+    for slow, fast in zip(trailing.parameters(), leading.parameters(), strict=True):
+        slow.lerp_(fast.detach().to(slow.dtype), 1 - momentum)

@@ -1,0 +1,98 @@
+"""One run from data spec to encoder: agree with the run folder, train, and write down what came out."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from imagenet_sd import __version__
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import atomic_write, read_json, write_json
+from imagenet_sd.core.imagesets import ImageSet, open_images
+from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
+from imagenet_sd.training.runlog import plot_curves, read_metrics
+
+
+def train_run(
+    config: TrainConfig, data: str, run: Path, *, validation: str, workers: int, stream: bool
+) -> dict[str, Any]:
+    """See `imagenet_sd.pipeline.train`."""
+    from imagenet_sd.training.loop import Trainer
+
+    if stream:
+        config = with_epochs(config, 1)
+    images = _growing(Path(data)) if stream else open_images(data, "train")
+    held_out = open_images(validation, "test") if validation else None
+    _agree(run, {"data": data, "validation": validation, "stream": stream, "train": resolved(config)})
+    summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validation}
+    if (run / "result.json").exists():
+        return read_json(run / "result.json")
+    if workers < 0:
+        workers = min(8, (os.cpu_count() or 2) - 1) if torch.cuda.is_available() else 0
+    trainer = Trainer(config, images, run, held_out, workers, sequential=stream)
+    if trainer.accelerator.is_main_process:
+        if trainer.validator and trainer.validator.note:
+            trainer.accelerator.print(f"validation: {trainer.validator.note}")
+        write_json(run / "classes.json", list(images.classes))
+        write_json(run / "environment.json", _environment(trainer.accelerator.num_processes))
+    if trainer.fit():
+        return summary | {"finished": False}
+    note = {"validation_note": trainer.validator.note} if trainer.validator and trainer.validator.note else {}
+    metrics = read_metrics(run / "metrics.jsonl")
+    last = next((x for x in reversed(metrics) if "epoch" in x), {})
+    result = summary | {"finished": True} | note | {key: value for key, value in last.items() if key != "epoch"}
+    if trainer.accelerator.is_main_process:
+        plot_curves(metrics, run / "curves.png")
+        write_json(run / "result.json", result)  # written last: its presence means that the run is done
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return result
+
+
+def _growing(folder: Path) -> ImageSet:
+    from imagenet_sd.training.stream import GrowingSet
+
+    if not (folder / "dataset.json").is_file():
+        raise DatasetError(f"{folder} holds no dataset: there is no dataset.json", "start `imagenet-sd generate` first")
+    return GrowingSet(folder, read_json(folder / "dataset.json"))
+
+
+def _agree(run: Path, description: dict[str, Any]) -> None:
+    """Write `recipe.yaml`, or refuse a folder that holds another run and say where the two differ."""
+    path = run / "recipe.yaml"
+    if path.exists():
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        different = _differences(known, description)
+        if different:
+            raise TrainingError(
+                f"{run} holds another run: {'; '.join(different)}", "give --out a new folder, or the same settings"
+            )
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(description, sort_keys=False)
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*new, *(key for key in old if key not in new)]
+        pairs = [(old.get(key), new.get(key), f"{path}.{key}" if path else str(key)) for key in keys]
+        return [line for a, b, where in pairs for line in _differences(a, b, where)]
+    return [] if old == new else [f"{path}: {old!r} there, {new!r} asked for"]
+
+
+def _environment(processes: int) -> dict[str, Any]:
+    import timm
+
+    return {
+        "imagenet-sd": __version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,101 @@
+"""Online validation on real images: classes are matched by their ids, never by their index."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from imagenet_sd.core.imagesets import ImageSet
+from imagenet_sd.training.config import TrainingError
+from imagenet_sd.training.multicrop import center_crop
+from imagenet_sd.training.photometric import normalize, to_float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """Accuracies in [0, 1] over `num_images` images of the `common` classes; the logits of all others are masked."""
+
+    top1: float
+    top5: float
+    num_images: int
+    common: tuple[str, ...]
+    unreadable: int
+
+
+class Validator:
+    """Scores a classifier on a labelled set.
+
+    Args:
+        images: the real images.
+        classes: class ids of the classifier, in the order of its logits.
+        side: side of the centre crop.
+
+    Raises:
+        TrainingError: the two have no class in common.
+    """
+
+    def __init__(self, images: ImageSet, classes: tuple[str, ...], side: int):
+        self.images, self.side = images, side
+        column = {wnid: number for number, wnid in enumerate(classes)}
+        self.common = tuple(sorted(set(classes) & set(images.classes)))
+        if not self.common:
+            raise TrainingError(
+                f"{images.name} and the training data have no class in common",
+                "validate on data whose class ids are those of the training data",
+            )
+        self._label_to_column = np.array([column.get(wnid, -1) for wnid in images.classes])
+        self._columns = torch.tensor([column[wnid] for wnid in self.common])
+        self.note = ""
+        if len(self.common) < len(classes) or len(self.common) < len(images.classes):
+            self.note = (
+                f"scored on the {len(self.common)} classes in common "
+                f"({len(classes)} in training, {len(images.classes)} in {images.name})"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module, device: torch.device, batch_size: int = 256) -> Validation:
+        """Score `model`, which maps a list with one tensor of normalised images to logits; leaves it in its mode."""
+        was_training = model.training
+        model.eval()
+        correct1 = correct5 = total = unreadable = 0
+        pixels, targets = [], []
+
+        def score() -> None:
+            nonlocal correct1, correct5, total
+            if not pixels:
+                return
+            batch = normalize(to_float(torch.from_numpy(np.stack(pixels)).to(device)))
+            logits = model([batch]).float()
+            mask = torch.full((logits.shape[1],), float("-inf"), device=device)
+            mask[self._columns.to(device)] = 0
+            ranked = (logits + mask).topk(min(5, len(self.common)), dim=1).indices.cpu()
+            hits = ranked == torch.tensor(targets)[:, None]
+            correct1 += int(hits[:, 0].sum())
+            correct5 += int(hits.any(1).sum())
+            total += len(targets)
+            pixels.clear()
+            targets.clear()
+
+        for group in range(len(self.images.group_sizes)):
+            for record in self.images.read_group(group):
+                target = self._label_to_column[record.label]
+                if target < 0:
+                    continue
+                try:
+                    pixels.append(center_crop(record.decode(), self.side))
+                except OSError:
+                    unreadable += 1
+                    continue
+                targets.append(int(target))
+                if len(pixels) == batch_size:
+                    score()
+        score()
+        model.train(was_training)
+        return Validation(
+            top1=correct1 / max(1, total),
+            top5=correct5 / max(1, total),
+            num_images=total,
+            common=self.common,
+            unreadable=unreadable,
+        )

@@ -1,0 +1,81 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from imagenet_sd.recipe import RecipeError, load_train_config
+from imagenet_sd.training.config import TrainingError, get_recipe
+from imagenet_sd.training.optim import learning_rate
+
+
+@pytest.mark.parametrize("name", ["t-rex", "t-rex-star"])
+def test_what_tab_c1_says_of_all_models(name: str):
+    r = get_recipe(name)
+    o, c = r.optimizer, r.crops
+    assert (o.base_lr, o.warmup_epochs, o.weight_decay, o.momentum, o.batch_size, o.epochs) == (
+        0.1,
+        10,
+        1e-4,
+        0.9,
+        256,
+        100,
+    )
+    assert r.sync_batchnorm and r.precision == "auto"
+    assert (r.model.backbone, r.objective.temperature, r.augmentation) == ("resnet50", 0.1, "dino")
+    assert (c.global_crops_number, c.local_crops_number, c.global_crop_size, c.local_crop_size) == (1, 8, 224, 96)
+    assert (r.model.projector_hidden, r.model.projector_bottleneck, r.model.projector_input_l2) == (2048, 256, True)
+    assert (r.objective.loss, r.objective.memory_size) == ("ocm", 8192)
+
+
+def test_what_tab_c1_says_of_each():
+    trex, star = get_recipe("t-rex"), get_recipe("t-rex-star")
+    assert (trex.model.projector_layers, star.model.projector_layers) == (3, 1)
+    assert (trex.crops.global_crops_scale, trex.crops.local_crops_scale) == ((0.25, 1), (0.05, 0.25))
+    assert (star.crops.global_crops_scale, star.crops.local_crops_scale) == ((0.4, 1), (0.05, 0.4))
+
+
+def test_imagenet_sd_follows_the_implementation_details():
+    """Thesis 5.5: ResNet50, 100 epochs, SGD 0.9, batch 256, 10% warm-up, cosine, DINO with 1 + 8 crops."""
+    r = get_recipe("imagenet-sd")
+    assert r.optimizer.warmup_epochs / r.optimizer.epochs == 0.1
+    assert (r.objective.loss, r.model.projector_layers, r.crops.local_crops_number) == ("cross_entropy", 0, 8)
+
+
+@pytest.mark.parametrize("name", ["t-rex", "imagenet-sd", "small"])
+def test_learning_rate_in_closed_form(name: str):
+    o, steps = get_recipe(name).optimizer, 500
+    peak, warmup, total = o.base_lr * o.batch_size / 256, round(o.warmup_epochs * 500), o.epochs * 500
+    half = warmup + (total - warmup) // 2
+    assert learning_rate(0, steps, o) == 0
+    assert learning_rate(warmup, steps, o) == pytest.approx(peak, rel=1e-12)
+    assert learning_rate(warmup // 2, steps, o) == pytest.approx(peak / 2, rel=1e-12)
+    assert learning_rate(half, steps, o) == pytest.approx((peak + o.min_lr) / 2, rel=1e-9)
+    assert learning_rate(total, steps, o) == pytest.approx(o.min_lr, rel=1e-9)
+    s = half + 77
+    expected = o.min_lr + (peak - o.min_lr) * 0.5 * (1 + math.cos(math.pi * (s - warmup) / (total - warmup)))
+    assert learning_rate(s, steps, o) == pytest.approx(expected, rel=1e-12)
+
+
+def test_settings_and_files_change_single_values(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: t-rex\nmodel: {projector_layers: 2}\ncrops:\n  local_crops_scale: [0.1, 0.3]\n")
+    config = load_train_config(str(path), ["optimizer.base_lr=0.2", "precision=float32", "optimizer.epochs=20"])
+    assert (config.model.projector_layers, config.crops.local_crops_scale) == (2, (0.1, 0.3))
+    assert (config.optimizer.base_lr, config.precision, config.optimizer.epochs) == (0.2, "float32", 20)
+    assert config.objective.loss == "ocm"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.lr=1", r"optimizer\.lr is no known key"),
+        ("optimizer.epochs=many", r"optimizer\.epochs is 'many'"),
+        ("nothing", "has no '='"),
+        ("objective.loss=ocm", "needs a projector"),
+        ("crops.global_crops_scale=[0.5]", "has 1 values"),
+        ("optimizer.warmup_epochs=200", "warmup_epochs"),
+    ],
+)
+def test_a_wrong_setting_names_its_key(setting: str, message: str):
+    with pytest.raises((RecipeError, TrainingError), match=message):
+        load_train_config("imagenet-sd", [setting])

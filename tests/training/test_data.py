@@ -1,0 +1,193 @@
+"""The order of images: complete, seeded, the same for any number of processes and workers, exact on resume."""
+
+import io
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.imagesets import ArraySet, FolderSet, ParquetSet, Record, open_images
+from imagenet_sd.storage.schema import Row, to_table
+from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
+from imagenet_sd.training.data import EpochOrder, TrainStream, usable_lanes
+
+
+def small(batch: int = 16, **settings) -> TrainConfig:
+    base = get_recipe("small")
+    return replace(base, optimizer=replace(base.optimizer, batch_size=batch), **settings)
+
+
+class CountingSet:
+    """Groups of several sizes that remember who read them."""
+
+    name, classes = "counting", ("a", "b")
+
+    def __init__(self, sizes: list[int]):
+        self.group_sizes = sizes
+        self.reads: Counter[int] = Counter()
+
+    def read_group(self, group: int) -> list[Record]:
+        self.reads[group] += 1
+        picture = np.full((32, 32, 3), group, np.uint8)
+        return [Record(image_id=f"{group}/{i}", label=i % 2, data=picture) for i in range(self.group_sizes[group])]
+
+
+def test_an_epoch_shows_every_row_once_in_a_seeded_order():
+    sizes = [7, 3, 9, 4, 5, 6, 8, 2]
+    orders = []
+    for key in ((0, 0), (0, 1), (1, 0)):
+        order = EpochOrder(sizes, 2, 2, *key)
+        rows = []
+        for lane in range(2):
+            count = sum(sizes[g] for g in order.lanes[lane])
+            taken: list[tuple[int, int]] = []
+            for window in order.windows(lane, 0):
+                taken += window
+                if len(taken) >= count:
+                    break
+            rows += taken
+        assert sorted(rows) == [(g, r) for g, size in enumerate(sizes) for r in range(size)]
+        orders.append(rows)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_starting_in_the_middle_is_exact_and_reads_no_more_than_it_must():
+    order = EpochOrder([5] * 12, 1, 3, 0, 0)
+    whole: list[tuple[int, int]] = []
+    for window in order.windows(0, 0):
+        whole += window
+        if len(whole) >= 150:  # into the third lap
+            break
+    for start in (0, 1, 14, 15, 37, 59, 60, 100):
+        rest: list[tuple[int, int]] = []
+        for window in order.windows(0, start):
+            rest += window
+            if len(rest) >= 20:
+                break
+        assert rest[:20] == whole[start : start + 20]
+    assert len(next(order.windows(0, 16))) == 14  # the first window is skipped whole
+
+
+def ids(stream: TrainStream, epoch: int = 0, first: int = 0, workers: int = 0) -> list[list[str]]:
+    return [batch.image_ids for batch in stream.batches(epoch, first, workers)]
+
+
+def test_batches_do_not_depend_on_processes_or_workers():
+    images = open_images("builtin:faces", "train")
+    one = ids(TrainStream(images, small(), 0, 1))
+    two = [ids(TrainStream(images, small(), rank, 2)) for rank in range(2)]
+    assert [a + b for a, b in zip(*two, strict=True)] == one
+    assert ids(TrainStream(images, small(), 0, 1), workers=2) == one
+    assert ids(TrainStream(images, small(), 0, 1), first=4) == one[4:]
+    assert ids(TrainStream(images, small(), 0, 1), epoch=1) != one
+    assert len(one) == 6 and all(len(batch) == 16 for batch in one)
+    assert len({x for batch in one for x in batch}) >= 92  # lanes of unequal length may repeat a few
+
+
+def test_no_group_is_read_twice_in_an_epoch():
+    config = small(batch=8, lanes=4, window=2)
+    for world in (1, 2, 4):
+        reads: Counter[int] = Counter()
+        for rank in range(world):
+            images = CountingSet([10] * 16)
+            ids(TrainStream(images, config, rank, world))
+            reads += images.reads
+        assert sorted(reads) == list(range(16)) and set(reads.values()) == {1}
+
+
+def test_the_same_pixels_whatever_the_number_of_processes():
+    images = open_images("builtin:faces", "train")
+    whole = next(TrainStream(images, small(), 0, 1).batches(0, 0, 0))
+    parts = [next(TrainStream(images, small(), rank, 2).batches(0, 0, 0)) for rank in range(2)]
+    assert np.array_equal(np.concatenate([p.global_crops for p in parts]), whole.global_crops)
+    assert np.array_equal(np.concatenate([p.parameters for p in parts]), whole.parameters)
+
+
+def test_lanes_fit_the_batch_and_the_data():
+    assert usable_lanes(16, 1000, 256) == 16
+    assert usable_lanes(16, 1000, 60) == 15
+    assert usable_lanes(16, 3, 64) == 2
+    with pytest.raises(TrainingError, match="fewer than a batch"):
+        TrainStream(CountingSet([5]), small(), 0, 1)
+    with pytest.raises(TrainingError, match="cannot be shared by 3"):
+        TrainStream(open_images("builtin:faces"), small(), 0, 3)
+
+
+def jpeg(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (value, 0, 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write(path: Path, files: list[bytes]) -> Path:
+    row = {"label": 0, "wnid": "n1", "prompt": "", "template": "", "background": "", "seed": 0}
+    row |= {"guidance_scale": 1.0, "num_inference_steps": 1, "model_id": "m"}
+    rows = [Row(jpeg=file, image_id=f"{path.stem}_{i}", **row) for i, file in enumerate(files)]
+    pq.write_table(to_table(rows, ["n1", "n2"]), path, row_group_size=10, write_page_checksum=True)
+    return path
+
+
+def test_unreadable_images_are_named_and_replaced(tmp_path: Path):
+    files = [jpeg(i) for i in range(64)]
+    files[5], files[40] = b"not an image", files[40][:200]
+    images = ParquetSet("x", [str(write(tmp_path / "a.parquet", files))])
+    batches = list(TrainStream(images, small(batch=16, lanes=1), 0, 1).batches(0, 0, 0))
+    assert {x for b in batches for x in b.bad} >= {"a_5"}
+    assert all(len(b) == 16 for b in batches)
+    assert "a_5" not in {x for b in batches for x in b.image_ids}
+
+
+def test_a_flipped_bit_in_a_shard_stops_training_with_the_files_name(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", [jpeg(i) for i in range(64)])
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"a\.parquet"):
+        list(TrainStream(ParquetSet("x", [str(path)]), small(), 0, 1).batches(0, 0, 0))
+
+
+def test_a_generated_dataset_and_its_parquet_files_read_alike(small_dataset: Path):
+    ours, plain = open_images(str(small_dataset)), open_images(f"parquet:{small_dataset}/data/round-000")
+    records = [r for g in range(len(ours.group_sizes)) for r in ours.read_group(g)]
+    others = [r for g in range(len(plain.group_sizes)) for r in plain.read_group(g)]
+    assert sum(ours.group_sizes) == 20 and ours.classes == plain.classes and len(ours.classes) == 10
+    assert [(r.image_id, r.label, r.data) for r in records] == [(r.image_id, r.label, r.data) for r in others]
+    assert records[0].decode().size == (32, 32)
+
+
+def test_image_folder_labels_follow_sorted_names_as_in_torchvision(tmp_path: Path):
+    from torchvision.datasets import ImageFolder
+
+    for name in ("n2", "n1", "n10"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.png")
+        Image.new("L", (8, 8)).save(tmp_path / name / "deep" / "y.JPEG")
+    ours, theirs = FolderSet(tmp_path), ImageFolder(str(tmp_path))
+    assert list(ours.classes) == theirs.classes
+    assert [(str(path), label) for path, label in ours.files] == theirs.samples or sorted(
+        (str(path), label) for path, label in ours.files
+    ) == sorted(theirs.samples)
+    assert ours.read_group(0)[0].decode().mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "spec", ["builtin:nothing", "imagefolder:/nowhere", "gopher:x", "/nowhere", "parquet:/nowhere"]
+)
+def test_missing_data_is_one_line_with_a_hint(spec: str):
+    with pytest.raises(DatasetError) as caught:
+        open_images(spec)
+    assert "\n" not in str(caught.value) and caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "train", "test"), [("mnist", 4000, 1000), ("digits", 1198, 599), ("faces", 100, 100)])
+def test_builtin_sets(name: str, train: int, test: int):
+    sets = [open_images(f"builtin:{name}", split) for split in ("train", "test")]
+    assert [sum(s.group_sizes) for s in sets] == [train, test]
+    assert all(isinstance(s, ArraySet) and s.images.shape[1:] == (32, 32, 3) for s in sets)
+    digests = [{image.tobytes() for image in s.images} for s in sets if isinstance(s, ArraySet)]
+    assert not digests[0] & digests[1]

@@ -1,0 +1,151 @@
+"""Eqs. 4.1 and 4.2 against NumPy, gradients against finite differences, the queue against a plain loop."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from imagenet_sd.training.config import ModelConfig, ObjectiveConfig, get_recipe
+from imagenet_sd.training.heads import Classifier, Memory, Projector, cosine_logits
+from imagenet_sd.training.model import OnlineClassMeans, Trainee, multi_crop_loss
+
+
+def numpy_loss(z: np.ndarray, weights: np.ndarray, labels: np.ndarray, tau: float) -> float:
+    """The right-hand side of eqs. 4.1 and 4.2 as written: z [M, B, d], weights [C, d], labels [B]."""
+    total = 0.0
+    for crop in z:
+        for i, label in enumerate(labels):
+            logits = []
+            for w in weights:
+                norm = np.sqrt((w**2).sum())
+                logits.append((crop[i] * (w / norm if norm else w)).sum() / tau)
+            logits = np.array(logits)
+            total += -(logits[label] - np.log(np.exp(logits).sum()))
+    return total / (z.shape[0] * len(labels))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_cosine_softmax_is_eq_4_1():
+    rng = np.random.default_rng(0)
+    z, w, y = unit(rng.normal(size=(3, 7, 5))), rng.normal(size=(11, 5)), rng.integers(0, 11, 7)
+    logits = cosine_logits(torch.tensor(z).flatten(0, 1), torch.tensor(w), 0.1)
+    assert multi_crop_loss(logits, torch.tensor(y)).item() == pytest.approx(numpy_loss(z, w, y, 0.1), abs=1e-5)
+
+
+def test_online_class_means_is_eq_4_2_with_absent_classes():
+    rng = np.random.default_rng(1)
+    queue, labels = rng.normal(size=(20, 5)), rng.choice([0, 1, 3, 5], 20)
+    memory = Memory(20, 5, 6)
+    memory.enqueue(torch.tensor(queue), torch.tensor(labels))
+    means = np.zeros((6, 5))
+    for c in range(6):
+        members = [unit(z) for z, y in zip(queue, labels, strict=True) if y == c]
+        if members:
+            means[c] = np.mean(members, 0)
+    assert np.allclose(memory.prototypes().numpy(), means, atol=1e-6)
+    assert not memory.prototypes()[2].any() and not memory.prototypes()[4].any()
+    z, y = unit(rng.normal(size=(2, 9, 5))), rng.integers(0, 6, 9)
+    logits = cosine_logits(torch.tensor(z).float().flatten(0, 1), memory.prototypes(), 0.1)
+    assert multi_crop_loss(logits, torch.tensor(y)).item() == pytest.approx(numpy_loss(z, means, y, 0.1), abs=1e-5)
+
+
+def test_gradients_of_the_cosine_softmax():
+    torch.manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(4, 5, dtype=torch.float64), dim=1).requires_grad_()
+    w = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([0, 3, 5, 3])
+    loss = lambda z, w: torch.nn.functional.cross_entropy(cosine_logits(z, w, 0.1), y)  # noqa: E731
+    assert torch.autograd.gradcheck(loss, (z, w))
+    # by hand: dL/dz_i = (1/N tau) sum_c (p_ic - y_ic) w_c / |w_c|
+    loss(z, w).backward()
+    unit_w = w / w.norm(dim=1, keepdim=True)
+    p = torch.softmax(z @ unit_w.T / 0.1, 1) - torch.nn.functional.one_hot(y, 6)
+    assert torch.allclose(z.grad, p @ unit_w / (4 * 0.1), atol=1e-12)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_queue_is_a_ring(normalized: bool):
+    rng = np.random.default_rng(2)
+    memory, plain = Memory(10, 4, 3, normalized), []
+    for size in (4, 4, 4, 7, 1, 23, 3):
+        z, y = rng.normal(size=(size, 4)).astype(np.float32), rng.integers(0, 3, size)
+        memory.enqueue(torch.tensor(z), torch.tensor(y))
+        plain = (plain + list(zip(unit(z) if normalized else z, y, strict=True)))[-10:]
+        here = memory.labels >= 0
+        stored = sorted(
+            (*row, c) for row, c in zip(memory.embeddings[here].tolist(), memory.labels[here].tolist(), strict=True)
+        )
+        assert np.allclose(stored, sorted((*row.tolist(), c) for row, c in plain), atol=1e-6)
+
+
+def test_projector_has_the_shape_of_fig_4_2():
+    config = ModelConfig(projector_layers=3, projector_hidden=32, projector_bottleneck=8)
+    projector = Projector(16, config)
+    kinds = [type(layer).__name__ for layer in projector.layers]
+    assert kinds == ["Linear", "BatchNorm1d", "GELU"] * 3 + ["Linear"]
+    assert projector.layers[-1].bias is None and projector.layers[-1].weight.shape == (8, 32)
+    x = torch.randn(6, 16)
+    projector.eval()
+    z = projector(x)
+    assert torch.allclose(z.norm(dim=1), torch.ones(6), atol=1e-6)
+    assert torch.allclose(projector(5 * x), z, atol=1e-6)  # the input is normalised
+    unnormalized = Projector(16, replace(config, projector_input_l2=False)).eval()
+    assert not torch.allclose(unnormalized(5 * x), unnormalized(x), atol=1e-3)
+
+
+def test_ten_steps_of_ema_and_queue_against_a_plain_loop():
+    """The trailing networks and the bank after ten steps, recomputed with nothing but arithmetic."""
+    torch.manual_seed(0)
+    base = get_recipe("small")
+    config = replace(
+        base,
+        model=replace(base.model, projector_layers=1, projector_hidden=16, projector_bottleneck=8),
+        objective=ObjectiveConfig(loss="ocm", memory_size=12, ema_momentum=0.9),
+    )
+    model = Trainee(config, 3)
+    ocm = OnlineClassMeans(model, config, 3)
+    slow = {name: p.detach().clone() for name, p in model.encoder.named_parameters()}
+    shadow = copy.deepcopy(torch.nn.ModuleList([ocm.encoder, ocm.projector]))
+    queue: list[tuple[torch.Tensor, int]] = []
+    for step in range(10):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.01 * torch.randn_like(p))
+        crops, labels = torch.randn(4, 3, 32, 32), torch.tensor([step % 3, 0, 1, 2])
+        ocm.before_step(model)
+        expected = torch.stack(
+            [
+                torch.stack([z for z, y in queue if y == c]).mean(0)
+                if any(y == c for _, y in queue)
+                else torch.zeros(8)
+                for c in range(3)
+            ]
+        )
+        assert torch.allclose(model.head.weight, expected, atol=1e-5)
+        ocm.memory.enqueue(ocm.embed(model, crops), labels)
+        for name, p in model.encoder.named_parameters():
+            slow[name] = 0.9 * slow[name] + 0.1 * p.detach()
+        leading = torch.nn.ModuleList([model.encoder, model.head.projector])
+        with torch.no_grad():
+            for trailing, p in zip(shadow.parameters(), leading.parameters(), strict=True):
+                trailing.mul_(0.9).add_(0.1 * p)
+            z = shadow[1](shadow[0](crops))
+        queue = (queue + list(zip(z, labels.tolist(), strict=True)))[-12:]
+    for name, p in ocm.encoder.named_parameters():
+        assert torch.allclose(p, slow[name], atol=1e-6), name
+
+
+def test_the_classifier_of_each_objective():
+    x = torch.randn(5, 16)
+    model = ModelConfig(projector_layers=1, projector_hidden=12, projector_bottleneck=8)
+    linear = Classifier(16, 4, ModelConfig(), ObjectiveConfig()).eval()
+    assert torch.allclose(linear(x), x @ linear.linear.weight.T + linear.linear.bias, atol=1e-6)
+    for loss in ("cosine_softmax", "ocm"):
+        head = Classifier(16, 4, model, ObjectiveConfig(loss=loss)).eval()
+        assert ("weight" in dict(head.named_parameters())) == (loss == "cosine_softmax")
+        assert head(x).shape == (5, 4) and head(x).abs().max() <= 10 + 1e-4  # cosines over tau = 0.1

@@ -1,0 +1,239 @@
+"""Whole runs, small and real: exact resume, many processes, matching by class id, what a run leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imagenet_sd.core.imagesets import ArraySet, open_images
+from imagenet_sd.pipeline import train
+from imagenet_sd.recipe import load_train_config
+from imagenet_sd.training.config import TrainConfig, TrainingError
+from imagenet_sd.training.runlog import read_metrics
+from imagenet_sd.training.validate import Validator
+from tests.conftest import CliRun
+
+QUICK = ["optimizer.epochs=2", "optimizer.batch_size=20", "optimizer.warmup_epochs=1", "optimizer.base_lr=0.5"]
+OCM = ["objective.loss=ocm", "model.projector_layers=1", "model.projector_hidden=32", "model.projector_bottleneck=16"]
+OCM += ["objective.memory_size=64", "crops.local_crops_number=2", "crops.local_crop_size=16"]
+
+
+def quick(*settings: str) -> TrainConfig:
+    return load_train_config("small", [*QUICK, *settings])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def losses(run: Path) -> list[float]:
+    return [x["loss"] for x in read_metrics(run / "metrics.jsonl") if "step" in x]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{k}": v
+        for name in ("encoder", "classifier")
+        for k, v in load_file(run / f"{name}.safetensors").items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run") / "a"
+    train(quick(), "builtin:faces", run, validation="builtin:faces")
+    return run
+
+
+def test_a_run_leaves_everything_behind(finished: Path):
+    import timm
+    import yaml
+
+    encoder = timm.create_model("resnet10t", num_classes=0)
+    encoder.load_state_dict(load_file(finished / "encoder.safetensors"), strict=True)
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    assert recipe["train"]["optimizer"]["epochs"] == 2 and recipe["data"] == "builtin:faces"
+    assert json.loads((finished / "classes.json").read_text()) == ["n05600637", "not-a-face"]
+    assert json.loads((finished / "environment.json").read_text())["torch"] == torch.__version__
+    assert list((finished / "tensorboard").iterdir())
+    from PIL import Image
+
+    assert Image.open(finished / "curves.png").size[0] > 800
+    metrics = read_metrics(finished / "metrics.jsonl")
+    assert [x["step"] for x in metrics if "step" in x] == list(range(10))
+    epochs = [x for x in metrics if "epoch" in x]
+    assert [x["epoch"] for x in epochs] == [1, 2] and epochs[1]["val_images"] == 100
+    assert 0 <= epochs[1]["data_wait_share"] <= 1 and epochs[1]["images_per_second"] > 0
+    result = json.loads((finished / "result.json").read_text())
+    assert result["finished"] and result["val_top1"] == epochs[1]["val_top1"]
+
+
+def test_a_finished_run_is_left_alone_and_another_refused(finished: Path):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert train(quick(), "builtin:faces", finished, validation="builtin:faces")["finished"]
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+    with pytest.raises(TrainingError, match=r"train\.optimizer\.base_lr: 0\.5 there, 0\.25 asked for"):
+        train(quick("optimizer.base_lr=0.25"), "builtin:faces", finished, validation="builtin:faces")
+
+
+@pytest.mark.parametrize("extra", [[], [*OCM, "ema_weights=0.9"]], ids=["cross-entropy", "ocm"])
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, extra: list[str], monkeypatch):
+    from imagenet_sd.training import loop
+
+    config = quick(*extra)
+    train(config, "builtin:faces", tmp_path / "whole")
+    step = loop.Trainer._train_step
+    for stop_at in (2, 5, 8):  # in the first epoch, at its end, in the second
+
+        def stopping(self, batch, stop_at=stop_at):
+            if self.global_step == stop_at:
+                self._stop = True
+            return step(self, batch)
+
+        run = tmp_path / f"stopped{stop_at}"
+        monkeypatch.setattr(loop.Trainer, "_train_step", stopping)
+        assert not train(config, "builtin:faces", run)["finished"]
+        monkeypatch.setattr(loop.Trainer, "_train_step", step)
+        assert train(config, "builtin:faces", run)["finished"]
+        assert same(weights(run), weights(tmp_path / "whole"))
+        assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_exits(tmp_path: Path, finished: Path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "imagenet_sd", "train", "builtin:faces", "--recipe", "small", "--out", str(run)]
+    command += ["--val", "builtin:faces", *[word for s in QUICK for word in ("--set", s)]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    while process.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "interrupted and saved" in out
+    assert (run / "checkpoint.safetensors").exists() and not (run / "result.json").exists()
+    assert len(losses(run)) < 10
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    assert same(weights(run), weights(finished))
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one(tmp_path: Path):
+    """The same global batches on two gloo processes: a backbone without batch norm gives the same loss curve."""
+    settings = ["model.backbone=test_vit", "model.small_images=false", "crops.global_crop_size=160", "eval_size=160"]
+    settings += ["optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.base_lr=0.05", "optimizer.batch_size=10"]
+    settings += ["optimizer.weight_decay=0", "photometric.jitter_probability=1"]
+    train(load_train_config("small", settings), "builtin:faces", tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "imagenet_sd", "train", "builtin:faces", "--recipe", "small", "--out", str(tmp_path / "two")]
+    command += [word for s in settings for word in ("--set", s)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 10
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+
+
+def test_accumulation_follows_the_whole_batch(tmp_path: Path):
+    settings = ["model.backbone=test_vit", "model.small_images=false", "crops.global_crop_size=160"]
+    settings += ["optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.base_lr=0.05"]
+    for count in (1, 3):
+        config = quick(*settings, f"optimizer.accumulation_steps={count}")
+        train(config, "builtin:faces", tmp_path / str(count))
+    pairs = zip(losses(tmp_path / "1"), losses(tmp_path / "3"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-4
+
+
+def test_a_loss_that_is_no_number_names_step_and_images(tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+, images builtin:faces/\d+"):
+        train(quick("optimizer.base_lr=1e12"), "builtin:faces", tmp_path / "run")
+
+
+def test_too_many_bad_images_are_an_error(tmp_path: Path):
+    from imagenet_sd.training.data import Batch
+    from imagenet_sd.training.loop import Trainer
+
+    trainer = Trainer(quick("bad_image_limit=0.01"), open_images("builtin:faces"), tmp_path)
+    empty = torch.zeros(0)
+    trainer._count_bad(Batch(empty, empty, empty, empty, [], ["one"]))
+    with pytest.raises(TrainingError, match="2 images of builtin:faces cannot be read, the last is two"):
+        trainer._count_bad(Batch(empty, empty, empty, empty, [], ["two"]))
+
+
+def test_validation_matches_classes_by_id_and_says_so():
+    """Training knows b, c, x; the real set has c, a, b in another order: scored on b and c only, by name."""
+    import numpy as np
+
+    pixels = np.zeros((6, 8, 8, 3), np.uint8)
+    pixels[:, 0, 0, 0] = range(6)
+    real = ArraySet("real", pixels, np.array([0, 0, 2, 2, 1, 1]), ("c", "a", "b"))  # c c b b a a
+
+    class Fixed(torch.nn.Module):
+        """Logits of (b, c, x): image 0 says c, 1 says b, 2 says x then b, 3 says b."""
+
+        def forward(self, crops: list[torch.Tensor]) -> torch.Tensor:
+            table = torch.tensor([[0, 2, 1], [2, 1, 0], [2, 1, 9], [3, 1, 0]], dtype=torch.float32)
+            assert len(crops[0]) == 4  # images of class a are left out
+            return table
+
+    validator = Validator(real, ("b", "c", "x"), 8)
+    assert validator.note == "scored on the 2 classes in common (3 in training, 3 in real)"
+    result = validator(Fixed(), torch.device("cpu"))
+    assert (result.top1, result.top5, result.num_images, result.common) == (0.75, 1.0, 4, ("b", "c"))
+    with pytest.raises(TrainingError, match="no class in common"):
+        Validator(real, ("y", "z"), 8)
+
+
+def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun):
+    classes = tmp_path / "three.txt"
+    classes.write_text("n13742358\nn13742573\nn02086910\n")
+    done = cli(
+        *f"generate --model embedded --classes {classes} --steps 1 --images-per-class 8 --out {tmp_path}/d".split()
+    )
+    assert done.returncode == 0, done.stderr
+    arguments = f"train {tmp_path}/d --recipe small --val builtin:mnist --out {tmp_path}/run".split()
+    done = cli(*arguments, *[w for s in [*QUICK, "optimizer.epochs=1", "optimizer.batch_size=8"] for w in ("--set", s)])
+    assert done.returncode == 0, done.stderr
+    note = "scored on the 2 classes in common (3 in training, 10 in builtin:mnist)"
+    assert note in done.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["validation_note"] == note and result["val_images"] == 200
+
+
+def test_training_while_generation_goes_on(tmp_path: Path, cli: CliRun):
+    """The trainer starts first and waits; each image is seen once."""
+    from imagenet_sd.core.files import read_json
+    from imagenet_sd.training.stream import GrowingSet
+
+    out = tmp_path / "d"
+    arguments = f"generate --model embedded --steps 2 --images-per-class 6 --shard-size 20 --out {out}".split()
+    process = subprocess.Popen([sys.executable, "-m", "imagenet_sd", *arguments], stderr=subprocess.DEVNULL)
+    while not (out / "dataset.json").exists():
+        time.sleep(0.02)
+    growing = GrowingSet(out, read_json(out / "dataset.json"), poll=0.05)
+    assert growing.group_sizes == [20, 20, 20]
+    result = train(quick("optimizer.epochs=2", "lanes=1"), str(out), tmp_path / "run", stream=True)
+    process.wait(timeout=60)
+    assert result["finished"] and result["epochs"] == 1 and len(losses(tmp_path / "run")) == 3
+    whole = open_images(str(out))
+    assert growing.group_sizes == list(whole.group_sizes)
+    assert [r.image_id for g in range(3) for r in growing.read_group(g)] == [
+        r.image_id for g in range(3) for r in whole.read_group(g)
+    ]
