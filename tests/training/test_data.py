@@ -191,3 +191,21 @@ def test_builtin_sets(name: str, train: int, test: int):
     assert all(isinstance(s, ArraySet) and s.images.shape[1:] == (32, 32, 3) for s in sets)
     digests = [{image.tobytes() for image in s.images} for s in sets if isinstance(s, ArraySet)]
     assert not digests[0] & digests[1]
+
+
+def test_shards_behind_a_remote_file_system_read_in_the_same_order(small_dataset: Path):
+    """Any fsspec file system will do (the Hub's is one); the set also travels to worker processes."""
+    import pickle
+    from functools import partial
+
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    files = sorted(small_dataset.glob("data/*/*.parquet"))
+    for path in files:
+        memory.pipe(f"/hub/{path.name}", path.read_bytes())
+    remote = ParquetSet("remote", [f"/hub/{path.name}" for path in files], partial(memory.open, mode="rb"))
+    local = open_images(str(small_dataset))
+    config = small(batch=10)
+    assert ids(TrainStream(remote, config, 0, 1)) == ids(TrainStream(local, config, 0, 1))
+    assert pickle.loads(pickle.dumps(remote)).classes == local.classes
