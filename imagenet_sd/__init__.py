@@ -27,7 +27,11 @@ _HOMES = {
     "load_templates": "prompts.templates",
     "make_plan": "generation.plan",
     "preview": "pipeline",
+    "EvalConfig": "evaluation.config",
+    "FeatureSet": "core.types",
     "TrainConfig": "training.config",
+    "cog": "pipeline",
+    "evaluate": "pipeline",
     "open_images": "core.imagesets",
     "train": "pipeline",
     "verify": "pipeline",
@@ -38,15 +42,19 @@ if TYPE_CHECKING:
     from imagenet_sd.core.errors import ImagenetSDError as ImagenetSDError
     from imagenet_sd.core.imagesets import open_images as open_images
     from imagenet_sd.core.types import ClassSpec as ClassSpec
+    from imagenet_sd.core.types import FeatureSet as FeatureSet
     from imagenet_sd.core.types import GenerationPlan as GenerationPlan
     from imagenet_sd.core.types import ImageRequest as ImageRequest
     from imagenet_sd.core.types import Prompt as Prompt
     from imagenet_sd.core.types import PromptTemplate as PromptTemplate
     from imagenet_sd.core.types import Shard as Shard
     from imagenet_sd.core.types import ShardManifest as ShardManifest
+    from imagenet_sd.evaluation.config import EvalConfig as EvalConfig
     from imagenet_sd.generation.config import GenerationConfig as GenerationConfig
     from imagenet_sd.generation.generator import ImageGenerator as ImageGenerator
     from imagenet_sd.generation.plan import make_plan as make_plan
+    from imagenet_sd.pipeline import cog as cog
+    from imagenet_sd.pipeline import evaluate as evaluate
     from imagenet_sd.pipeline import generate as generate
     from imagenet_sd.pipeline import preview as preview
     from imagenet_sd.pipeline import train as train

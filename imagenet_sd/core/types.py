@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from imagenet_sd.core.seeds import Permutation, image_seed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,3 +214,11 @@ class GenerationPlan:
 @lru_cache(maxsize=8)
 def _running_total(counts: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(accumulate(counts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FeatureSet:
+    """Features float32 [N, D] and labels int64 [N]."""
+
+    features: "np.ndarray"
+    labels: "np.ndarray"

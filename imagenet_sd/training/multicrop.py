@@ -117,18 +117,3 @@ class MultiCrop:
             else np.zeros((0, 3, c.local_crop_size, c.local_crop_size), np.uint8),
             parameters=np.stack(parameters) if parameters else np.zeros((len(cut), 0), np.float32),
         )
-
-
-def center_crop(image: Image.Image, side: int) -> np.ndarray:
-    """Shorter side to `side` (bicubic), then the central square: the evaluation protocol of thesis 4.4.
-
-    Returns:
-        uint8 [3, side, side].
-    """
-    width, height = image.size
-    scale = side / min(width, height)
-    if (width, height) != (side, side):
-        resized = (max(side, int(width * scale)), max(side, int(height * scale)))
-        image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-    return np.ascontiguousarray(np.asarray(image)[top : top + side, left : left + side].transpose(2, 0, 1))

@@ -7,7 +7,8 @@ Each operation equals its counterpart in torchvision (float tensors) or Pillow; 
 import torch
 import torch.nn.functional as F
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from imagenet_sd.core.preprocess import MEAN, STD
+
 _LUMA = (0.2989, 0.587, 0.114)
 
 

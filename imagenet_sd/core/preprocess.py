@@ -1,0 +1,22 @@
+"""How an image is shown to an encoder at test time, in training's validation and in evaluation alike."""
+
+import numpy as np
+from PIL import Image
+
+# Channel means and standard deviations of ImageNet in [0, 1], which pre-trained encoders expect.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def center_crop(image: Image.Image, side: int) -> np.ndarray:
+    """Shorter side to `side` (bicubic), then the central square: the evaluation protocol of thesis 4.4.
+
+    Returns:
+        uint8 [3, side, side].
+    """
+    width, height = image.size
+    scale = side / min(width, height)
+    if (width, height) != (side, side):
+        resized = (max(side, int(width * scale)), max(side, int(height * scale)))
+        image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return np.ascontiguousarray(np.asarray(image)[top : top + side, left : left + side].transpose(2, 0, 1))

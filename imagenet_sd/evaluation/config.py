@@ -1,0 +1,69 @@
+"""How an encoder is evaluated: the protocol of thesis 4.4 and 5.5, as a typed configuration."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from imagenet_sd.core.errors import ImagenetSDError
+
+SUITES = ("imagenet", "transfer", "fewshot", "analysis", "cog")
+
+
+class EvaluationError(ImagenetSDError):
+    """An evaluation is asked for something impossible."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Settings of `imagenet-sd evaluate`.
+
+    Raises:
+        EvaluationError: a value is out of its range.
+    """
+
+    suite: str = "transfer"
+    """imagenet, transfer, fewshot, analysis or cog."""
+    probe: Literal["auto", "lbfgs", "sgd", "sea", "knn", "path"] = "auto"
+    """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd."""
+    large: int = 100_000
+    """Training images from which `auto` takes SGD."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the validation split, the search and the optimiser; the mean is reported."""
+    trials: int = 25
+    """Optuna trials per seed; the papers ask for at least 25."""
+    validation_share: float = 0.2
+    """Share of the training images held out, stratified, to choose hyper-parameters."""
+    side: int = 224
+    """Pixels: shorter side and centre crop."""
+    preprocessing: Literal["protocol", "model"] = "protocol"
+    """The papers' resize and crop, or what the model's own configuration says."""
+    batch_size: int = 128
+    """Images per forward pass."""
+    amp: bool = False
+    """Extract features in mixed precision."""
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    """Training images per class of the few-shot suite (CoG)."""
+    ways: int = 5
+    """Classes of an episode (AugSelf)."""
+    episode_shots: tuple[int, ...] = (1, 5)
+    """Training images per class of an episode."""
+    episodes: int = 200
+    """Number of episodes; 0 for none."""
+
+    def __post_init__(self) -> None:
+        probes = ("auto", "lbfgs", "path", "sgd", "sea", "knn")
+        checks = [
+            (self.probe in probes, f"probe is {self.probe!r}", f"one of {', '.join(probes)}"),
+            (
+                self.preprocessing in ("protocol", "model"),
+                f"preprocessing is {self.preprocessing!r}",
+                "one of protocol, model",
+            ),
+            (self.suite in SUITES, f"suite is {self.suite!r}", f"one of {', '.join(SUITES)}"),
+            (self.trials >= 1, f"trials is {self.trials}", "give at least 1; the papers use 25 or more"),
+            (len(self.seeds) >= 1, "no seeds", "give at least one seed"),
+            (0 < self.validation_share < 1, f"validation_share is {self.validation_share}", "give a share in (0, 1)"),
+            (self.side >= 16, f"side is {self.side}", "give at least 16 pixels"),
+        ]
+        for holds, message, hint in checks:
+            if not holds:
+                raise EvaluationError(message, hint)

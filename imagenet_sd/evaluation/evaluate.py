@@ -1,0 +1,94 @@
+"""One evaluation: encoders and data in, `results.json` out."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd import __version__
+from imagenet_sd.core.files import write_json
+from imagenet_sd.core.imagesets import ImageSet
+from imagenet_sd.evaluation.analysis import analyse
+from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
+from imagenet_sd.evaluation.encoders import Encoder
+from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
+from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
+from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
+
+Opener = Callable[[str, str], ImageSet]
+
+
+def evaluate(
+    encoders: list[Encoder],
+    data: Mapping[str, str],
+    config: EvalConfig,
+    open_data: Opener,
+    cache: Path,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate an encoder, or several as one (their features side by side).
+
+    Args:
+        encoders: at least one.
+        data: name -> data spec.
+        config: what to measure.
+        open_data: opens a spec for a split ("train" or "test").
+        cache: folder of the feature cache.
+        out: file for the results; None for none.
+
+    Returns:
+        {"encoder", "suite", "results": [...], ...}, as `results.schema.json` says. Equal for equal inputs and seeds.
+
+    Raises:
+        EvaluationError: the data or the encoder do not fit the suite.
+    """
+    if not data:
+        raise EvaluationError("no data to evaluate on", "give --data NAME=SPEC, such as --data mnist=builtin:mnist")
+    results: list[dict[str, Any]] = []
+    caches: list[bool] = []
+
+    def features(spec: str, split: str) -> Extracted:
+        images = open_data(spec, split)
+        found = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
+        caches.append(found.from_cache)
+        return found
+
+    for name, spec in data.items():
+        test = features(spec, "test")
+        if config.suite == "imagenet":
+            if len(encoders) > 1:
+                raise EvaluationError(
+                    "the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer"
+                )
+            results.append(classify(encoders[0], name, test))
+        elif config.suite == "analysis":
+            results.append({"dataset": name, "split": "test", "probe": "analysis", **_analysis(test)})
+        else:
+            train = features(spec, "train")
+            if config.suite == "fewshot":
+                results += [*fewshot_dataset(name, train, test, config), *episodes(name, test, config)]
+            else:
+                results.append(probe_dataset(name, train, test, config))
+    v2 = [result for result in results if result["dataset"].startswith("v2-")]
+    if config.suite == "imagenet" and len(v2) == 3:
+        results.append(mean_of(v2, "v2"))
+    document = {
+        "encoder": "+".join(encoder.name for encoder in encoders),
+        "suite": config.suite,
+        "results": results,
+        "encoder_fingerprints": [encoder.fingerprint for encoder in encoders],
+        "versions": {"imagenet-sd": __version__, **versions()},
+    }
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, document)
+    return document | {"features_from_cache": all(caches)}
+
+
+def _analysis(test: Extracted) -> dict[str, Any]:
+    return {
+        **analyse(test.data.features, test.data.labels),
+        "num_test": len(test.data.labels),
+        "num_classes": len(test.classes),
+        "cache_keys": [test.cache_key],
+        "unreadable": list(test.unreadable),
+    }

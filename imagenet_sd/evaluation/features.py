@@ -1,0 +1,199 @@
+"""Features of frozen encoders, extracted once: cached under all that they depend on, resumable part by part."""
+
+import hashlib
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from imagenet_sd.core.files import atomic_write
+from imagenet_sd.core.imagesets import ArraySet, ImageSet, ParquetSet
+from imagenet_sd.core.preprocess import center_crop
+from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.types import FeatureSet
+from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.encoders import Encoder
+
+_PART = 2048
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extracted:
+    """Features of one image set under one encoder.
+
+    Attributes:
+        data: features and labels of the readable images, in the order of the set.
+        classes: class ids of the labels.
+        unreadable: names of images that could not be read.
+        cache_key: names the cache entry.
+        from_cache: whether nothing had to be computed.
+    """
+
+    data: FeatureSet
+    classes: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    cache_key: str
+    from_cache: bool
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that features depend on."""
+    found = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    return found | {"timm": timm.__version__, "pillow": PIL.__version__}
+
+
+def dataset_fingerprint(images: ImageSet) -> str:
+    """Hash of what a set holds: of pixels in memory, else of names, sizes and times of its files."""
+    digest = hashlib.sha256(json.dumps(list(images.classes)).encode())
+    if isinstance(images, ArraySet):
+        digest.update(images.images.tobytes() + images.labels.tobytes())
+    elif isinstance(images, ParquetSet):
+        for name in images.files:
+            path = Path(name)
+            stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
+            digest.update(f"{path.name}{stamp}".encode())
+    else:
+        for group in range(len(images.group_sizes)):
+            for record in images.read_group(group):
+                digest.update(f"{record.image_id} {record.label} ".encode())
+                if isinstance(record.data, Path):
+                    try:
+                        stat = record.data.stat()
+                        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+                    except OSError:
+                        digest.update(b"missing")
+                else:
+                    digest.update(bytes(record.data))
+    return digest.hexdigest()
+
+
+def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path) -> Extracted:
+    """Features of all images of a set, from the cache where it has them.
+
+    Args:
+        encoder: the encoder.
+        images: the images.
+        config: crop, batch size, precision.
+        cache: folder of the cache.
+
+    Returns:
+        See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
+    """
+    side = encoder.side if encoder.side and config.preprocessing == "model" else config.side
+    facts = {
+        "encoder": encoder.fingerprint,
+        "dataset": dataset_fingerprint(images),
+        "preprocessing": [side, "bicubic", list(encoder.mean), list(encoder.std)],
+        "dtype": "amp" if config.amp else "float32",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "versions": versions(),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache / key
+    folder.mkdir(parents=True, exist_ok=True)
+    groups, parts = _parts(images), []
+    total = sum(images.group_sizes)
+    computed = 0
+    with Progress("images", total) as progress:
+        for number, members in enumerate(groups):
+            path = folder / f"part-{number:05d}.safetensors"
+            part = _read_part(path)
+            if part is None:
+                part = _compute(encoder, images, members, side, config)
+                atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
+                computed += 1
+            parts.append(part)
+            progress.advance(sum(images.group_sizes[g] for g in members))
+    unreadable = tuple(name for part in parts for name in part["unreadable"])
+    for name in unreadable:
+        print(f"warning: {images.name}: {name} cannot be read and is left out", file=sys.stderr)
+    data = FeatureSet(
+        features=np.concatenate([part["features"] for part in parts]),
+        labels=np.concatenate([part["labels"] for part in parts]),
+    )
+    return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=computed == 0)
+
+
+def _parts(images: ImageSet) -> list[list[int]]:
+    """Groups in runs of about `_PART` images."""
+    runs: list[list[int]] = [[]]
+    size = 0
+    for group, rows in enumerate(images.group_sizes):
+        if size >= _PART:
+            runs.append([])
+            size = 0
+        runs[-1].append(group)
+        size += rows
+    return runs
+
+
+@torch.inference_mode()
+def _compute(encoder: Encoder, images: ImageSet, groups: list[int], side: int, config: EvalConfig) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = encoder.module.to(device)
+    mean = torch.tensor(encoder.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(encoder.std, device=device).view(3, 1, 1)
+    features, labels, unreadable, pixels = [], [], [], []
+
+    def flush() -> None:
+        if pixels:
+            batch = torch.from_numpy(np.stack(pixels)).to(device).float() / 255
+            with torch.autocast(device.type) if config.amp else nullcontext():
+                features.append(module((batch - mean) / std).float().cpu().numpy())
+            pixels.clear()
+
+    for group in groups:
+        for record in images.read_group(group):
+            try:
+                pixels.append(center_crop(record.decode(), side))
+            except OSError:
+                unreadable.append(record.image_id)
+                continue
+            labels.append(record.label)
+            if len(pixels) == config.batch_size:
+                flush()
+    flush()
+    width = features[0].shape[1] if features else 0
+    joined = np.concatenate(features) if features else np.zeros((0, width), np.float32)
+    return {"features": joined, "labels": np.array(labels, np.int64), "unreadable": unreadable}
+
+
+def _write_part(path: Path, part: dict[str, Any]) -> None:
+    tensors = {"features": part["features"], "labels": part["labels"]}
+    save_file(tensors, path, {"unreadable": json.dumps(part["unreadable"])})
+
+
+def _read_part(path: Path) -> dict[str, Any] | None:
+    try:
+        with safe_open(path, "np") as file:
+            names = json.loads((file.metadata() or {})["unreadable"])
+            return {name: file.get_tensor(name) for name in ("features", "labels")} | {"unreadable": names}
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
+        return None  # not there, or damaged: it is computed again
+
+
+def concatenate(parts: list[Extracted]) -> Extracted:
+    """Features of several encoders side by side: each of unit length, and the whole of unit length (SeA, eq. 1)."""
+    from imagenet_sd.evaluation.analysis import unit
+
+    if len(parts) == 1:
+        return parts[0]
+    joined = unit(np.concatenate([unit(part.data.features) for part in parts], axis=1)).astype(np.float32)
+    first = parts[0]
+    return Extracted(
+        data=FeatureSet(features=joined, labels=first.data.labels),
+        classes=first.classes,
+        unreadable=first.unreadable,
+        cache_key="+".join(part.cache_key for part in parts),
+        from_cache=all(part.from_cache for part in parts),
+    )

@@ -1,0 +1,82 @@
+"""Accuracies, log odds and their uncertainty. All accuracies are fractions in [0, 1]."""
+
+import math
+
+import numpy as np
+
+
+def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Whether the true class is among the k highest scores, bool [N]; of equal scores the lower class comes first.
+
+    Args:
+        scores: float [N, C]; -inf masks a class.
+        labels: int64 [N].
+        k: at least 1.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return (order == labels[:, None]).any(1)
+
+
+def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of correct images."""
+    return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
+
+
+def log_odds(num_correct: int, num_incorrect: int) -> float:
+    """log(p / (1 - p)) with p the accuracy (eq. 4.3), natural logarithm.
+
+    Where all or no images are correct the odds are not finite; half an image is then added to both counts.
+    """
+    if not num_correct or not num_incorrect:
+        num_correct, num_incorrect = num_correct + 0.5, num_incorrect + 0.5  # pyright: ignore[reportAssignmentType]
+    return math.log(num_correct / num_incorrect)
+
+
+def bootstrap_interval(correct: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the accuracy over test images.
+
+    Args:
+        correct: bool or float [N] (a mean over seeds is fine).
+        seed: of the resampling.
+        resamples: number of resamples.
+    """
+    rng = np.random.default_rng(seed)
+    values = np.asarray(correct, float)
+    if set(np.unique(values)) <= {0.0, 1.0}:  # resampling yes/no answers is drawing from a binomial
+        means = rng.binomial(len(values), values.mean(), resamples) / len(values)
+    else:
+        means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def score(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float | int | list[float]]:
+    """All metrics of one classifier: top1, top5, mean_per_class_accuracy, log_odds, num_test and top1_interval.
+
+    Args:
+        scores: float [N, C].
+        labels: int64 [N].
+        seed: of the bootstrap.
+    """
+    correct = top_k(scores, labels, 1)
+    hits = int(correct.sum())
+    return {
+        "top1": hits / len(labels),
+        "top5": float(top_k(scores, labels, min(5, scores.shape[1])).mean()),
+        "mean_per_class_accuracy": mean_per_class(correct, labels),
+        "log_odds": log_odds(hits, len(labels) - hits),
+        "num_test": len(labels),
+        "top1_interval": list(bootstrap_interval(correct, seed)),
+    }
+
+
+def combine(results: list[dict]) -> dict:
+    """Mean over seeds of the metrics, with the population standard deviation of top-1 beside it."""
+    merged: dict = {
+        key: float(np.mean([r[key] for r in results]))
+        for key in ("top1", "top5", "mean_per_class_accuracy", "log_odds")
+    }
+    merged["top1_sd"] = float(np.std([r["top1"] for r in results]))
+    merged["num_test"] = results[0]["num_test"]
+    merged["top1_interval"] = [float(np.mean([r["top1_interval"][side] for r in results])) for side in (0, 1)]
+    return merged

@@ -1,0 +1,198 @@
+"""Multinomial logistic regression solved to a certified gap, for a whole path of regularisations at once.
+
+Minimises scikit-learn's objective, C sum_i CE(W^T x_i + b, y_i) + ||W||^2 / 2 (the intercept b is free), for K values
+of C side by side. Two exact changes of variables make it fast: features are centred (only b changes) and rotated onto
+their principal axes (||W|| does not change). In that basis the Hessian's bound of Boehning (1992),
+I + C Lambda / 2, is diagonal; its inverse square root is the metric that L-BFGS starts from (the inverse itself trusts
+the bound too far where classes separate: measured, it needs 2 to 5 times the iterations).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_MEMORY = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogisticPath:
+    """Solutions for K regularisations.
+
+    Attributes:
+        cs: the K values of C, increasing.
+        weights: float64 [K, D, classes].
+        intercepts: float64 [K, classes].
+        objectives: float64 [K].
+        gaps: float64 [K], bounds of (objective - optimum) / objective; the intercept's share is an estimate.
+        iterations: number of L-BFGS iterations.
+    """
+
+    cs: np.ndarray
+    weights: np.ndarray
+    intercepts: np.ndarray
+    objectives: np.ndarray
+    gaps: np.ndarray
+    iterations: int
+
+    def scores(self, features: np.ndarray, k: int) -> np.ndarray:
+        """Logits float64 [N, classes] of solution k."""
+        return np.asarray(features, np.float64) @ self.weights[k] + self.intercepts[k]
+
+
+class LogisticProblem:
+    """Features and labels, prepared once for any number of fits.
+
+    Args:
+        features: float [N, D].
+        labels: int64 [N] in 0 .. num_classes - 1.
+        num_classes: number of classes.
+        device: where to compute; float64 throughout.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, num_classes: int, device: str = "cpu"):
+        x = torch.as_tensor(np.asarray(features, np.float64), device=device)
+        self.mean = x.mean(0)
+        x = x - self.mean
+        n, d = x.shape
+        gram = x.T @ x if d <= n else x @ x.T
+        values, vectors = torch.linalg.eigh(gram)
+        kept = values > values[-1].clamp(min=1e-300) * 1e-13
+        values, vectors = values[kept], vectors[:, kept]
+        self.axes = vectors if d <= n else x.T @ vectors / values.sqrt()
+        self.x = torch.cat([x @ self.axes, torch.ones(n, 1, dtype=torch.float64, device=device)], 1)
+        self.curvature = torch.cat([values, torch.tensor([float(n)], dtype=torch.float64, device=device)])
+        self.penalty = torch.ones(len(values) + 1, dtype=torch.float64, device=device)
+        self.penalty[-1] = 0
+        self.y = torch.as_tensor(labels, device=device)
+        self.num_classes = num_classes
+
+    def _evaluate(self, w: torch.Tensor, cs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Objectives [K] and gradients [K, R, classes] at w."""
+        k, r, c = w.shape
+        logits = (self.x @ w.permute(1, 0, 2).reshape(r, k * c)).view(-1, k, c)
+        log_z = torch.logsumexp(logits, 2)
+        rows = self.y.view(-1, 1, 1).expand(-1, k, 1)
+        losses = (log_z - logits.gather(2, rows)[:, :, 0]).sum(0)
+        p = torch.exp_(logits.sub_(log_z[:, :, None]))
+        p.scatter_add_(2, rows, torch.full_like(rows, -1, dtype=p.dtype))
+        gradient = (self.x.T @ p.view(-1, k * c)).view(r, k, c).permute(1, 0, 2)
+        penalised = w * self.penalty[:, None]
+        values = cs * losses + 0.5 * (penalised**2).sum((1, 2))
+        return values, cs[:, None, None] * gradient + penalised
+
+    @torch.no_grad()
+    def solve(self, cs: Sequence[float], tolerance: float = 1e-7, max_iterations: int = 2000) -> LogisticPath:
+        """Fit every C of `cs` until the bound ||g||^2 / 2 of the gap is below `tolerance` times the objective.
+
+        The objective is 1-strongly convex in W, so f - f* <= ||g||^2 / 2.
+
+        Args:
+            cs: positive values.
+            tolerance: relative gap.
+            max_iterations: of L-BFGS.
+        """
+        order = np.sort(np.asarray(cs, float))
+        c = torch.as_tensor(order, dtype=torch.float64, device=self.x.device)
+        w = torch.zeros(len(c), self.x.shape[1], self.num_classes, dtype=torch.float64, device=self.x.device)
+        value, gradient = self._evaluate(w, c)
+        solution, values, gaps = w.clone(), value.clone(), torch.full_like(value, float("inf"))
+        active = torch.arange(len(c), device=c.device)
+        state = _Lbfgs((self.penalty + 0.5 * c[:, None] * self.curvature) ** -0.5)
+        iteration = 0
+        while len(active) and iteration < max_iterations:
+            gap = 0.5 * (gradient**2 / self._strength(c)).sum((1, 2)) / value.clamp(min=1e-300)
+            solution[active], values[active], gaps[active] = w, value, gap
+            going = gap > tolerance
+            if not bool(going.all()):
+                active, w, value, gradient, c = (t[going] for t in (active, w, value, gradient, c))
+                state.keep(going)
+                if not len(active):
+                    break
+            direction = state.direction(gradient)
+            w_new, value_new, gradient_new = self._search(w, value, gradient, direction, c)
+            state.remember(w_new - w, gradient_new - gradient)
+            stuck = (value_new >= value).all()
+            w, value, gradient = w_new, value_new, gradient_new
+            iteration += 1
+            if bool(stuck):
+                break
+        rotated = solution[:, :-1]
+        weights = torch.einsum("dr,krc->kdc", self.axes, rotated)
+        intercepts = solution[:, -1] - torch.einsum("d,kdc->kc", self.mean, weights)
+        return LogisticPath(
+            cs=order,
+            weights=weights.cpu().numpy(),
+            intercepts=intercepts.cpu().numpy(),
+            objectives=values.cpu().numpy(),
+            gaps=gaps.cpu().numpy(),
+            iterations=iteration,
+        )
+
+    def _strength(self, c: torch.Tensor) -> torch.Tensor:
+        """Curvature that the gap is judged by, [K, R, 1]: 1 for the weights, an estimate (C N / 4 classes) for b."""
+        strength = torch.ones(len(c), len(self.penalty), 1, dtype=torch.float64, device=c.device)
+        strength[:, -1, 0] = c * len(self.y) / (4 * self.num_classes)
+        return strength
+
+    def _search(
+        self, w: torch.Tensor, value: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor, c: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Backtracking per problem until the objective falls enough (Armijo); convexity gives the curvature."""
+        slope = (gradient * direction).sum((1, 2))
+        step = torch.ones_like(value)
+        w_new, value_new, gradient_new = w.clone(), value.clone(), gradient.clone()
+        todo = torch.arange(len(value), device=value.device)
+        for _ in range(30):
+            trial = w[todo] + step[todo, None, None] * direction[todo]
+            f, g = self._evaluate(trial, c[todo])
+            good = f <= value[todo] + 1e-4 * step[todo] * slope[todo] + 1e-14 * value[todo].abs()
+            done = todo[good]
+            w_new[done], value_new[done], gradient_new[done] = trial[good], f[good], g[good]
+            todo = todo[~good]
+            if not len(todo):
+                break
+            step[todo] *= 0.5
+        return w_new, value_new, gradient_new
+
+
+class _Lbfgs:
+    """Inverse-Hessian estimates of K problems: two-loop recursion over the last pairs and a diagonal metric [K, R]."""
+
+    def __init__(self, metric: torch.Tensor):
+        self.metric = metric[:, :, None]
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        q, alphas = gradient.clone(), []
+        for s, y, rho in reversed(self.pairs):
+            alpha = rho * (s * q).sum((1, 2))
+            q -= alpha[:, None, None] * y
+            alphas.append(alpha)
+        q = q * self.metric
+        if self.pairs:
+            s, y, rho = self.pairs[-1]
+            scale = (s * y).sum((1, 2)) / (y * y * self.metric).sum((1, 2)).clamp(min=1e-300)
+            q *= torch.where(rho > 0, scale, torch.ones_like(scale))[:, None, None]
+        for (s, y, rho), alpha in zip(self.pairs, reversed(alphas), strict=True):
+            beta = rho * (y * q).sum((1, 2))
+            q += (alpha - beta)[:, None, None] * s
+        return -q
+
+    def remember(self, s: torch.Tensor, y: torch.Tensor) -> None:
+        curvature = (s * y).sum((1, 2))
+        usable = curvature > 1e-300
+        rho = torch.where(
+            usable, 1 / curvature.clamp(min=1e-300), torch.zeros_like(curvature)
+        )  # 0: the pair is ignored
+        self.pairs = [*self.pairs[-(_MEMORY - 1) :], (s, y, rho)]
+
+    def keep(self, which: torch.Tensor) -> None:
+        self.metric = self.metric[which]
+        self.pairs = [(s[which], y[which], rho[which]) for s, y, rho in self.pairs]
+
+
+def lambda_path() -> np.ndarray:
+    """The 45 log-spaced values of lambda from 1e-6 to 1e5 (Kornblith et al., 2019); C = 1 / lambda."""
+    return np.logspace(-6, 5, 45)
