@@ -1,8 +1,8 @@
 """SeA against its rivals on real features (the comparison of section 4.1 of the paper), over five seeds.
 
-Features: an encoder trained for two epochs on the built-in MNIST digits, or a run folder of yours, on the built-in digits
-of scikit-learn, another source (1,198 training and 599 test images). Every direction gets the same number of trials over
-the paper's grids on a validation split. Prints a Markdown table: mean and population deviation of top-1.
+Features: those of an encoder trained for two epochs on the built-in MNIST digits, or of a run folder of yours, for the
+digits of scikit-learn, another source (599 test images). Every direction gets the same number of trials over the paper's
+grids on a validation split. Prints a Markdown table: mean and population deviation of top-1.
 """
 
 import argparse
