@@ -3,6 +3,7 @@
 Features: those of an encoder trained for two epochs on the built-in MNIST digits, or of a run folder of yours, for the
 digits of scikit-learn, another source (599 test images). Every direction gets the same number of trials, over the
 grids of the paper, on a validation split. Prints a Markdown table: mean and population deviation of top-1.
+"""
 
 import argparse
 import tempfile
