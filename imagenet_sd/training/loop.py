@@ -3,6 +3,7 @@
 import copy
 import math
 import signal
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -149,6 +150,8 @@ class Trainer:
             facts |= {"val_top1": result.top1, "val_top5": result.top5, "val_images": result.num_images}
             facts |= {"val_unreadable": result.unreadable}
         self.log.epoch(facts)
+        if self.accelerator.is_main_process:
+            print(_summary(facts), file=sys.stderr, flush=True)
         self._save(checkpoint)
         return True
 
@@ -235,6 +238,14 @@ class Trainer:
         counters = load_checkpoint(path, self.modules, _inner(self.optimizer))
         self.epoch, self.step, self.bad_images = counters["epoch"], counters["step"], counters["bad_images"]
         self.log.rewind(self.epoch, self.global_step)
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    score = f", top-1 {facts['val_top1']:.1%}" if "val_top1" in facts else ""
+    return (
+        f"epoch {facts['epoch']}: loss {facts['loss']:.4f}{score}, {facts['images_per_second']:.0f} images/s, "
+        f"{facts['data_wait_share']:.0%} of the time waiting for data"
+    )
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:

@@ -291,3 +291,13 @@ def test_a_level_is_read_from_its_lists(tmp_path: Path):
     (tmp_path / "cog" / "L1-test.txt").write_text("n00000001/../../../etc/passwd\n")
     with pytest.raises(DatasetError, match=r"L1-test\.txt, line 1"):
         open_level(tmp_path / "cog", "L1", tmp_path / "21k", "test")
+
+
+def test_imagenet_100_has_the_papers_share_of_imagenet_r_and_a():
+    """Thesis Tab. 5.2, note: R and A cover some classes of ImageNet-100 only; 19 and 15 of them."""
+    from imagenet_sd.prompts.classes import load_classes
+
+    folder = Path(timm.data.__file__).parent / "_info"
+    ours = {spec.wnid for spec in load_classes("imagenet-100")}
+    for name, count in (("r", 19), ("a", 15)):
+        assert len(ours & set((folder / f"imagenet_{name}_synsets.txt").read_text().split())) == count
