@@ -1,7 +1,7 @@
 """The whole path of regularisations: our batched L-BFGS against scikit-learn's, at equal objective, in one run.
 
 Real features: real training digits, pooled to 196 features. For every C scikit-learn gets the loosest tolerance of a
-list whose objective is within 1e-4 of ours; the list starts at its default and ends at 1e-7. Both run on the same
+list whose objective is within 1e-4 of ours, from its default to 1e-7 and 3,000 iterations. Both run on the same
 cores, in turn; median of several rounds. Prints JSON.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
     chosen, agreement, worst = [], [], 0.0
     for k, c in enumerate(cs):
         for tolerance in TOLERANCES:
-            model = LogisticRegression(C=c, tol=tolerance, max_iter=20000).fit(x, y)
+            model = LogisticRegression(C=c, tol=tolerance, max_iter=3000).fit(x, y)
             value = objective(x, y, model, c)
             if value <= ours.objectives[k] * (1 + 1e-4):
                 break
@@ -62,7 +62,7 @@ def main() -> None:
         times["ours"].append(time.perf_counter() - started)
         started = time.perf_counter()
         for c, tolerance in zip(cs, chosen, strict=True):
-            LogisticRegression(C=c, tol=tolerance, max_iter=20000).fit(x, y)
+            LogisticRegression(C=c, tol=tolerance, max_iter=3000).fit(x, y)
         times["sklearn"].append(time.perf_counter() - started)
     ratios = [s / o for s, o in zip(times["sklearn"], times["ours"], strict=True)]
     result = {"ratio": statistics.median(ratios), "worst_excess": worst, "agreement": min(agreement)}

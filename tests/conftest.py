@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side on few cores: one thread per process, set before anything imports torch. Bits depend on it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 CliRun = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -16,12 +19,6 @@ SMALL = (
     "generate --model embedded --classes digits-10 --prompt c_dc --scale 2 --steps 5 "
     "--images-per-class 2 --shard-size 6 --batch-size 4"
 ).split()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tests run side by side on few cores, so a torch process takes one thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -21,13 +21,13 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Publish a file all at once: write a temporary neighbour, fsync it, rename it, fsync the folder.
 
-    A reader sees the old file or the new one, never a part; after a crash only a `.tmp-*` file may be left over.
+    A reader sees the old file or the new one, never a part; after a crash only a hidden `.tmp` file may be left over.
 
     Args:
         path: the file to publish; its folder must exist.
         write: is given the temporary path and writes the whole content there.
     """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
