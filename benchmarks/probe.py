@@ -47,7 +47,8 @@ def main() -> None:
     ours = LogisticProblem(x, y, 10).solve(cs.tolist(), tolerance=1e-5)
     chosen, agreement, worst = [], [], 0.0
     for k, c in enumerate(cs):
-        for tolerance in TOLERANCES:
+        start = TOLERANCES.index(chosen[-1]) if chosen else 0  # weaker regularisation never wants a looser one
+        for tolerance in TOLERANCES[start:]:
             model = LogisticRegression(C=c, tol=tolerance, max_iter=3000).fit(x, y)
             value = objective(x, y, model, c)
             if value <= ours.objectives[k] * (1 + 1e-4):
@@ -65,7 +66,7 @@ def main() -> None:
             LogisticRegression(C=c, tol=tolerance, max_iter=3000).fit(x, y)
         times["sklearn"].append(time.perf_counter() - started)
     ratios = [s / o for s, o in zip(times["sklearn"], times["ours"], strict=True)]
-    result = {"ratio": statistics.median(ratios), "worst_excess": worst, "agreement": min(agreement)}
+    result = {"ratio": statistics.median(ratios), "worst_excess": worst, "agreement_with_loose_sklearn": min(agreement)}
     print(json.dumps(result | {"seconds": times, "sklearn_tolerances": chosen}, indent=2))
 
 

@@ -301,3 +301,26 @@ def test_imagenet_100_has_the_papers_share_of_imagenet_r_and_a():
     ours = {spec.wnid for spec in load_classes("imagenet-100")}
     for name, count in (("r", 19), ("a", 15)):
         assert len(ours & set((folder / f"imagenet_{name}_synsets.txt").read_text().split())) == count
+
+
+def test_the_cog_suite_probes_every_level(run: Path, tmp_path: Path):
+    """Bright against dark concepts: five levels, each probed on its own lists."""
+    from imagenet_sd.evaluation.cog import CogLevels
+    from imagenet_sd.evaluation.coglists import write_levels
+
+    names = [f"n{k:08d}" for k in range(10)]
+    for k, wnid in enumerate(names):
+        (tmp_path / "21k" / wnid).mkdir(parents=True)
+        for i in range(56):
+            colour = (190 + i,) * 3 if k % 2 else (i,) * 3
+            Image.new("RGB", (32, 32), colour).save(tmp_path / "21k" / wnid / f"{i}.png")
+    levels = CogLevels(
+        num_eligible=10, levels=tuple((names[2 * k], names[2 * k + 1]) for k in range(5)), similarity=((0.5, 0.4),) * 5
+    )
+    write_levels(levels, tmp_path / "cog", tmp_path / "21k")
+    config = EvalConfig(suite="cog", probe="knn", seeds=(0,))
+    spec = f"{tmp_path}/cog@{tmp_path}/21k"
+    document = evaluate(str(run), {"cog": spec}, config, cache=tmp_path / "cache")
+    assert [r["dataset"] for r in document["results"]] == [f"cog-L{k}" for k in range(1, 6)]
+    assert [(r["num_train"], r["num_test"]) for r in document["results"]] == [(12, 100)] * 5
+    assert min(r["top1"] for r in document["results"]) > 0.9, [r["top1"] for r in document["results"]]
