@@ -50,7 +50,11 @@ class Progress:
 
     def advance(self, count: int) -> None:
         """Add `count` finished units and show it."""
-        self.done += count
+        self.update(self.done + count)
+
+    def update(self, done: int) -> None:
+        """Set the number of finished units and show it."""
+        self.done = done
         rate = self.rate()
         text = f"{rate:.1f} {self.what}/s, {duration((self.total - self.done) / rate)} left" if rate else ""
         if self._bar is not None and self._task is not None:

@@ -4,7 +4,7 @@ Knows nothing of shards, folders or other processes.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,14 @@ class ImageGenerator:
             latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
         return latents
 
-    def jpegs(self, requests: Sequence[ImageRequest]) -> Iterator[bytes]:
+    def jpegs(
+        self, requests: Sequence[ImageRequest], on_batch: Callable[[int], object] = lambda drawn: None
+    ) -> Iterator[bytes]:
         """Draw any number of images in fixed batches; yields one JPEG file each, in order.
+
+        Args:
+            requests: the images.
+            on_batch: called before each batch with the number of images drawn so far; what it raises ends the work.
 
         Raises:
             GenerationError: see `draw`.
@@ -173,6 +179,7 @@ class ImageGenerator:
         with ThreadPoolExecutor(_ENCODERS, thread_name_prefix="jpeg") as pool:
             waiting: list[Future[bytes]] = []
             for start in range(0, len(requests), self.batch_size):
+                on_batch(start)
                 pixels = self.draw(requests[start : start + self.batch_size])
                 yield from (future.result() for future in waiting)
                 waiting = [pool.submit(encode_jpeg, image) for image in pixels]

@@ -1,0 +1,130 @@
+"""From data to an encoder, and from an encoder to numbers: train, evaluate, build ImageNet-CoG.
+
+The heavy rooms (torch, timm) are imported inside the functions that need them.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagenet_sd.core.files import cache_dir
+from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from imagenet_sd.core.imagesets import ImageSet
+    from imagenet_sd.evaluation.encoders import Encoder
+
+
+def train(
+    config: TrainConfig,
+    data: str,
+    run: Path,
+    *,
+    validation: str = "",
+    workers: int = -1,
+    stream: bool = False,
+) -> dict[str, Any]:
+    """Train an encoder on a dataset, from the checkpoint in `run` if there is one.
+
+    Args:
+        config: the recipe.
+        data: data spec of the training images (their train split).
+        run: folder of the run.
+        validation: data spec of real images (their test split); "" for none.
+        workers: data workers per process; -1: none on a CPU, else up to 8.
+        stream: read the shards of `data` as they appear; one epoch.
+
+    Returns:
+        `run`, `finished`, `epochs`, `validation` and the last epoch's metrics.
+
+    Raises:
+        TrainingError: the run folder holds another run, or training went wrong in a known way.
+    """
+    from imagenet_sd.training.run import train_run
+
+    return train_run(config, data, run, validation=validation, workers=workers, stream=stream)
+
+
+def evaluate(
+    encoder: str,
+    data: dict[str, str],
+    config: EvalConfig,
+    *,
+    out: Path | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure how well an encoder works on real images.
+
+    Args:
+        encoder: run folder, `timm:NAME`, `timm:NAME@CHECKPOINT`, `timm:NAME@random`; several joined by `+`.
+        data: name -> data spec. For the suite `cog`: name -> `LEVELS@IMAGENET21K`, the folder that `cog` wrote and the
+            folder of images; it becomes five data sets.
+        config: what to measure.
+        out: file for the results.
+        cache: folder of the feature cache; None: in the user's cache.
+
+    Returns:
+        The content of `results.json`, and `features_from_cache`.
+
+    Raises:
+        ImagenetSDError: no such encoder or data, or the two do not fit.
+    """
+    from imagenet_sd.evaluation.evaluate import evaluate as run_evaluation
+
+    encoders = [_open_encoder(name, config) for name in encoder.split("+")]
+    sides = {handle.side for handle in encoders if handle.side}
+    if sides and config.side == EvalConfig().side and config.preprocessing == "protocol":
+        config = replace(config, side=max(sides))  # a run folder knows the size it was trained for
+    if config.suite == "cog":
+        data = {f"{name}-L{k}": f"{spec}@L{k}" for name, spec in data.items() for k in range(1, 6)}
+    return run_evaluation(encoders, data, config, _open_data, cache or cache_dir() / "features", out)
+
+
+def _open_encoder(name: str, config: EvalConfig) -> "Encoder":
+    from imagenet_sd.evaluation.encoders import Encoder, timm_encoder, weights_hash
+
+    if name.startswith("timm:"):
+        return timm_encoder(name, config.preprocessing == "model")
+    from imagenet_sd.training.export import load_run
+
+    module, head, classes, side = load_run(Path(name))
+    return Encoder(name=name, module=module, fingerprint=weights_hash(module), head=head, classes=classes, side=side)
+
+
+def _open_data(spec: str, split: str) -> "ImageSet":
+    from imagenet_sd.evaluation.coglists import open_level
+    from imagenet_sd.evaluation.datasets import open_data
+    from imagenet_sd.prompts.classes import load_classes
+
+    folder, _, rest = spec.partition("@")
+    if (Path(folder) / "levels.json").is_file():
+        root, _, level = rest.rpartition("@")
+        return open_level(Path(folder), level, Path(root), split)
+    numbered = spec.startswith("imagenet:")
+    return open_data(spec, split, [c.wnid for c in load_classes("imagenet-1k")] if numbered else None)
+
+
+def cog(out: Path, *, counts: str = "", images: str = "") -> dict[str, Any]:
+    """Build the five levels of ImageNet-CoG and write them down.
+
+    Args:
+        out: folder for `levels.json`, one wnid list per level, and with `images` its train and test file lists.
+        counts: TSV of image counts.
+        images: ImageNet-21k folder to count in; one of the two is given.
+
+    Returns:
+        The content of `levels.json`.
+
+    Raises:
+        ImagenetSDError: counts or WordNet cannot be read, or there are too few concepts.
+    """
+    from imagenet_sd.evaluation.cog import build_levels, count_images, read_counts
+    from imagenet_sd.evaluation.coglists import write_levels
+    from imagenet_sd.prompts.classes import load_classes
+    from imagenet_sd.prompts.wordnet import open_wordnet
+
+    numbers = read_counts(Path(counts)) if counts else count_images(Path(images))
+    levels = build_levels(open_wordnet(), numbers, [spec.wnid for spec in load_classes("imagenet-1k")])
+    write_levels(levels, out, Path(images) if images else None)
+    return levels.to_json()
