@@ -27,6 +27,8 @@ _HOMES = {
     "load_templates": "prompts.templates",
     "make_plan": "generation.plan",
     "preview": "pipeline",
+    "regenerate": "pipeline",
+    "status": "pipeline",
     "EvalConfig": "evaluation.config",
     "FeatureSet": "core.types",
     "TrainConfig": "training.config",
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from imagenet_sd.pipeline import evaluate as evaluate
     from imagenet_sd.pipeline import generate as generate
     from imagenet_sd.pipeline import preview as preview
+    from imagenet_sd.pipeline import regenerate as regenerate
+    from imagenet_sd.pipeline import status as status
     from imagenet_sd.pipeline import train as train
     from imagenet_sd.pipeline import verify as verify
     from imagenet_sd.prompts.build import PromptBuilder as PromptBuilder

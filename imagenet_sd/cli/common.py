@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imagenet_sd import __version__
-from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 
 app = typer.Typer(
     name="imagenet-sd",
@@ -54,7 +54,7 @@ def print_json(value: object) -> None:
 
 
 def main() -> None:
-    """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage."""
+    """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage, 128 + signal when stopped."""
     try:
         app()
     except ImagenetSDError as error:
@@ -65,6 +65,9 @@ def main() -> None:
     except OSError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except Interrupted as stopped:
+        print("stopped, shards at hand were handed back; run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -109,8 +109,33 @@ def generate(
     shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; part of the plan.")] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    scheduler: Annotated[str, typer.Option(help="pndm, ddim, dpm++, euler, euler-a or unipc [the model's own].")] = "",
+    guidance_interval: Annotated[
+        str, typer.Option(metavar="A:B", help="Guide this part of the steps only, such as 0.2:0.8 [all of them].")
+    ] = "",
+    cache_interval: Annotated[
+        int, typer.Option(min=1, help="Compute deep features on every N-th step only (DeepCache); 1 is off.")
+    ] = 1,
+    attention: Annotated[str, typer.Option(help="sdpa, or xformers (an extra; needs a GPU).")] = "sdpa",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    flag_nsfw: Annotated[
+        bool, typer.Option("--flag-nsfw", help="Add a column `nsfw`: the verdict of the model's own safety checker.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Dataset folder [named after the recipe].")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: one task per shard on a Ray cluster.")] = "local",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Worker processes on this machine [every visible GPU, or every CPU core].")
+    ] = 0,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="GPUs per Ray task [1 where the cluster has any].")
+    ] = None,
+    metrics_file: Annotated[
+        Path | None, typer.Option("--metrics-file", metavar="FILE", help="Keep a Prometheus text file up to date.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="With --dry-run: draw for up to 30 s; print rate, hours and disk.")
+    ] = False,
     format: OutputFormat = Format.table,
 ) -> None:
     """Draw a dataset: prompts to images to shards. Run it again to go on where it stopped."""
@@ -134,13 +159,28 @@ def generate(
         shard_size=shard_size,
         batch_size=batch_size,
         dtype=dtype,  # pyright: ignore[reportArgumentType]  # GenerationConfig checks it
+        scheduler=scheduler,
+        guidance_interval=_parse_interval(guidance_interval),
+        cache_interval=cache_interval,
+        attention=attention,  # pyright: ignore[reportArgumentType]  # likewise
+        compile=compile,
+        flag_nsfw=flag_nsfw,
     )
     if dry_run:
         plan = pipeline.dry_run(config, out)
+        if calibrate:
+            plan["calibration"] = pipeline.calibrate(config)
         return print_json(plan) if format is not Format.table else _print_plan(plan)
     if config.embedded and config.class_list != "digits-10":
         typer.echo("warning: the embedded model can draw digits only (--classes digits-10)", err=True)
-    summary = pipeline.generate(config, out)
+    summary = pipeline.generate(
+        config,
+        out,
+        engine=engine,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        metrics_file=metrics_file,
+    )
     if format is not Format.table:
         return print_json(summary)
     typer.echo(
@@ -195,6 +235,18 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _parse_interval(text: str) -> tuple[float, float]:
+    start, colon, end = (text or "0:1").partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return float(start), float(end)
+    except ValueError:
+        raise ImagenetSDError(
+            f"--guidance-interval is {text!r}", "write START:END as fractions of the schedule, such as 0.2:0.8"
+        ) from None
+
+
 def _print_plan(plan: dict[str, Any]) -> None:
     typer.echo(f"folder    {plan['out']}")
     typer.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {plan['rounds']} round(s)")
@@ -202,6 +254,12 @@ def _print_plan(plan: dict[str, Any]) -> None:
     typer.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
     for key, value in plan["recipe"].items():
         typer.echo(f"  {key:20s} {value}")
+    if measured := plan.get("calibration"):
+        typer.echo(
+            f"measured  {measured['images_per_second']:.2f} images/s on one {measured['device']}: "
+            f"{measured['device_hours']:.2f} device-hours, {measured['hours']:.2f} h with the {measured['devices']} here, "
+            f"{measured['estimated_bytes'] / 1e9:.2f} GB"
+        )
     for text in plan["prompts"]:
         typer.echo(f"prompt    {text}")
     for warning in plan["warnings"]:

@@ -38,5 +38,21 @@ class GenerationError(ImagenetSDError):
     """A shard could not be generated."""
 
 
+class GenerationMemoryError(GenerationError):
+    """The device has too little memory for a batch; results never change silently, so the run stops."""
+
+
 class DatasetError(ImagenetSDError):
     """A generated dataset is missing, damaged or not of this format."""
+
+
+class Interrupted(Exception):
+    """Work was stopped by a signal and handed back; nothing is lost, and the same command goes on.
+
+    Args:
+        signum: the signal; the exit code is 128 plus this number, as shells have it.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum

@@ -32,7 +32,8 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            ours = os.fstat(file.fileno())
+        _replace(temporary, path, ours)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -42,6 +43,19 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _replace(temporary: Path, path: Path, ours: os.stat_result) -> None:
+    """Rename; a network file system may report an error though the rename took place, so look before believing it."""
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        try:
+            there = os.stat(path)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,6 +7,7 @@ specs.
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+_LIMIT = re.compile(r"(.+)@(rounds|per_class)=(\d{1,9})")
 _SPECS = "imagefolder:DIR, parquet:DIR, hf:REPO, builtin:NAME, or the folder of a dataset made by `generate`"
 
 
@@ -133,6 +135,38 @@ class FolderSet:
         return [Record(image_id=str(file.relative_to(self.folder)), label=label, data=file)]
 
 
+class FirstOfEach:
+    """The first images of every class of a set whose groups are single images.
+
+    Args:
+        images: the whole set.
+        per_class: number of images to keep of each class, at least 1; a class that has fewer keeps all.
+
+    Raises:
+        DatasetError: the set comes in larger groups.
+    """
+
+    def __init__(self, images: ImageSet, per_class: int):
+        if any(size != 1 for size in images.group_sizes):
+            raise DatasetError(
+                f"{images.name} comes in groups of images and cannot be limited per class",
+                "for a generated dataset, give @rounds=K, or generate a smaller multiple",
+            )
+        self.images, self.name, self.classes = images, f"{images.name}@per_class={per_class}", images.classes
+        self.groups: list[int] = []
+        counts = [0] * len(images.classes)
+        for group in range(len(images.group_sizes)):
+            label = images.read_group(group)[0].label
+            counts[label] += 1
+            if counts[label] <= per_class:
+                self.groups.append(group)
+        self.group_sizes = [1] * len(self.groups)
+
+    def read_group(self, group: int) -> list[Record]:
+        """See `ImageSet`."""
+        return self.images.read_group(self.groups[group])
+
+
 class ParquetSet:
     """Parquet shards with Hugging Face's image and class-label features, read with page checksums.
 
@@ -215,14 +249,31 @@ def _class_names(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], st
         ) from None
 
 
-def parquet_folder(folder: Path) -> ParquetSet:
-    """The finished shards of a dataset folder (of ours: those with a manifest), or any folder of Parquet files."""
+def parquet_folder(folder: Path, rounds: int = 0) -> ParquetSet:
+    """The finished shards of a dataset folder (of ours: those with a manifest), or any folder of Parquet files.
+
+    Args:
+        folder: the folder.
+        rounds: of a dataset of ours, only the first so many rounds; 0 for all.
+
+    Raises:
+        DatasetError: there are no such shards, or fewer rounds than asked for.
+    """
     if (folder / "dataset.json").is_file():
         files = [
             path
             for path in sorted(folder.glob("data/round-*/train-*.parquet"))
             if (path.parent / ".manifests" / f"train-{path.name.split('-')[1]}.json").exists()
         ]
+        if rounds:
+            found = {path.parent.name for path in files}
+            files = [path for path in files if int(path.parent.name.removeprefix("round-")) < rounds]
+            if len({path.parent.name for path in files}) < rounds:
+                raise DatasetError(
+                    f"{folder} holds {len(found)} rounds, fewer than {rounds}", "generate a larger --multiple first"
+                )
+    elif rounds:
+        raise DatasetError(f"{folder} has no rounds: it has no dataset.json", "leave out @rounds")
     else:
         files = sorted(folder.rglob("*.parquet"))
     return ParquetSet(f"parquet:{folder}", [str(path) for path in files])
@@ -247,13 +298,21 @@ def open_images(spec: str, split: str = "train") -> ImageSet:
 
     Args:
         spec: `imagefolder:DIR`, `parquet:DIR`, `hf:REPO`, `builtin:mnist|digits|faces`, or the folder of a dataset.
-            For folders, a subfolder named after the split is used when there is one.
+            For folders, a subfolder named after the split is used when there is one. At the end of a spec,
+            `@per_class=N` keeps the first N images of each class, and `@rounds=K` the first K rounds of a dataset.
         split: "train" or "test" ("val" counts as "test").
 
     Raises:
         DatasetError: there is no such set.
     """
+    spec, limit, number = split_limit(spec)
+    if limit and not number:
+        raise DatasetError(f"{spec}@{limit}={number} keeps nothing", "give a number of at least 1")
+    if limit == "per_class":
+        return FirstOfEach(open_images(spec, split), number)
     kind, _, rest = spec.partition(":")
+    if limit and kind != "parquet" and not (Path(spec) / "dataset.json").is_file():
+        raise DatasetError(f"{spec} has no rounds", "@rounds is for the folder of a dataset made by `generate`")
     if kind == "builtin" and rest:
         from imagenet_sd.core.builtin import builtin_images
 
@@ -262,11 +321,17 @@ def open_images(spec: str, split: str = "train") -> ImageSet:
         return hub_parquet(rest, split)
     if kind in ("imagefolder", "parquet") and rest:
         folder = _split_folder(Path(rest), split)
-        return FolderSet(folder) if kind == "imagefolder" else parquet_folder(folder)
+        return FolderSet(folder) if kind == "imagefolder" else parquet_folder(folder, number)
     folder = Path(spec)
     if (folder / "dataset.json").is_file():
-        return parquet_folder(folder)
+        return parquet_folder(folder, number)
     raise DatasetError(f"no data {spec!r}", f"give {_SPECS}")
+
+
+def split_limit(spec: str) -> tuple[str, str, int]:
+    """A data spec without its limit; the limit ("", "per_class" or "rounds"); its number (0 without a limit)."""
+    found = _LIMIT.fullmatch(spec)
+    return (found[1], found[2], int(found[3])) if found else (spec, "", 0)
 
 
 def _split_folder(folder: Path, split: str) -> Path:

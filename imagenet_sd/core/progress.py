@@ -18,6 +18,7 @@ class Progress:
     def __init__(self, what: str, total: int, done: int = 0, interval: float = 10.0):
         self.what, self.total, self.done, self.interval = what, total, done, interval
         self._start, self._skipped, self._last = time.monotonic(), done, time.monotonic()
+        self._shown = -1
         self._bar = self._task = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -59,8 +60,8 @@ class Progress:
         text = f"{rate:.1f} {self.what}/s, {duration((self.total - self.done) / rate)} left" if rate else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=text)
-        elif time.monotonic() - self._last >= self.interval or self.done >= self.total:
-            self._last = time.monotonic()
+        elif time.monotonic() - self._last >= self.interval or self.done >= self.total > self._shown:
+            self._last, self._shown = time.monotonic(), self.done
             print(f"{self.what} {self.done}/{self.total}, {text}", file=sys.stderr, flush=True)
 
 

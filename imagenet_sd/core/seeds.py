@@ -74,6 +74,22 @@ class Permutation:
             if position < self.size:
                 return position
 
+    def index(self, element: int) -> int:
+        """The position of `element`: `p.index(p[i]) == i`.
+
+        Raises:
+            IndexError: the element is outside of [0, size).
+        """
+        if not 0 <= element < self.size:
+            raise IndexError(element)
+        while True:
+            left, right = element >> self._half, element & self._mask
+            for key in reversed(self._keys):
+                left, right = right ^ (_mix(left ^ key) & self._mask), left
+            element = left << self._half | right
+            if element < self.size:
+                return element
+
 
 def _mix(value: int) -> int:
     """The 64-bit finaliser of SplitMix64: every bit of the input changes half of the bits of the output."""

@@ -115,6 +115,7 @@ class ShardManifest:
         index: 0-based index within the round.
         num_rows: number of images.
         sha256: of the Parquet file, hexadecimal.
+        num_bytes: size of the Parquet file; 0 in manifests that do not know it.
         generator: facts about what drew it: model, device, dtype, batch size, library versions, seconds.
     """
 
@@ -123,6 +124,7 @@ class ShardManifest:
     index: int
     num_rows: int
     sha256: str
+    num_bytes: int = 0
     generator: dict[str, object] = field(default_factory=dict)
 
 
@@ -201,6 +203,24 @@ class GenerationPlan:
             index = element - (ends[c] - self.counts[c]) + shard.round * self.counts[c]
             requests.append(self.request(self.classes[c], index))
         return requests
+
+    def locate(self, image_id: str) -> tuple[int, int]:
+        """(number of the shard, row in it) of an image.
+
+        Raises:
+            KeyError: the plan has no such image.
+        """
+        wnid, _, digits = image_id.rpartition("_")
+        c = next((c for c, spec in enumerate(self.classes) if spec.wnid == wnid), None)
+        if c is None or not (digits.isascii() and digits.isdigit()) or f"{wnid}_{int(digits):06d}" != image_id:
+            raise KeyError(image_id)
+        round_, index = divmod(int(digits), self.counts[c]) if self.counts[c] else (self.rounds, 0)
+        if round_ >= self.rounds:
+            raise KeyError(image_id)
+        order = Permutation(self.images_per_round, "shard-order", self.seed, round_)
+        position = order.index(_running_total(self.counts)[c] - self.counts[c] + index)
+        shard, row = divmod(position, self.shard_size)
+        return round_ * self.shards_per_round + shard, row
 
     def request(self, spec: ClassSpec, index: int) -> ImageRequest:
         """Image `index` of a class."""

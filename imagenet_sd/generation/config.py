@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imagenet_sd.core.errors import PlanError
+from imagenet_sd.generation.levers import DEFAULTS as LEVERS
+from imagenet_sd.generation.levers import Attention, Levers
 
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -53,6 +55,18 @@ class GenerationConfig:
     """Images per batch; part of the plan, because kernels of other batch sizes round differently."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Compute dtype; auto: bfloat16 (else float16) on a GPU, float32 on a CPU."""
+    scheduler: str = ""
+    """pndm, ddim, dpm++, euler, euler-a or unipc, with the settings of the model's own scheduler; empty: that one."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """The guided part of the schedule, from noise (0) to image (1): 0 <= start < end <= 1. Other steps cost half."""
+    cache_interval: int = 1
+    """Compute the UNet's deep features on one step of this many, and reuse them on the others; 1: always, >= 1."""
+    attention: Attention = "sdpa"
+    """Attention kernels of the UNet; xformers is an extra and needs a GPU."""
+    compile: bool = False
+    """Compile the UNet and the image decoder with `torch.compile`; rounds differently, so it is part of the plan."""
+    flag_nsfw: bool = False
+    """Add a column `nsfw` with the verdict of the model's own safety checker; no image is changed or dropped."""
 
     def __post_init__(self) -> None:
         def require(condition: bool, message: str, hint: str) -> None:
@@ -92,6 +106,24 @@ class GenerationConfig:
             require(
                 getattr(self, name) in allowed, f"{name} is {getattr(self, name)!r}", f"one of {', '.join(allowed)}"
             )
+
+        start, end = self.levers.guidance_interval  # building the levers checks them
+        require(
+            start < end,
+            f"guidance_interval is {self.guidance_interval!r}: it is empty",
+            "give START below END, or --guidance-scale 1 for no guidance at all",
+        )
+        require(
+            self.guidance_scale > 1 or (start, end) == (0, 1),
+            "guidance_interval and guidance_scale 1 contradict each other",
+            "leave out --guidance-interval: without guidance there is nothing to limit",
+        )
+        require(isinstance(self.flag_nsfw, bool), f"flag_nsfw is {self.flag_nsfw!r}", "true or false")
+
+    @property
+    def levers(self) -> Levers:
+        """What trades pixels for speed."""
+        return Levers(**{name: getattr(self, name) for name in LEVERS})
 
     @property
     def embedded(self) -> bool:

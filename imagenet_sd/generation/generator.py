@@ -6,8 +6,9 @@ Knows nothing of shards, folders or other processes.
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -16,9 +17,14 @@ import transformers
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from imagenet_sd.core.errors import GenerationError, ModelError
+from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, ModelError
 from imagenet_sd.core.types import ImageRequest
+from imagenet_sd.generation.acceleration import make_scheduler, prepare, warm_up
+from imagenet_sd.generation.caching import DeepFeatures
+from imagenet_sd.generation.levers import Levers
+from imagenet_sd.generation.safety import SafetyChecker
 
+T = TypeVar("T")
 _ENCODERS = 2
 
 
@@ -64,6 +70,14 @@ def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Sta
     return pipeline.to(device)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnImage:
+    """An image as it is stored: a JPEG file, and whether the safety checker flagged it (None: nobody asked it)."""
+
+    jpeg: bytes
+    nsfw: bool | None = None
+
+
 class ImageGenerator:
     """Draws images with classifier-free guidance (Ho & Salimans, 2021), one CPU noise generator per image.
 
@@ -79,6 +93,12 @@ class ImageGenerator:
         width: pixels, a multiple of the autoencoder's factor.
         height: likewise.
         batch_size: images per batch; a smaller last batch is padded to it and the padding dropped.
+        levers: what trades pixels for speed. They change the pipeline's modules in place, except for its scheduler.
+        checker: flags images; their pixels stay as they are.
+
+    Raises:
+        ModelError: the model cannot draw this, or a lever cannot be had here.
+        GenerationMemoryError: see `draw`.
     """
 
     def __init__(
@@ -91,6 +111,8 @@ class ImageGenerator:
         width: int,
         height: int,
         batch_size: int,
+        levers: Levers = Levers(),  # noqa: B008  # frozen
+        checker: SafetyChecker | None = None,
     ):
         if pipeline.unet.config.get("time_cond_proj_dim") is not None:
             raise ModelError("distilled models with an embedded guidance scale are not supported", "use a base model")
@@ -105,7 +127,13 @@ class ImageGenerator:
         self.latent_shape = (pipeline.unet.config["in_channels"], height // factor, width // factor)
         self._embeddings: dict[str, torch.Tensor] = {}
         self._negative = self._encode([negative_prompt])[negative_prompt]
-        self._step_options = _step_options(pipeline.scheduler)
+        self.levers, self.checker = levers, checker
+        self.scheduler = make_scheduler(pipeline, levers.scheduler)
+        self._step_options = _step_options(self.scheduler)
+        prepare(pipeline, levers)
+        self._features = DeepFeatures(pipeline.unet) if levers.cache_interval > 1 else None
+        if levers.compile:
+            self._warm_up()
 
     @torch.inference_mode()
     def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -119,7 +147,6 @@ class ImageGenerator:
             self._embeddings.pop(next(iter(self._embeddings)))
         return found
 
-    @torch.inference_mode()
     def draw(self, requests: Sequence[ImageRequest]) -> np.ndarray:
         """Draw one batch.
 
@@ -131,43 +158,76 @@ class ImageGenerator:
 
         Raises:
             GenerationError: an image came out with a value that is no number, or in one single colour.
+            GenerationMemoryError: the batch does not fit into the device's memory.
         """
+        return self._within_memory(lambda: self._draw(requests))
+
+    @torch.inference_mode()
+    def _draw(self, requests: Sequence[ImageRequest]) -> np.ndarray:
         padded = [*requests, *[requests[-1]] * (self.batch_size - len(requests))]
         texts = [request.prompt.text for request in padded]
         table = self._encode(texts)
         prompts = torch.stack([table[text] for text in texts])
-        guided = self.guidance_scale > 1
-        if guided:
-            prompts = torch.cat([self._negative.expand_as(prompts), prompts])
         generators = [torch.Generator().manual_seed(request.seed) for request in padded]
         noise = torch.stack([torch.randn(self.latent_shape, generator=generator) for generator in generators])
-        latents = self._denoise(noise.to(self.device, self.dtype), prompts, guided, generators)
+        latents = self._denoise(noise.to(self.device, self.dtype), prompts, generators)
         decoded = self.pipeline.vae.decode(latents / self.pipeline.vae.config["scaling_factor"], return_dict=False)[0]
         decoded = decoded[: len(requests)]
         _check(decoded, requests)
         pixels = (decoded * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
         return (pixels * 255).round().astype("uint8")
 
-    def _denoise(
-        self, noise: torch.Tensor, prompts: torch.Tensor, guided: bool, generators: list[torch.Generator]
-    ) -> torch.Tensor:
-        scheduler, unet = self.pipeline.scheduler, self.pipeline.unet
-        scheduler.set_timesteps(self.num_inference_steps, device=self.device)
+    def _denoise(self, noise: torch.Tensor, prompts: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        scheduler, unet = self.scheduler, self.pipeline.unet
+        both = torch.cat([self._negative.expand_as(prompts), prompts])
         options: dict[str, Any] = {"generator": generators} if "generator" in self._step_options else {}
+        # The scheduler's timesteps stay on the CPU, where its tables are: a look-up then never waits for the GPU.
+        scheduler.set_timesteps(self.num_inference_steps)
         latents = noise * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
+        guided_before = None
+        steps = zip(scheduler.timesteps, scheduler.timesteps.to(self.device), strict=True)
+        for i, (timestep, shown_time) in enumerate(steps):
+            guided = self.guidance_scale > 1 and self.levers.guides(i, len(scheduler.timesteps))
+            if self._features is not None:  # features of another number of rows are of no use
+                self._features.reuse = guided == guided_before and i % self.levers.cache_interval > 0
+            guided_before = guided
             shown = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
-            predicted = unet(shown, timestep, encoder_hidden_states=prompts, return_dict=False)[0]
+            context = both if guided else prompts
+            predicted = unet(shown, shown_time, encoder_hidden_states=context, return_dict=False)[0]
             if guided:
                 away, towards = predicted.chunk(2)
                 predicted = away + self.guidance_scale * (towards - away)
             latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
+        if self._features is not None:
+            self._features.clear()
         return latents
 
-    def jpegs(
+    def _warm_up(self) -> None:
+        latents = torch.zeros(self.batch_size, *self.latent_shape, device=self.device, dtype=self.dtype)
+        guided = self.guidance_scale > 1
+        once = not guided or self.levers.guidance_interval != (0, 1)
+        rows = [self.batch_size] * once + [2 * self.batch_size] * guided
+        self._within_memory(lambda: warm_up(self.pipeline, latents, self._negative, rows))
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+            if not memory:
+                raise
+        # Out of the handler, so that the failed call's tensors are let go.
+        way_out = f"--batch-size {self.batch_size // 2}" if self.batch_size > 1 else "a smaller --size"
+        raise GenerationMemoryError(
+            f"the {self.device.type} device has too little memory for a batch of {self.batch_size} images",
+            "free memory on the device and run the same command again, or begin a new folder with "
+            f"{way_out} (the batch size is part of the plan: another one rounds differently)",
+        )
+
+    def drawn(
         self, requests: Sequence[ImageRequest], on_batch: Callable[[int], object] = lambda drawn: None
-    ) -> Iterator[bytes]:
-        """Draw any number of images in fixed batches; yields one JPEG file each, in order.
+    ) -> Iterator[DrawnImage]:
+        """Draw any number of images in fixed batches; yields them in order.
 
         Args:
             requests: the images.
@@ -177,13 +237,26 @@ class ImageGenerator:
             GenerationError: see `draw`.
         """
         with ThreadPoolExecutor(_ENCODERS, thread_name_prefix="jpeg") as pool:
-            waiting: list[Future[bytes]] = []
+            waiting: list[tuple[Future[bytes], bool | None]] = []
             for start in range(0, len(requests), self.batch_size):
                 on_batch(start)
                 pixels = self.draw(requests[start : start + self.batch_size])
-                yield from (future.result() for future in waiting)
-                waiting = [pool.submit(encode_jpeg, image) for image in pixels]
-            yield from (future.result() for future in waiting)
+                flags = self._flags(pixels)
+                yield from (DrawnImage(jpeg=future.result(), nsfw=flag) for future, flag in waiting)
+                waiting = [(pool.submit(encode_jpeg, image), flag) for image, flag in zip(pixels, flags, strict=True)]
+            yield from (DrawnImage(jpeg=future.result(), nsfw=flag) for future, flag in waiting)
+
+    def _flags(self, pixels: np.ndarray) -> Sequence[bool | None]:
+        if self.checker is None:
+            return [None] * len(pixels)
+        checker = self.checker
+        return self._within_memory(lambda: checker.flags(pixels))
+
+    def jpegs(
+        self, requests: Sequence[ImageRequest], on_batch: Callable[[int], object] = lambda drawn: None
+    ) -> Iterator[bytes]:
+        """As `drawn`, but yields the JPEG files alone."""
+        return (image.jpeg for image in self.drawn(requests, on_batch))
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError, PlanError
 from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.identity import ModelIdentity, checker_identity
+from imagenet_sd.generation.levers import DEFAULTS as LEVERS
 from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates
@@ -18,21 +20,8 @@ from imagenet_sd.prompts.templates import get_template, load_templates
 FORMAT_VERSION = 1
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelIdentity:
-    """Which weights draw the images.
-
-    Attributes:
-        model_id: hub id, "embedded", or the name of the local folder.
-        revision: commit of the hub repository; "" for a folder.
-        weights_sha256: hash over the files of a folder; "" for a hub model, whose commit says it.
-    """
-
-    model_id: str
-    revision: str = ""
-    weights_sha256: str = ""
+# Settings that a recipe names only where they differ from these, so that older datasets keep their fingerprints.
+_OPTIONAL: dict[str, Any] = {**LEVERS, "guidance_interval": list(LEVERS["guidance_interval"]), "nsfw_checker": None}
 
 
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
@@ -61,7 +50,10 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "shard_size": config.shard_size,
         "batch_size": config.batch_size,
         "image": JPEG,
+        **config.levers.recorded(),
     }
+    if checker := checker_identity(config, model):
+        recipe["nsfw_checker"] = checker
     document = {
         "format_version": FORMAT_VERSION,
         "made_with": f"imagenet-sd {__version__}",
@@ -126,11 +118,9 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The settings in which two `dataset.json` documents differ, one line each; empty when they are one dataset."""
-    lines = [
-        f"{key}: {old['recipe'].get(key)!r} there, {value!r} asked for"
-        for key, value in new["recipe"].items()
-        if old["recipe"].get(key) != value
-    ]
+    keys = dict.fromkeys([*new["recipe"], *old["recipe"]])
+    values = {key: [document["recipe"].get(key, _OPTIONAL.get(key)) for document in (old, new)] for key in keys}
+    lines = [f"{key}: {there!r} there, {asked!r} asked for" for key, (there, asked) in values.items() if there != asked]
     if old["classes"] != new["classes"]:
         before, after = sum(c["count"] for c in old["classes"]), sum(c["count"] for c in new["classes"])
         lines.append(

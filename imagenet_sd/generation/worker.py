@@ -2,7 +2,9 @@
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import transformers
 from imagenet_sd import __version__
 from imagenet_sd.core.types import GenerationPlan, ShardManifest
 from imagenet_sd.generation.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
+from imagenet_sd.generation.levers import Levers
 from imagenet_sd.generation.models import ModelIdentity, fetch
+from imagenet_sd.generation.safety import SafetyChecker
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import write_shard
 
@@ -34,8 +38,12 @@ class Worker:
     recipe: dict[str, Any]
     generator: ImageGenerator
 
-    def run_shard(self, i: int) -> ShardManifest:
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
         """Draw shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
+
+        Args:
+            i: number of the shard.
+            on_batch: called before each batch with the number of images drawn; what it raises hands the shard back.
 
         Raises:
             GenerationError: an image is unusable; nothing is published.
@@ -46,7 +54,7 @@ class Worker:
         started = time.monotonic()
         rows = [
             Row(
-                jpeg=jpeg,
+                jpeg=image.jpeg,
                 label=request.prompt.class_index,
                 wnid=request.prompt.wnid,
                 image_id=request.image_id,
@@ -57,8 +65,9 @@ class Worker:
                 guidance_scale=self.recipe["guidance_scale"],
                 num_inference_steps=self.recipe["num_inference_steps"],
                 model_id=self.recipe["model_id"],
+                nsfw=image.nsfw,
             )
-            for request, jpeg in zip(requests, self.generator.jpegs(requests), strict=True)
+            for request, image in zip(requests, self.generator.drawn(requests, on_batch), strict=True)
         ]
         facts = generator_facts(self.generator) | {"seconds": round(time.monotonic() - started, 3)}
         return write_shard(
@@ -82,7 +91,8 @@ def make_worker(out: Path, plan: GenerationPlan, document: dict[str, Any]) -> Wo
     """
     recipe = document["recipe"]
     identity = ModelIdentity(**{key: recipe[key] for key in ("model_id", "revision", "weights_sha256")})
-    folder = fetch(document["model_source"], identity)
+    flag_nsfw = recipe.get("nsfw_checker") is not None
+    folder = fetch(document["model_source"], identity, flag_nsfw=flag_nsfw)
     device = pick_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -95,6 +105,8 @@ def make_worker(out: Path, plan: GenerationPlan, document: dict[str, Any]) -> Wo
         width=recipe["width"],
         height=recipe["height"],
         batch_size=recipe["batch_size"],
+        levers=Levers.from_recipe(recipe),
+        checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
     )
     return Worker(out=out, plan=plan, recipe=recipe, generator=generator)
 
@@ -102,10 +114,12 @@ def make_worker(out: Path, plan: GenerationPlan, document: dict[str, Any]) -> Wo
 def generator_facts(generator: ImageGenerator) -> dict[str, object]:
     """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions."""
     device = generator.device
+    extras = {"xformers": version("xformers")} if generator.levers.attention == "xformers" else {}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "dtype": str(generator.dtype).removeprefix("torch."),
         "batch_size": generator.batch_size,
+        "scheduler": type(generator.scheduler).__name__,
         "threads": torch.get_num_threads(),
         "versions": {
             "imagenet-sd": __version__,
@@ -113,5 +127,6 @@ def generator_facts(generator: ImageGenerator) -> dict[str, object]:
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
+            **extras,
         },
     }

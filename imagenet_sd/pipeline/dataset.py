@@ -6,7 +6,7 @@ The heavy rooms (torch, diffusers) are imported inside the functions that need t
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import DatasetError, PlanError
+from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import GenerationPlan
@@ -15,34 +15,60 @@ from imagenet_sd.generation.models import ModelIdentity, identify, offline_ident
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, load_plan, make_plan
 
 
-def generate(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]:
-    """Draw the dataset that `config` describes into a folder; goes on where an earlier run stopped.
+def generate(
+    config: GenerationConfig,
+    out: Path | None = None,
+    *,
+    engine: str = "local",
+    workers: int = 0,
+    gpus_per_worker: float | None = None,
+    metrics_file: Path | None = None,
+) -> dict[str, Any]:
+    """Draw the dataset that `config` describes into a folder; goes on where earlier workers stopped.
+
+    Any number of these may run on one folder at the same time, on one machine or many.
 
     Args:
         config: what to generate.
         out: dataset folder; None names it after the recipe, in the working folder.
+        engine: "local" (workers on this machine) or "ray" (one task per shard on a Ray cluster).
+        workers: workers on this machine; 0: every visible GPU, or every CPU core.
+        gpus_per_worker: GPUs per Ray task; None: 1 where there are any.
+        metrics_file: Prometheus text file to keep up to date.
 
     Returns:
-        A summary: `out`, `fingerprint`, `num_images`, `num_shards`, `shards_drawn`, `seconds_per_image`.
+        A summary: `out`, `fingerprint`, `num_images`, `num_shards`, `shards_drawn`, `images_per_second`.
 
     Raises:
         PlanError: the folder holds another dataset (the differences are named).
+        GenerationError: shards failed each attempt; the message lists them, and the others are done.
+        Interrupted: a signal came; run again to go on.
         ImagenetSDError: any other known fault.
     """
+    if engine not in ("local", "ray"):
+        raise PlanError(f"--engine is {engine!r}", "give local or ray")
     out = out or Path(default_folder(config))
     plan, document = _agree(out, config)
     _publish_description(out, document)
-    todo = _unfinished(out, plan)
+    from imagenet_sd.generation.watch import Watch, unfinished
+
+    todo = unfinished(out, plan)
     rate = 0.0
     if todo:
-        from imagenet_sd.generation.worker import make_worker
-
-        worker = make_worker(out, plan, document)
         missing = sum(plan.shard(i).num_rows for i in todo)
         with Progress("images", plan.num_images, plan.num_images - missing) as progress:
-            for i in todo:
-                progress.advance(worker.run_shard(i).num_rows)
+            watch = Watch(out, plan, progress, metrics_file)
+            if engine == "ray":
+                from imagenet_sd.generation.engines.ray import run_ray
+
+                run_ray(out, plan, todo, gpus_per_worker, watch)
+            else:
+                from imagenet_sd.generation.engines.local import run_local
+
+                run_local(out, plan, workers, watch)
+            watch.show(last=True)
             rate = progress.rate()
+        _require_complete(out, plan)
     return {
         "out": str(out),
         "fingerprint": plan.fingerprint,
@@ -51,6 +77,58 @@ def generate(config: GenerationConfig, out: Path | None = None) -> dict[str, Any
         "shards_drawn": len(todo),
         "images_per_second": round(rate, 2),
     }
+
+
+def _require_complete(out: Path, plan: GenerationPlan) -> None:
+    from imagenet_sd.generation.watch import failures, unfinished
+
+    if left := unfinished(out, plan):
+        failed = failures(out, plan)
+        listed = "; ".join(f"{path}: {error}" for path, error in list(failed.items())[:10])
+        more = f"; and {len(failed) - 10} more" if len(failed) > 10 else ""
+        raise GenerationError(
+            f"{len(left)} of {plan.num_shards} shards are not done, the others are. {listed}{more}",
+            f"run the same command again to try them again; `imagenet-sd status {out}` lists them",
+        )
+
+
+def status(out: Path, metrics_file: Path | None = None) -> dict[str, Any]:
+    """How far a dataset is, how fast it grows, who works on it, and which shards failed.
+
+    Returns:
+        See `imagenet_sd.generation.watch.status`.
+
+    Raises:
+        DatasetError: the folder holds no dataset.
+    """
+    from imagenet_sd.generation.watch import status as look
+    from imagenet_sd.generation.watch import write_metrics
+
+    plan, _ = open_dataset(out)
+    state = look(out, plan)
+    if metrics_file:
+        write_metrics(state, metrics_file)
+    return state
+
+
+def regenerate(out: Path, image_id: str) -> dict[str, Any]:
+    """Draw one image of a dataset again, alone, and compare it with the stored one.
+
+    Args:
+        out: dataset folder.
+        image_id: `{wnid}_{index:06d}`.
+
+    Returns:
+        `image_id`, `shard`, `row`, `prompt`, `seed`, `identical` (the pixels as stored), `largest_difference` (0 to
+        255) and `identical_bytes` (the JPEG files).
+
+    Raises:
+        DatasetError: there is no such image, or its shard is not done.
+    """
+    from imagenet_sd.generation.regenerate import regenerate_image
+
+    plan, document = open_dataset(out)
+    return regenerate_image(out, plan, document, image_id)
 
 
 def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]:
@@ -192,9 +270,3 @@ def _publish_description(out: Path, document: dict[str, Any]) -> None:
     card = dataset_card(document)
     if not (out / "README.md").exists() or (out / "README.md").read_text(encoding="utf-8") != card:
         atomic_write(out / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-
-
-def _unfinished(out: Path, plan: GenerationPlan) -> list[int]:
-    from imagenet_sd.storage.writer import is_done
-
-    return [i for i in range(plan.num_shards) if not is_done(out, plan.shard(i), plan.fingerprint)]

@@ -4,6 +4,7 @@ import base64
 import io
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, 
     """
     import jinja2
 
-    chosen = _choose(out, [entry["wnid"] for entry in document["classes"]], images_per_class)
+    chosen = choose_images(out, [entry["wnid"] for entry in document["classes"]], images_per_class)
     shown = sum(map(len, chosen.values()))
     if not shown:
         raise DatasetError(f"{out} has no finished shard to show", "run `imagenet-sd generate` first")
@@ -51,7 +52,7 @@ def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, 
             "definition": entry["definition"],
             "images": [
                 {
-                    "source": _data_uri(row["image"]["bytes"]),
+                    "source": data_uri(row["image"]["bytes"]),
                     "title": f"{row['prompt']}\n{row['image_id']}, seed {row['seed']}",
                 }
                 for row in chosen[entry["wnid"]]
@@ -70,11 +71,23 @@ def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, 
     return shown
 
 
-def _choose(out: Path, wnids: list[str], images_per_class: int) -> dict[str, list[dict]]:
-    """The first pictures of every class; reads no further than needed."""
+def choose_images(
+    out: Path, wnids: list[str], images_per_class: int, most_groups: int | None = None
+) -> dict[str, list[dict]]:
+    """The first pictures of every class: wnid -> rows of the shards. Reads no further than needed.
+
+    Args:
+        out: dataset folder.
+        wnids: the classes.
+        images_per_class: pictures a class gets at most.
+        most_groups: row groups (of about 100 images) that are read at most; None: all.
+
+    Raises:
+        DatasetError: a shard is damaged.
+    """
     chosen: dict[str, list[dict]] = defaultdict(list)
     open_classes = set(wnids)
-    for group in _row_groups(out):
+    for group in islice(_row_groups(out), most_groups):
         ids = group.column("wnid").to_pylist()
         for number, wnid in enumerate(ids):
             if wnid in open_classes:
@@ -100,7 +113,8 @@ def _row_groups(out: Path) -> Iterator[pa.Table]:
             raise DatasetError(f"{path} is damaged: {reason}", "run `imagenet-sd verify --repair`") from None
 
 
-def _data_uri(jpeg: bytes) -> str:
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as a `data:` address; large ones are made smaller first."""
     if len(jpeg) > _EMBED_LIMIT:
         image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
         image.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))

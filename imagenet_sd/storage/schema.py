@@ -19,11 +19,16 @@ COLUMNS = (
     "num_inference_steps",
     "model_id",
 )
+FLAG = "nsfw"
+"""A last column, of bool, where images were flagged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row of a shard; `jpeg` holds the encoded image, the other fields are the columns of the same name."""
+    """One row of a shard; `jpeg` holds the encoded image, the other fields are the columns of the same name.
+
+    `nsfw` is None in datasets whose images nobody flagged; these have no such column.
+    """
 
     jpeg: bytes
     label: int
@@ -36,6 +41,7 @@ class Row:
     guidance_scale: float
     num_inference_steps: int
     model_id: str
+    nsfw: bool | None = None
 
 
 _VALUES = {
@@ -51,25 +57,29 @@ _VALUES = {
 }
 
 
-def arrow_schema(wnids: Sequence[str]) -> pa.Schema:
+def arrow_schema(wnids: Sequence[str], *, flagged: bool = False) -> pa.Schema:
     """The Arrow schema of a shard, with Hugging Face's features in its metadata.
 
     Args:
         wnids: class ids in label order; they become the names of the `ClassLabel`.
+        flagged: whether there is a column `nsfw`.
     """
+    values = _VALUES | ({FLAG: ("bool", pa.bool_())} if flagged else {})
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = [pa.field("image", image), pa.field("label", pa.int64())]
-    fields += [pa.field(name, arrow_type) for name, (_, arrow_type) in _VALUES.items()]
+    fields += [pa.field(name, arrow_type) for name, (_, arrow_type) in values.items()]
     features: dict[str, object] = {"image": {"_type": "Image"}, "label": {"names": list(wnids), "_type": "ClassLabel"}}
-    features |= {name: {"dtype": dtype, "_type": "Value"} for name, (dtype, _) in _VALUES.items()}
+    features |= {name: {"dtype": dtype, "_type": "Value"} for name, (dtype, _) in values.items()}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
 def to_table(rows: Sequence[Row], wnids: Sequence[str]) -> pa.Table:
-    """Rows as an Arrow table."""
+    """Rows as an Arrow table; with a column `nsfw` when all of them are flagged or not, without when none is."""
+    flagged = any(row.nsfw is not None for row in rows)
+    assert not flagged or all(row.nsfw is not None for row in rows), "a shard is flagged whole or not at all"
     columns: dict[str, list] = {
         "image": [{"bytes": row.jpeg, "path": f"{row.image_id}.jpg"} for row in rows],
         "label": [row.label for row in rows],
     }
-    columns |= {name: [getattr(row, name) for row in rows] for name in _VALUES}
-    return pa.table(columns, schema=arrow_schema(wnids))
+    columns |= {name: [getattr(row, name) for row in rows] for name in (*_VALUES, *[FLAG] * flagged)}
+    return pa.table(columns, schema=arrow_schema(wnids, flagged=flagged))

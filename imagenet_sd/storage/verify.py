@@ -12,7 +12,7 @@ from PIL import Image
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.core.types import GenerationPlan, ImageRequest, Shard
-from imagenet_sd.storage.schema import COLUMNS
+from imagenet_sd.storage.schema import COLUMNS, FLAG
 from imagenet_sd.storage.writer import manifest_path, read_manifest, shard_path
 
 
@@ -82,7 +82,7 @@ def _check_rows(path: Path, requests: list[ImageRequest], size: tuple[int, int])
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if file.metadata.num_rows != len(requests):
                 return f"{file.metadata.num_rows} rows instead of {len(requests)}"
-            if tuple(file.schema_arrow.names[: len(COLUMNS)]) != COLUMNS:
+            if tuple(file.schema_arrow.names) not in (COLUMNS, (*COLUMNS, FLAG)):
                 return f"columns are {file.schema_arrow.names}"
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group).to_pylist():
@@ -108,6 +108,8 @@ def _check_row(row: dict, request: ImageRequest, size: tuple[int, int]) -> str:
     for name, value in expected.items():
         if row[name] != value:
             return f"{name} is {row[name]!r}, the plan says {value!r}"
+    if not isinstance(row.get(FLAG, False), bool):
+        return f"{FLAG} is {row[FLAG]!r}, neither true nor false"
     try:
         with Image.open(io.BytesIO(row["image"]["bytes"]), formats=["JPEG"]) as image:
             image.load()

@@ -1,5 +1,6 @@
 """Publishing a shard: the Parquet file first, its manifest last. Done means that the manifest exists."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write, read_json, sha256_file, write_json
-from imagenet_sd.core.types import Shard, ShardManifest
+from imagenet_sd.core.types import GenerationPlan, Shard, ShardManifest
 from imagenet_sd.storage.schema import Row, to_table
 
 ROW_GROUP = 100
@@ -68,6 +69,7 @@ def write_shard(
         index=shard.index,
         num_rows=len(rows),
         sha256=sha256_file(path),
+        num_bytes=path.stat().st_size,
         generator=generator,
     )
     write_json(manifest_file, asdict(manifest))
@@ -93,15 +95,43 @@ def read_manifest(out: Path, shard: Shard) -> ShardManifest | None:
     return manifest
 
 
+def manifest_names(out: Path, plan: GenerationPlan) -> dict[int, set[str]]:
+    """Round -> names of its manifests, by listing folders alone; `is_done` looks closer."""
+    found = {}
+    for round_ in range(plan.rounds):
+        try:
+            names = os.listdir(round_folder(out, round_) / ".manifests")
+        except FileNotFoundError:
+            continue
+        found[round_] = {name for name in names if name.endswith(".json") and not name.startswith(".")}
+    return found
+
+
+def published(out: Path, plan: GenerationPlan) -> set[tuple[int, int]]:
+    """(round, index) of the shards that have a manifest; `is_done` looks closer."""
+    named = manifest_names(out, plan).items()
+    return {(round_, int(name[6:-5])) for round_, names in named for name in names if name[6:-5].isdigit()}
+
+
 def is_done(out: Path, shard: Shard, fingerprint: str) -> bool:
-    """Whether the shard is finished: its file and a readable manifest of this plan exist. Contents are `verify`'s."""
+    """Whether the shard is finished: a manifest of this plan exists and matches the file.
+
+    The file's size is compared always, its SHA-256 only when the file was written to after its manifest; rot that
+    leaves the time stamps alone is `verify`'s to find.
+    """
     try:
         manifest = read_manifest(out, shard)
-    except DatasetError:
+        if manifest is None or (manifest.fingerprint, manifest.round, manifest.index, manifest.num_rows) != (
+            fingerprint,
+            shard.round,
+            shard.index,
+            shard.num_rows,
+        ):
+            return False
+        path = shard_path(out, shard)
+        there, written = path.stat(), manifest_path(out, shard).stat().st_mtime_ns
+        if manifest.num_bytes and there.st_size != manifest.num_bytes:
+            return False
+        return there.st_mtime_ns <= written or sha256_file(path) == manifest.sha256
+    except (DatasetError, OSError):
         return False
-    return (
-        manifest is not None
-        and (manifest.fingerprint, manifest.round, manifest.index, manifest.num_rows)
-        == (fingerprint, shard.round, shard.index, shard.num_rows)
-        and shard_path(out, shard).is_file()
-    )

@@ -1,0 +1,191 @@
+"""A fleet on one machine: 512 workers share 6,400 shards through the real lease and publishing code.
+
+Only the generator is played: it sleeps. Workers are preempted at random, once per 20 shards of work on average, half of
+them with notice (the shard is handed back) and half without (the lease goes stale), and return after a pause. Prints
+the share of work that was wasted and the time against the ideal: whole shards, no preemption.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.journal import Journal
+from imagenet_sd.generation.leases import Lease, LeaseBoard, work_folder
+from imagenet_sd.generation.loop import WorkerLoop
+from imagenet_sd.generation.plan import ModelIdentity, make_plan
+from imagenet_sd.storage.schema import Row
+from imagenet_sd.storage.writer import manifest_names, write_shard
+
+BATCHES = 20
+
+
+class Preempted(BaseException):
+    """A worker is taken away."""
+
+
+@dataclass
+class Tally:
+    """Seconds of sleep in all, and of shards that were published first."""
+
+    worked: float = 0.0
+    useful: float = 0.0
+    preemptions: int = 0
+    doubles: int = 0
+    done: set = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class SleepingWorker:
+    """Sleeps instead of drawing; publishes a real, tiny shard."""
+
+    def __init__(self, out: Path, plan: GenerationPlan, seconds: float, tally: Tally, chance: random.Random):
+        self.out, self.plan, self.seconds, self.tally, self.chance = out, plan, seconds, tally, chance
+        self.left, self.silent = self.next_preemption(), False
+
+    def next_preemption(self) -> float:
+        """Seconds of work until the next preemption: memoryless, 20 shards on average."""
+        return self.chance.expovariate(1 / (20 * self.seconds))
+
+    def run_shard(self, i, on_batch):
+        """Sleep a shard's time, batch by batch, and publish it, unless preempted."""
+        begun = time.monotonic()
+        try:
+            for _ in range(BATCHES):
+                pause = self.seconds / BATCHES
+                if self.left <= pause:
+                    time.sleep(self.left)
+                    self.left, self.silent = self.next_preemption(), self.chance.random() < 0.5
+                    raise Preempted
+                self.left -= pause
+                time.sleep(pause)
+                on_batch(0)
+        finally:
+            spent = time.monotonic() - begun
+            with self.tally.lock:
+                self.tally.worked += spent
+        shard = self.plan.shard(i)
+        rows = [
+            Row(
+                jpeg=b"", label=0, wnid=request.prompt.wnid, image_id=request.image_id, prompt="", template="",
+                background="", seed=0, guidance_scale=2.0, num_inference_steps=1, model_id="sleep",
+            )
+            for request in self.plan.requests(shard)
+        ]  # fmt: skip
+        wnids = [spec.wnid for spec in self.plan.classes]
+        facts: dict[str, object] = {"seconds": self.seconds}
+        manifest = write_shard(self.out, shard, rows, wnids, fingerprint=self.plan.fingerprint, generator=facts)
+        with self.tally.lock:
+            if i in self.tally.done:
+                self.tally.doubles += 1
+            else:
+                self.tally.done.add(i)
+                self.tally.useful += spent
+        return manifest
+
+
+class PlayedLease(Lease):
+    """A lease that its worker leaves behind when it is taken away without notice."""
+
+    player: SleepingWorker
+
+    def release(self):
+        """Give it back, or vanish."""
+        if self.player.silent:
+            os.close(self.descriptor)
+        else:
+            super().release()
+
+
+class PlayedBoard(LeaseBoard):
+    """Hands out such leases; the rest is the real board."""
+
+    def __init__(self, out: Path, name: str, ttl: float, worker: SleepingWorker):
+        super().__init__(work_folder(out) / "leases", name, ttl)
+        self.player = worker
+
+    def claim(self, name):
+        """As the real one."""
+        if (lease := super().claim(name)) is None:
+            return None
+        played = PlayedLease(lease.name, lease.path, lease.descriptor)
+        played.player = self.player
+        return played
+
+
+def live(out: Path, plan: GenerationPlan, rank: int, seconds: float, tally: Tally, ttl: float) -> None:
+    """One worker's life: work, be preempted, come back, until no shard is left."""
+    chance = random.Random(rank)
+    worker = SleepingWorker(out, plan, seconds, tally, chance)
+    while True:
+        worker.silent = False
+        name = f"w{rank}-{chance.randrange(10**9)}"
+        board = PlayedBoard(out, name, ttl, worker)
+        try:
+            with Journal(out, name, ttl / 4) as journal:
+                loop = WorkerLoop(out, plan, worker.run_shard, board, journal, rank=rank, poll=seconds / 10)
+                loop.run()
+            board.close()
+            return
+        except Preempted:
+            with tally.lock:
+                tally.preemptions += 1
+            time.sleep(chance.expovariate(2 / seconds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=512)
+    parser.add_argument("--shards", type=int, default=6400)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long a shard takes")
+    options = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        out = Path(folder)
+        config = GenerationConfig(model="embedded", images_per_class=options.shards * 2 // 10, shard_size=2)
+        plan, _ = make_plan(config, ModelIdentity(model_id="sleep"))
+        assert plan.num_shards == options.shards
+        tally = Tally()
+        threads = [
+            threading.Thread(target=live, args=(out, plan, rank, options.seconds, tally, 0.15 * options.seconds))
+            for rank in range(options.workers)
+        ]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        while sum(map(len, manifest_names(out, plan).values())) < plan.num_shards:
+            time.sleep(0.5)
+        taken = time.monotonic() - started
+        for thread in threads:
+            thread.join()
+    ideal = math.ceil(options.shards / options.workers) * options.seconds
+    print(
+        json.dumps(
+            {
+                "workers": options.workers,
+                "shards": options.shards,
+                "seconds_per_shard": options.seconds,
+                "preemptions": tally.preemptions,
+                "shards_drawn_twice": tally.doubles,
+                "wasted_share": round(1 - tally.useful / tally.worked, 4),
+                "seconds": round(taken, 1),
+                "ideal_seconds": ideal,
+                "ratio": round(taken / ideal, 4),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

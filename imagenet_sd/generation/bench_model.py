@@ -1,0 +1,137 @@
+"""Stable Diffusion 1.4 as an architecture: random weights for timings without a download, and its exact cost.
+
+Knows nothing of what its pictures show: with random weights they show noise, at the price of real ones.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from imagenet_sd.generation.identity import EMBEDDED_FOLDER
+
+TOKENS = 77
+UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+}
+VAE = {
+    "sample_size": 512,
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+}
+TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": TOKENS,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+}
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def sd14_modules(device: torch.device | str) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    """UNet, autoencoder and text encoder in float32 with random weights, made on the device ("meta": without any)."""
+    with torch.device(device):
+        modules = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE), CLIPTextModel(CLIPTextConfig(**TEXT))
+    for module in modules:
+        module.eval().requires_grad_(False)
+    return modules
+
+
+def sd14_pipeline(dtype: torch.dtype, device: torch.device, seed: int = 0) -> StableDiffusionPipeline:
+    """A Stable Diffusion pipeline with random weights.
+
+    The tokenizer is that of the embedded model: its ids lie in the vocabulary, and every prompt has 77 tokens, so the
+    work is the same as with the real one.
+
+    Args:
+        dtype: of the weights.
+        device: where they are made.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
+    unet, vae, text_encoder = sd14_modules(device)
+    parts: dict[str, Any] = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer"),
+        "scheduler": PNDMScheduler(**SCHEDULER),
+        "safety_checker": None,
+        "feature_extractor": None,  # of the safety checker
+    }
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False).to(dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@cache
+def sd14_tflop(width: int, height: int) -> dict[str, float]:
+    """Floating-point operations of one forward pass of each module for one image, in 10**12; an addition counts as one.
+
+    Counted by PyTorch on tensors without data.
+
+    Args:
+        width: pixels, a multiple of 8.
+        height: likewise.
+
+    Returns:
+        `unet` (one of the two passes of a guided step), `vae` (decoding), `text` (one prompt).
+    """
+    unet, vae, text_encoder = sd14_modules("meta")
+    with torch.device("meta"):
+        latents, context = torch.empty(1, 4, height // 8, width // 8), torch.empty(1, TOKENS, TEXT["hidden_size"])
+        timestep, tokens = torch.zeros((), dtype=torch.long), torch.zeros(1, TOKENS, dtype=torch.long)
+    passes = {
+        "unet": lambda: unet(latents, timestep, encoder_hidden_states=context),
+        "vae": lambda: vae.decode(latents),  # pyright: ignore[reportArgumentType]
+        "text": lambda: text_encoder(tokens),
+    }
+    found = {}
+    for name, run in passes.items():
+        with FlopCounterMode(display=False) as counter:
+            run()
+        found[name] = counter.get_total_flops() / 1e12
+    return found
+
+
+def tflop_per_image(width: int, height: int, num_inference_steps: int, guidance_scale: float) -> float:
+    """Floating-point operations of one image, in 10**12: PNDM calls the UNet once more than it has steps."""
+    scheduler = PNDMScheduler(**SCHEDULER)
+    scheduler.set_timesteps(num_inference_steps)
+    assert scheduler.timesteps is not None
+    cost = sd14_tflop(width, height)
+    passes = len(scheduler.timesteps) * (2 if guidance_scale > 1 else 1)
+    return passes * cost["unet"] + cost["vae"] + cost["text"]

@@ -1,0 +1,119 @@
+"""A dataset in the hands of others: exported to other formats, pushed to the Hub."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from imagenet_sd.core.progress import Progress
+from imagenet_sd.pipeline.dataset import open_dataset
+
+
+def export_dataset(out: Path, kind: Literal["imagefolder", "webdataset"], target: Path) -> dict[str, Any]:
+    """Write the finished shards of a dataset as an image folder or as WebDataset tars; goes on where it stopped.
+
+    An unfinished dataset is exported as far as it goes; a later call adds the rest and touches nothing that is there.
+
+    Args:
+        out: dataset folder.
+        kind: the format.
+        target: folder to write: a new or empty one, or one with an export of this dataset in this format.
+
+    Returns:
+        A summary: `out`, `target`, `format`, `images` (in the target now), `num_shards`, `shards_written`,
+        `shards_skipped` (exported before), `shards_missing` (not generated yet).
+
+    Raises:
+        ImagenetSDError: the target holds something else; nothing was written.
+        DatasetError: a shard is damaged (it is named); what was exported before it stays.
+    """
+    from imagenet_sd.storage.export import ExportTarget
+
+    plan, document = open_dataset(out)
+    recipe = document["recipe"]
+    name = f"{recipe['class_list']}, {recipe['prompt']}, scale {recipe['guidance_scale']:g}, seed {recipe['seed']}"
+    with ExportTarget(out, plan, kind, target, name) as export:
+        survey = export.survey()
+        done = sum(shard.num_rows for shard in survey.done)
+        images = done + sum(shard.num_rows for shard in survey.todo)
+        with Progress("images", images, done) as progress:
+            for shard in survey.todo:
+                export.export(shard)
+                progress.advance(shard.num_rows)
+        export.finish()
+    return {
+        "out": str(out),
+        "target": str(target),
+        "format": kind,
+        "images": images,
+        "num_shards": plan.num_shards,
+        "shards_written": len(survey.todo),
+        "shards_skipped": len(survey.done),
+        "shards_missing": len(survey.missing),
+    }
+
+
+def push(
+    out: Path,
+    repo_id: str,
+    *,
+    follow: bool = False,
+    private: bool = False,
+    revision: str = "main",
+    token: str | None = None,
+    poll: float = 30.0,
+    shards_per_commit: int = 16,
+    attempts: int = 10,
+) -> dict[str, Any]:
+    """Upload the finished shards of a dataset to the Hub; what is there is skipped, so it goes on where it stopped.
+
+    Start one upload for a dataset, beside however many workers. `HF_ENDPOINT` names another Hub; it counts only if it
+    was set before `huggingface_hub` is first imported.
+
+    Args:
+        out: dataset folder.
+        repo_id: "NAMESPACE/NAME"; made when it does not exist.
+        follow: go on until every shard of the plan is there, as workers finish them.
+        private: make the repository private; a public one of that name is refused.
+        revision: branch.
+        token: access token; None takes that of HF_TOKEN or `hf auth login`.
+        poll: seconds between two looks for new shards.
+        shards_per_commit: shards that become visible together.
+        attempts: how often each call to the Hub is tried at most.
+
+    Returns:
+        A summary: `out`, `repo_id`, `revision`, `num_shards`, `shards_there` (in the repository now),
+        `shards_uploaded` (in this run), `files_uploaded`, `shards_missing` (not generated yet), `refused` (damaged
+        shards: `shard`, `message`).
+
+    Raises:
+        HubError: no access, another dataset is there, or the Hub failed too often.
+        DatasetError: the folder holds no dataset, or one too large for the Hub.
+    """
+    from imagenet_sd.storage.hub import HubRepo
+    from imagenet_sd.storage.upload import Upload, check_limits
+    from imagenet_sd.storage.writer import published
+
+    plan, document = open_dataset(out)
+    check_limits(plan)
+    repo = HubRepo(repo_id, revision=revision, token=token, attempts=attempts)
+    repo.open(private=private)
+    upload = Upload(out, plan, document, repo, shards_per_commit=shards_per_commit)
+    upload.prepare()
+
+    def images(numbers: set[int]) -> int:
+        return sum(plan.shard(number).num_rows for number in numbers)
+
+    here = {r * plan.shards_per_round + i for r, i in published(out, plan) if i < plan.shards_per_round}
+    with Progress("images", plan.num_images if follow else images(here), images(upload.there)) as progress:
+        upload.on_images = progress.advance
+        upload.run(follow=follow, poll=poll)
+    return {
+        "out": str(out),
+        "repo_id": repo_id,
+        "revision": revision,
+        "num_shards": plan.num_shards,
+        "shards_there": len(upload.there),
+        "shards_uploaded": sum(path.endswith(".parquet") for path in upload.uploaded),
+        "files_uploaded": len(upload.uploaded),
+        "shards_missing": plan.num_shards - len(upload.there) - len(upload.refused),
+        "refused": upload.refusals(),
+    }

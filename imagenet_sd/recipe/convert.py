@@ -1,0 +1,179 @@
+"""From nested mappings to typed configurations and back; strict, and every fault names the path of its key."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar
+
+from imagenet_sd.core.errors import ImagenetSDError
+
+T = TypeVar("T")
+
+
+class RecipeError(ImagenetSDError):
+    """A recipe holds an unknown key, a value of a wrong type or a missing file; the message names the key's path."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; an empty file is an empty mapping.
+
+    Raises:
+        RecipeError: there is no such file, or it is no YAML mapping.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe {path}", "give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content or {}, dict):
+        raise RecipeError(f"{path} is {content!r}, not a mapping of keys to values", "write `key: value` lines")
+    return content or {}
+
+
+def read_setting(setting: str) -> tuple[list[str], Any]:
+    """Split `a.b=c` into the keys and the value, which is read as YAML; nothing after the sign is an empty text.
+
+    Raises:
+        RecipeError: there is no sign, or the value is no YAML.
+    """
+    import yaml
+
+    path, equals, text = setting.partition("=")
+    if not equals or not path.strip():
+        raise RecipeError(f"--set {setting!r} has no '='", "write --set a.b=value")
+    try:
+        return path.strip().split("."), yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {path}: {text!r} is not readable as YAML", "put quotes around the value") from None
+
+
+def merge(mapping: dict[str, Any], changes: Mapping[str, Any], path: str) -> None:
+    """Lay `changes` over `mapping`, in place; mappings are merged, all else is replaced.
+
+    Raises:
+        RecipeError: a key of `changes` is not in `mapping`.
+    """
+    for key, value in changes.items():
+        if key not in mapping:
+            raise unknown_key(join(path, str(key)), str(key), mapping)
+        if isinstance(mapping[key], dict) and isinstance(value, Mapping):
+            merge(mapping[key], value, join(path, str(key)))
+        else:
+            mapping[key] = value
+
+
+def unknown_key(where: str, key: str, known: typing.Iterable[str]) -> RecipeError:
+    """The error for a key that is not there, with the one that was meant where that can be guessed."""
+    names = list(known)
+    close = get_close_matches(key, names, n=1)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    return RecipeError(f"{where} is no known key{guess}", f"the keys are {', '.join(names)}")
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A configuration as plain nested dictionaries, ready for YAML."""
+    return {key: _plain(value) for key, value in _fields(config).items()}
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    if hasattr(config, "to_flat"):
+        return config.to_flat()
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def from_mapping(kind: type[T], content: object, path: str = "") -> T:
+    """Build a dataclass from nested mappings, strictly.
+
+    Args:
+        kind: a dataclass; one with a class method `from_flat(content, path)` reads itself.
+        content: its fields; absent ones take their defaults.
+        path: where this is, for messages.
+
+    Raises:
+        RecipeError: an unknown key, a value of a wrong type or, below `path`, out of its range.
+    """
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{path} is {content!r}, not a mapping of keys to values", "indent its keys below it")
+    if hasattr(kind, "from_flat"):
+        return kind.from_flat(content, path)  # pyright: ignore[reportAttributeAccessIssue]
+    return build(kind, content, path)
+
+
+def build(kind: type[T], content: Mapping[Any, Any], path: str) -> T:
+    """`from_mapping` for a dataclass whose fields are the keys."""
+    hints = typing.get_type_hints(kind)
+    unknown = [str(key) for key in content if key not in hints]
+    if unknown:
+        raise unknown_key(join(path, unknown[0]), unknown[0], hints)
+    values = {key: convert(hints[key], value, join(path, str(key))) for key, value in content.items()}
+    try:
+        return kind(**values)
+    except ImagenetSDError as error:  # a value out of its range
+        if not path:
+            raise
+        raise RecipeError(f"{path}: {error}", error.hint) from None
+
+
+def join(path: str, key: str) -> str:
+    """The path of a key below another."""
+    return f"{path}: {key}" if path.endswith((".yaml", ".yml")) else f"{path}.{key}" if path else key
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """A plain value as the type that `hint` names.
+
+    Raises:
+        RecipeError: it cannot be read as that.
+    """
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_mapping(hint, value, path)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise RecipeError(f"{path} is {value!r}", f"one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin in (UnionType, typing.Union):
+        if value is None and NoneType in arguments:
+            return None
+        return convert(next(a for a in arguments if a is not NoneType), value, path)
+    if origin is dict and isinstance(value, Mapping):
+        return {
+            convert(arguments[0], k, f"{path}: key"): convert(arguments[1], v, join(path, str(k)))
+            for k, v in value.items()
+        }
+    if origin is tuple and isinstance(value, list | tuple):
+        return _convert_tuple(arguments, value, path)
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    kind = origin or hint
+    if not isinstance(kind, type) or not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
+        given = getattr(kind, "__name__", str(hint))
+        name = {"tuple": "list", "dict": "mapping"}.get(given, given)
+        raise RecipeError(f"{path} is {value!r}", f"give a value of type {name}")
+    return value
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+    if len(kinds) != len(value):
+        raise RecipeError(f"{path} has {len(value)} values", f"give {len(kinds)}")
+    return tuple(convert(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))

@@ -1,0 +1,156 @@
+"""Pictures for a report: contact sheets of datasets, and the classes that an encoder is worst at."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.report.checks import clean, slug
+from imagenet_sd.report.gallery import choose_images, data_uri
+from imagenet_sd.report.plots import class_curve
+from imagenet_sd.report.results import Dataset, Mistake, Score
+from imagenet_sd.report.settings import Setting, summary
+
+_MOST_GROUPS = 40
+"""Row groups that are read of one dataset: some 4,000 images."""
+_MOST_SECTIONS = 6
+_WORST = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """An image as a `data:` address, and what is shown on hovering."""
+
+    source: str
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassRow:
+    """A class with some of its synthetic images; `accuracy` in [0, 1], None on a contact sheet."""
+
+    wnid: str
+    name: str
+    accuracy: float | None
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sheet:
+    """The contact sheet of one dataset; `remark` says what is not on it."""
+
+    dataset: Dataset
+    rows: tuple[ClassRow, ...]
+    small: bool
+    remark: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorstClasses:
+    """Accuracy per class of one setting on one data set: the worst classes, samples of them, and a figure.
+
+    `mistakes` are the misclassified test images that the results name: (image, true class, predicted class).
+    """
+
+    label: str
+    dataset: str
+    count: int
+    rows: tuple[ClassRow, ...]
+    mistakes: tuple[tuple[str, str, str], ...]
+    small: bool
+    source: str
+    figure: tuple[str, str, str]
+
+
+def contact_sheets(datasets: list[Dataset], classes: int, images: int, remarks: list[str]) -> list[Sheet]:
+    """A row of pictures for each of the first classes of every dataset.
+
+    Args:
+        datasets: the dataset folders.
+        classes: how many classes of a dataset are shown at most.
+        images: pictures of a class.
+        remarks: receives a line for every dataset that cannot be shown.
+    """
+    sheets = []
+    for dataset in datasets:
+        wnids = list(dataset.names)[:classes]
+        pictures = _pictures(dataset, wnids, images, remarks)
+        if not any(pictures.values()):
+            remarks.append(f"{dataset.name}: no finished shard, so there is nothing to show")
+            continue
+        rows = tuple(
+            ClassRow(wnid=w, name=dataset.names[w], accuracy=None, pictures=pictures.get(w, ())) for w in wnids
+        )
+        rest = len(dataset.names) - len(wnids)
+        remark = f"{rest:,} more classes: `imagenet-sd preview` shows all." if rest > 0 else ""
+        sheets.append(Sheet(dataset=dataset, rows=rows, small=_small(dataset), remark=remark))
+    return sheets
+
+
+def worst_classes(
+    settings: list[Setting], datasets: list[Dataset], images: int, remarks: list[str]
+) -> list[WorstClasses]:
+    """The classes with the lowest accuracy, for every setting and data set whose results hold accuracies per class."""
+    found = []
+    for setting in settings:
+        scores = [score for model in setting.models for score in model.scores if score.per_class]
+        for key in dict.fromkeys(score.key for score in scores):
+            same = [score for score in scores if score.key == key]
+            if len(found) == _MOST_SECTIONS:
+                remarks.append(
+                    f"accuracy per class is shown for the first {_MOST_SECTIONS} encoders and data sets only"
+                )
+                return found
+            found.append(_worst(setting, same, datasets, images, remarks, f"classes-{len(found)}"))
+    return found
+
+
+def _worst(
+    setting: Setting, scores: list[Score], datasets: list[Dataset], images: int, remarks: list[str], key: str
+) -> WorstClasses:
+    wnids = dict.fromkeys(wnid for score in scores for wnid in score.per_class)
+    means = {wnid: summary(score.per_class.get(wnid) for score in scores) for wnid in wnids}
+    ranked = sorted(((w, m.mean) for w, m in means.items() if m), key=lambda item: (item[1], item[0]))
+    own = setting.models[0].dataset
+    source = next((d for d in (own, *datasets) if d and ranked[0][0] in d.names), None)
+    names = {w: n for d in datasets for w, n in d.names.items()}
+    worst = [wnid for wnid, _ in ranked[:_WORST]]
+    pictures = _pictures(source, worst, images, remarks) if source else {}
+    rows = tuple(
+        ClassRow(wnid=w, name=names.get(w, w), accuracy=value, pictures=pictures.get(w, ()))
+        for w, value in ranked[:_WORST]
+    )
+    dataset = f"{scores[0].dataset}/{scores[0].split}"
+    titles = [(names.get(w, w), value) for w, value in ranked]
+    mistakes: list[Mistake] = [m for score in scores for m in score.worst][:20]
+    return WorstClasses(
+        label=setting.label,
+        dataset=f"{dataset} ({scores[0].probe})",
+        count=len(ranked),
+        rows=rows,
+        mistakes=tuple((m.image, names.get(m.wnid, m.wnid), names.get(m.predicted, m.predicted)) for m in mistakes),
+        small=bool(source and _small(source)),
+        source=source.name if source else "",
+        figure=class_curve(setting.label, dataset, titles, f"{key}-{slug(dataset)}"),
+    )
+
+
+def _pictures(dataset: Dataset, wnids: list[str], images: int, remarks: list[str]) -> dict[str, tuple[Picture, ...]]:
+    try:
+        chosen = choose_images(dataset.path, wnids, images, _MOST_GROUPS)
+        return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}
+    except DatasetError as error:
+        remarks.append(f"{dataset.name}: {error}")
+    except (KeyError, TypeError, OSError, ValueError, Image.DecompressionBombError) as error:
+        remarks.append(f"{dataset.name}: its images cannot be read ({type(error).__name__}); run `imagenet-sd verify`")
+    return {}
+
+
+def _picture(row: dict[str, Any]) -> Picture:
+    title = clean(f"{row['prompt']} · {row['image_id']}, seed {row['seed']}")
+    return Picture(source=data_uri(row["image"]["bytes"]), title=title)
+
+
+def _small(dataset: Dataset) -> bool:
+    return dataset.document["recipe"]["width"] < 96

@@ -1,0 +1,107 @@
+"""Matplotlib figures as SVG text that is the same for the same data, and readable on light and on dark pages."""
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from imagenet_sd.report.checks import clean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Stands for the colour of the text around the figure; `to_svg` replaces it by `currentColor`."""
+COLOURS = ("#3d85c6", "#e0792f", "#3f9d5a", "#d0567a", "#8b72d6", "#a8822c", "#2aa0a4", "#84888f")
+MARKERS = "osD^vPX*"
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be selected, and follows the colour of the page
+    "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.15,
+    "grid.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.constrained_layout.use": True,
+}
+_HEAD = re.compile(r"^.*?(?=<svg)", re.DOTALL)
+_OWN_STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+_FILE_STYLE = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
+
+
+def style() -> dict[Any, Any]:
+    """The settings that a figure must be made under: `with matplotlib.rc_context(style()): ...`."""
+    return dict(_STYLE)
+
+
+def new_axes(width: float = 4.6, height: float = 3.4, **subplot: object) -> tuple["Figure", "Axes"]:
+    """A figure of one panel; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot(**subplot)
+
+
+def name(text: str, length: int = 44) -> str:
+    """A label for a figure: one line, cut to `length`, never empty; matplotlib would hide one that begins with `_`."""
+    text = clean(text)
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return f" {text}" if text.startswith("_") or not text else text
+
+
+def legend_below(figure: "Figure", axes: "Axes", columns: int = 2) -> None:
+    """The legend under the panel, where it covers no data; the figure grows by its height."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        longest = max(map(len, labels))
+        columns = 1 if longest > 30 else columns if longest > 16 else columns + 1
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(labels) // columns))
+
+
+def to_svg(figure: "Figure", key: str, alt: str) -> str:
+    """The figure as an `<svg>` element without a date, with ids of its own and a text alternative.
+
+    Args:
+        figure: made under `style()`.
+        key: letters, digits and `-`; no two figures of a page share one.
+        alt: what the figure shows, for those who do not see it.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    settings = style()
+    settings["svg.hashsalt"] = key
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = _OWN_STYLE.sub("", _HEAD.sub("", buffer.getvalue(), count=1), count=1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor")
+    text = re.sub(r'(?<=\sid=")', f"{key}-", text)
+    text = re.sub(r'((?:xlink:href="|url\()#)', rf"\1{key}-", text)
+    # A width in the style sheet, not here: the page scales the figure by its viewBox.
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    label = clean(alt).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip() + "\n"
+
+
+def standalone(svg: str) -> str:
+    """The same figure as a file of its own: it brings its text colour for light and dark along."""
+    start = svg.index(">", svg.index("<svg")) + 1
+    head, box = svg[:start], re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    if box:
+        head = head[:-1] + f' width="{box[1]}pt" height="{box[2]}pt">'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{_FILE_STYLE}{svg[start:]}'

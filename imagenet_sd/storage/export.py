@@ -1,0 +1,314 @@
+"""Export: the finished shards of a dataset as an image folder, or as WebDataset tar files.
+
+JPEG bytes are copied, never encoded again. The shard is the unit of work and of resume: a hidden marker in the target,
+written last, says that a shard is there, and from which Parquet file (its SHA-256) it came.
+
+```
+imagefolder   DIR/{wnid}/{image_id}.jpg     DIR/metadata.jsonl: `file_name` and the other columns, one line an image
+webdataset    DIR/train-r000-00017.tar      one tar a shard: {key}.jpg, {key}.cls (the label), {key}.json (the columns)
+both          DIR/.export.json              which dataset this is an export of
+              DIR/.export-r000-00017.jsonl  marker of a shard (files, since ImageFolder takes any folder for a class)
+```
+
+WebDataset ends a key at the first dot, so the key is the image id with `%2E` for every dot; ids hold no `%`, so
+`urllib.parse.unquote(key)` gives the id back and no two ids share a key.
+"""
+
+import fcntl
+import io
+import json
+import math
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.files import atomic_write, check_safe_name, read_json, sha256_file, write_json
+from imagenet_sd.core.types import GenerationPlan, ImageRequest, Shard
+from imagenet_sd.storage.schema import COLUMNS, arrow_schema
+from imagenet_sd.storage.writer import read_manifest, shard_path
+
+FORMATS = ("imagefolder", "webdataset")
+METADATA = "metadata.jsonl"
+_DESCRIPTION = ".export.json"
+_REPAIR = "run `imagenet-sd verify --repair`, then export again; what is exported stays"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """The shards of a dataset, in the order of the plan, by what an export has to do with them.
+
+    Attributes:
+        todo: finished, not yet exported (or drawn again since, with other bytes).
+        done: exported.
+        missing: not generated yet.
+    """
+
+    todo: tuple[Shard, ...]
+    done: tuple[Shard, ...]
+    missing: tuple[Shard, ...]
+
+
+class ExportTarget:
+    """The folder that an export goes to. A context manager: one process at a time may hold it.
+
+    Args:
+        out: dataset folder.
+        plan: the plan of its `dataset.json`.
+        kind: "imagefolder" or "webdataset".
+        target: folder to write; it is made where it does not exist.
+        name: what the dataset is called in messages.
+
+    Raises:
+        ImagenetSDError: `kind` is unknown, or a class id is no harmless name.
+        DatasetError: the plan's classes are not sorted and distinct, so that no folder could give their labels.
+    """
+
+    def __init__(self, out: Path, plan: GenerationPlan, kind: str, target: Path, name: str):
+        if kind not in FORMATS:
+            raise ImagenetSDError(f"there is no export format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
+        wnids = [check_safe_name(spec.wnid, "class id") for spec in plan.classes]
+        if wnids != sorted(set(wnids)):
+            raise DatasetError(f"{out / 'dataset.json'} lists a class twice or out of order", "restore it from a copy")
+        if METADATA in wnids and kind == "imagefolder":
+            raise ImagenetSDError(f"the class id {METADATA!r} is taken in an image folder", "export to webdataset")
+        self.out, self.plan, self.kind, self.target, self.name = out, plan, kind, target, name
+        self._wnids, self._lock = wnids, -1
+
+    def __enter__(self) -> "ExportTarget":
+        """Lock the folder and claim it for this dataset.
+
+        Raises:
+            ImagenetSDError: it holds something else, or another export is writing there; nothing was changed.
+        """
+        if self.target.exists() and not self.target.is_dir():
+            raise ImagenetSDError(f"{self.target} is no folder", "give --out a folder")
+        self.target.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.target, os.O_RDONLY)
+        try:
+            self._take_lock()
+            self._claim()
+            for left_over in self.target.glob(".*.tmp"):
+                left_over.unlink(missing_ok=True)
+            if self.kind == "imagefolder":
+                self._make_class_folders()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    def survey(self) -> Survey:
+        """What is there and what is to do.
+
+        Raises:
+            DatasetError: a manifest is garbled or belongs to another plan.
+        """
+        found: dict[str, list[Shard]] = {"todo": [], "done": [], "missing": []}
+        for shard in self.plan.shards():
+            manifest = read_manifest(self.out, shard)
+            if manifest is None:
+                found["missing"].append(shard)
+            elif manifest.fingerprint != self.plan.fingerprint:
+                raise self._fault(shard, "belongs to another plan")
+            else:
+                found["done" if self._is_exported(shard, manifest.sha256) else "todo"].append(shard)
+        return Survey(**{key: tuple(shards) for key, shards in found.items()})
+
+    def export(self, shard: Shard) -> None:
+        """Write one finished shard; its marker comes last.
+
+        Raises:
+            DatasetError: the shard is damaged, or its rows are not those of the plan.
+            OSError: the disk is full or the folder cannot be written.
+        """
+        digest = self._check_digest(shard)
+        if self.kind == "imagefolder":
+            (self.target / METADATA).unlink(missing_ok=True)  # finish() writes it again, with this shard in it
+            atomic_write(self._marker(shard), lambda path: self._write_images(path, shard, digest))
+        else:
+            tar = self.target / f"train-{self._unit(shard)}.tar"
+            atomic_write(tar, lambda path: self._write_tar(path, shard))
+            said = {"sha256": digest, "images": shard.num_rows, "bytes": tar.stat().st_size}
+            atomic_write(self._marker(shard), lambda path: path.write_text(json.dumps(said) + "\n", encoding="utf-8"))
+
+    def finish(self) -> None:
+        """Write `metadata.jsonl` of an image folder: the lines of all exported shards in the order of the plan."""
+        metadata = self.target / METADATA
+        markers = [self._marker(shard) for shard in self.plan.shards() if self._marker(shard).exists()]
+        if self.kind != "imagefolder" or metadata.exists() or not markers:
+            return
+
+        def join(path: Path) -> None:
+            with open(path, "wb") as joined:
+                for marker in markers:
+                    with open(marker, "rb") as lines:
+                        lines.readline()  # the marker's own
+                        shutil.copyfileobj(lines, joined)
+
+        atomic_write(metadata, join)
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ImagenetSDError(f"another export is writing to {self.target}", "wait until it has ended") from None
+        except OSError:
+            pass  # a file system without locks; each file is still published whole
+
+    def _claim(self) -> None:
+        path = self.target / _DESCRIPTION
+        ours = {"format": self.kind, "fingerprint": self.plan.fingerprint, "dataset": self.name}
+        if not path.exists():
+            if foreign := self._first_foreign_entry():
+                raise ImagenetSDError(
+                    f"{self.target} is not empty and holds no export: it has {foreign!r}",
+                    "give --out a new or an empty folder",
+                )
+            return write_json(path, ours)
+        there = read_json(path)
+        there = there if isinstance(there, dict) else {}
+        different = [key for key in ("format", "fingerprint") if there.get(key) != ours[key]]
+        if different:
+            raise ImagenetSDError(
+                f"{self.target} holds another export: "
+                f"{_describe(there)} there, {_describe(ours)} asked for; nothing was written",
+                "give --out a new or an empty folder",
+            )
+
+    def _first_foreign_entry(self) -> str:
+        prefix = f".{_DESCRIPTION}."  # what a crash while writing the description leaves
+        names = sorted(entry.name for entry in os.scandir(self.target))
+        return next((name for name in names if not (name.startswith(prefix) and name.endswith(".tmp"))), "")
+
+    def _make_class_folders(self) -> None:
+        """All of them, empty ones too: a class without a folder would shift the labels that ImageFolder gives."""
+        for wnid in self._wnids:
+            (self.target / wnid).mkdir(exist_ok=True)
+        if not set(self._wnids) <= {entry.name for entry in os.scandir(self.target)}:
+            raise ImagenetSDError(
+                f"the file system of {self.target} confuses class ids that differ in capitals only",
+                "export to webdataset, or to another file system",
+            )
+
+    def _unit(self, shard: Shard) -> str:
+        """Name of a shard in the target; wide enough for names to sort in the order of the plan."""
+        return f"r{shard.round:03d}-{shard.index:0{max(5, len(str(shard.num_shards - 1)))}d}"
+
+    def _marker(self, shard: Shard) -> Path:
+        return self.target / f".export-{self._unit(shard)}.jsonl"
+
+    def _is_exported(self, shard: Shard, digest: str) -> bool:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            with open(self._marker(shard), encoding="utf-8") as marker:
+                said = json.loads(marker.readline())
+            if said["sha256"] != digest:
+                return False
+            if self.kind == "imagefolder":
+                return True
+            return (self.target / f"train-{self._unit(shard)}.tar").stat().st_size == said["bytes"]
+        return False
+
+    def _fault(self, shard: Shard, message: str) -> DatasetError:
+        return DatasetError(f"{shard_path(self.out, shard)}: {message}", _REPAIR)
+
+    def _check_digest(self, shard: Shard) -> str:
+        manifest = read_manifest(self.out, shard)
+        if manifest is None:
+            raise self._fault(shard, "not finished: it has no manifest")
+        try:
+            digest = sha256_file(shard_path(self.out, shard))
+        except OSError as error:
+            raise self._fault(shard, f"unreadable: {error.strerror}") from None
+        if digest != manifest.sha256:
+            raise self._fault(shard, "is damaged: its SHA-256 differs from its manifest")
+        return digest
+
+    def _rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        """The rows of a shard, one row group in memory, each compared with the plan: no other id becomes a path."""
+        requests = self.plan.requests(shard)
+        for count, row in enumerate(self._read(shard, len(requests))):
+            if message := _check_row(row, requests[count]):
+                raise self._fault(shard, f"row {count}: {message}")
+            yield row
+
+    def _read(self, shard: Shard, num_rows: int) -> Iterator[dict[str, Any]]:
+        schema, done = arrow_schema(self._wnids), 0
+        try:
+            with pq.ParquetFile(shard_path(self.out, shard), page_checksum_verification=True) as file:
+                columns = [(field.name, field.type) for field in file.schema_arrow][: len(COLUMNS)]
+                if columns != [(field.name, field.type) for field in schema]:
+                    raise ValueError(f"columns are {file.schema_arrow.names}, or of another type")
+                for group in range(file.num_row_groups):
+                    for row in file.read_row_group(group, columns=list(COLUMNS)).to_pylist():
+                        done += 1
+                        if done > num_rows:
+                            raise ValueError(f"more rows than the {num_rows} of the plan")
+                        yield row
+                if done != num_rows:
+                    raise ValueError(f"{done} rows instead of {num_rows}")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._fault(shard, f"unreadable after row {done}: {' '.join(str(error).split())}") from None
+
+    def _write_images(self, path: Path, shard: Shard, digest: str) -> None:
+        """Write the images of a shard, and to `path` its marker: a line of its own, then the lines of the metadata."""
+        with open(path, "w", encoding="utf-8") as marker:
+            marker.write(json.dumps({"sha256": digest, "images": shard.num_rows}) + "\n")
+            for row in self._rows(shard):
+                folder, name = self.target / row["wnid"], f"{row['image_id']}.jpg"
+                temporary = folder / f".{name}.tmp"  # no image to a reader; the next run writes it again
+                temporary.write_bytes(row["image"]["bytes"])
+                os.replace(temporary, folder / name)
+                marker.write(_to_json({"file_name": f"{row['wnid']}/{name}", **_columns(row)}) + "\n")
+        os.sync()  # once a shard instead of an fsync per image: the images must outlive a power cut if the marker does
+
+    def _write_tar(self, path: Path, shard: Shard) -> None:
+        """The same rows give the same bytes: `TarInfo` starts with time 0, user 0 and mode 0644."""
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+            for row in self._rows(shard):
+                key = row["image_id"].replace(".", "%2E")
+                texts = {"cls": str(row["label"]), "json": _to_json(_columns(row))}
+                contents = {"jpg": row["image"]["bytes"]} | {kind: text.encode() for kind, text in texts.items()}
+                for suffix, content in contents.items():
+                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def _columns(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in COLUMNS if name != "image"}
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _describe(description: dict[str, Any]) -> str:
+    return f"{description.get('dataset')} as {description.get('format')} ({str(description.get('fingerprint'))[:12]})"
+
+
+def _check_row(row: dict[str, Any], request: ImageRequest) -> str:
+    """What is wrong with a row; "" when its names and label are those of the plan and it can be written."""
+    prompt = request.prompt
+    expected = {"image_id": request.image_id, "wnid": prompt.wnid, "label": prompt.class_index}
+    for name, value in expected.items():
+        if row[name] != value:
+            return f"{name} is {row[name]!r}, the plan says {value!r}"
+    if not ((row["image"] or {}).get("bytes") or b"").startswith(b"\xff\xd8\xff"):
+        return f"image {request.image_id} is no JPEG"
+    if row["guidance_scale"] is None or not math.isfinite(row["guidance_scale"]):
+        return f"guidance_scale is {row['guidance_scale']}"  # JSON has no such number
+    return ""

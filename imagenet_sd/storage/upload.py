@@ -1,0 +1,324 @@
+"""Uploading a dataset: its finished shards and their manifests, in groups, each shard checked against its manifest.
+
+The description (dataset.json, README.md) goes first: it says whose the repository is. The repository itself is the only
+memory: what it holds with the right hash is done, so an upload goes on where the last one stopped.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.types import GenerationPlan, Shard, ShardManifest
+from imagenet_sd.storage.card import dataset_card
+from imagenet_sd.storage.hub import HubError, HubRepo, RemoteFile
+from imagenet_sd.storage.writer import manifest_path, published, read_manifest, shard_path
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+MAX_FILES_PER_FOLDER = 10_000
+MAX_FILES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A finished shard on disk: its number in the plan, its manifest, and the manifest file as it was read."""
+
+    number: int
+    shard: Shard
+    manifest: ShardManifest
+    manifest_bytes: bytes
+
+
+class Upload:
+    """Brings a repository up to what is finished of a dataset: first `prepare`, then `run`.
+
+    Args:
+        out: dataset folder.
+        plan: its plan.
+        document: its `dataset.json`.
+        repo: where to; opened.
+        shards_per_commit: shards that become visible together, at least 1. The Hub allows about 128 commits an hour.
+        on_images: called with the number of images of each shard that arrived.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        plan: GenerationPlan,
+        document: dict[str, Any],
+        repo: HubRepo,
+        *,
+        shards_per_commit: int = 16,
+        on_images: Callable[[int], object] = lambda images: None,
+    ):
+        self.out, self.plan, self.document, self.repo = out, plan, document, repo
+        self.shards_per_commit, self.on_images = shards_per_commit, on_images
+        self.there: set[int] = set()
+        self._description: list[CommitOperationAdd] = []
+        self.uploaded: list[str] = []
+        self.refused: dict[int, str] = {}
+        self.remote: dict[str, RemoteFile] = {}
+        self._seen: dict[int, tuple[int, ...]] = {}
+
+    def prepare(self) -> None:
+        """Look at what the repository holds; changes nothing. `there` then has the shards that need no upload.
+
+        Raises:
+            HubError: the repository holds something else, or cannot be read.
+            DatasetError: the dataset is larger than the Hub takes.
+        """
+        check_limits(self.plan)
+        self.remote = self.repo.files()
+        self._description = self._describe()
+        self.there |= {finished.number for finished in self._finished() if self._is_there(finished)}
+
+    def run(self, *, follow: bool = False, poll: float = 30.0) -> None:
+        """Upload what is finished; with `follow`, look again every `poll` seconds until the last shard is handled.
+
+        Raises:
+            HubError: the repository cannot be written.
+        """
+        try:
+            self._commit(self._description, "Describe the dataset")
+            self._upload_finished()
+            while follow and len(self.there) + len(self.refused) < self.plan.num_shards:
+                time.sleep(poll)
+                self._upload_finished()
+        except KeyboardInterrupt:
+            text = f"interrupted: {self.repo.repo_id} holds {len(self.there):,} of {self.plan.num_shards:,} shards"
+            print(f"{text}; run the same command again to go on", file=sys.stderr)
+            raise
+        self._check_arrival()
+
+    def refusals(self) -> list[dict[str, str]]:
+        """The damaged shards: `shard` (its path) and `message`."""
+        paths = {i: _remote_path(self.out, shard_path(self.out, self.plan.shard(i))) for i in self.refused}
+        return [{"shard": paths[i], "message": message} for i, message in sorted(self.refused.items())]
+
+    def _describe(self) -> list["CommitOperationAdd"]:
+        """What of dataset.json and README.md has to be uploaded, once it is clear that the repository is ours."""
+        document = published_document(self.document)
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        card = self.out / "README.md"
+        contents = {
+            "dataset.json": text.encode(),
+            "README.md": card.read_bytes() if card.is_file() else dataset_card(self.document).encode(),
+        }
+        rounds = self._remote_rounds(contents["dataset.json"])
+        self._check_strangers(max(rounds, self.plan.rounds))
+        if rounds > self.plan.rounds:
+            text = f"{self.repo.repo_id} holds {rounds} rounds of this dataset, more than the {self.plan.rounds} here"
+            print(f"{text}; its dataset.json and README.md stay as they are", file=sys.stderr)
+            return []
+        changed = {
+            path: content
+            for path, content in contents.items()
+            if path not in self.remote or not self.remote[path].holds(content)
+        }
+        return [_operation(path, content) for path, content in changed.items()]
+
+    def _remote_rounds(self, ours: bytes) -> int:
+        """Number of rounds that the repository's dataset.json speaks of; 0 when it has none."""
+        there = self.remote.get("dataset.json")
+        if there is None:
+            return 0
+        if there.holds(ours):
+            return self.plan.rounds
+        try:
+            theirs = json.loads(self.repo.read("dataset.json"))
+            fingerprint, rounds = str(theirs["fingerprint"]), int(theirs["rounds"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            fingerprint, rounds = "", 0
+        if fingerprint != self.plan.fingerprint:
+            raise HubError(
+                f"{self.repo.repo_id} holds another dataset: its fingerprint is {fingerprint[:64]!r}, "
+                f"that of {self.out} is {self.plan.fingerprint!r}",
+                "name another repository; nothing was changed",
+            )
+        return rounds
+
+    def _check_strangers(self, rounds: int) -> None:
+        """Refuse a repository with data files that `load_dataset` would mix with ours."""
+        per_round = self.plan.shards_per_round
+        ours = {_remote_path(self.out, shard_path(self.out, shard)) for shard in self.plan.shards()}
+        for path in self.remote:
+            name = PurePosixPath(path)
+            if name.suffix != ".parquet" or path in ours:
+                continue
+            index = name.name.removeprefix("train-").removesuffix(f"-of-{per_round:05d}.parquet")
+            known = str(name.parent) in {f"data/round-{round_:03d}" for round_ in range(self.plan.rounds, rounds)}
+            if not (known and index.isdigit() and int(index) < per_round):
+                raise HubError(
+                    f"{self.repo.repo_id} holds {path!r}, which is no shard of this dataset",
+                    "name another repository, or delete that file on the Hub",
+                )
+
+    def _upload_finished(self) -> None:
+        """Upload each finished shard that is not there yet, and commit them in groups."""
+        group: list[CommitOperationAdd] = []
+        shards: list[Finished] = []
+        for finished in self._finished():
+            operations = self._send(finished)
+            if operations is None:
+                continue
+            group += operations
+            shards.append(finished)
+            if len(shards) == self.shards_per_commit:
+                self._publish(group, shards)
+                group, shards = [], []
+        self._publish(group, shards)
+
+    def _publish(self, operations: list["CommitOperationAdd"], shards: list[Finished]) -> None:
+        self._commit(operations, _message(shards))
+        for finished in shards:
+            self.there.add(finished.number)
+            self.on_images(finished.shard.num_rows)
+
+    def _finished(self) -> Iterator[Finished]:
+        """Finished shards that are not known to be there; bad ones once, and again when their files changed."""
+        for round_, index in sorted(published(self.out, self.plan)):
+            number = round_ * self.plan.shards_per_round + index
+            if index >= self.plan.shards_per_round or number in self.there:
+                continue
+            shard = self.plan.shard(number)
+            stamp = _stamp(manifest_path(self.out, shard)) + _stamp(shard_path(self.out, shard))
+            if number in self.refused and stamp == self._seen.get(number):
+                continue
+            self._seen[number] = stamp
+            self.refused.pop(number, None)
+            try:
+                content = manifest_path(self.out, shard).read_bytes()
+                manifest = read_manifest(self.out, shard)
+            except (DatasetError, OSError) as error:
+                self._refuse(number, f"its manifest is not readable: {error}")
+                continue
+            if manifest is None:
+                continue
+            if (manifest.fingerprint, manifest.round, manifest.index, manifest.num_rows) != (
+                self.plan.fingerprint,
+                shard.round,
+                shard.index,
+                shard.num_rows,
+            ):
+                self._refuse(number, "its manifest belongs to another plan")
+                continue
+            yield Finished(number=number, shard=shard, manifest=manifest, manifest_bytes=content)
+
+    def _send(self, finished: Finished) -> list["CommitOperationAdd"] | None:
+        """Send the shard's content where it is missing; returns what is left to commit, None for a damaged shard."""
+        operations = []
+        path = shard_path(self.out, finished.shard)
+        if not self._has_data(finished):
+            try:
+                before = _stamp(path)
+                operation = _operation(_remote_path(self.out, path), path)
+                digest = operation.upload_info.sha256.hex()
+            except (OSError, ValueError) as error:
+                self._refuse(finished.number, f"it is not readable: {error}")
+                return None
+            if digest != finished.manifest.sha256:
+                self._refuse(finished.number, "its SHA-256 differs from its manifest")
+                return None
+            self.repo.upload(operation)
+            if _stamp(path) != before:
+                self._refuse(finished.number, "it was written to while it was uploaded")
+                return None
+            operations.append(operation)
+        if not self._has_manifest(finished):
+            manifest = _remote_path(self.out, manifest_path(self.out, finished.shard))
+            operations.append(_operation(manifest, finished.manifest_bytes))
+        return operations
+
+    def _is_there(self, finished: Finished) -> bool:
+        return self._has_data(finished) and self._has_manifest(finished)
+
+    def _has_data(self, finished: Finished) -> bool:
+        there = self.remote.get(_remote_path(self.out, shard_path(self.out, finished.shard)))
+        return there is not None and there.sha256 == finished.manifest.sha256
+
+    def _has_manifest(self, finished: Finished) -> bool:
+        there = self.remote.get(_remote_path(self.out, manifest_path(self.out, finished.shard)))
+        return there is not None and there.holds(finished.manifest_bytes)
+
+    def _refuse(self, number: int, message: str) -> None:
+        path = _remote_path(self.out, shard_path(self.out, self.plan.shard(number)))
+        self.refused[number] = message = " ".join(message.split())
+        print(f"{path} is not uploaded: {message}", file=sys.stderr)
+
+    def _commit(self, operations: list["CommitOperationAdd"], message: str) -> None:
+        if operations:
+            self.repo.commit(operations, message)
+            self.uploaded += [operation.path_in_repo for operation in operations]
+
+    def _check_arrival(self) -> None:
+        """Ask the repository whether it holds what was committed: a .gitignore there can keep files out silently."""
+        if not self.uploaded:
+            return
+        files = self.repo.files()
+        lost = [path for path in self.uploaded if path not in files]
+        if lost:
+            raise HubError(
+                f"{self.repo.repo_id} does not hold {lost[0]} and {len(lost) - 1} more, though it took them",
+                "look for a .gitignore in the repository, and push again",
+            )
+
+
+def published_document(document: dict[str, Any]) -> dict[str, Any]:
+    """The `dataset.json` to publish: the folder of a local model is named without the path to it."""
+    source = str(document.get("model_source", ""))
+    if source and (Path(source).is_absolute() or Path(source).exists() or source.startswith((".", "~"))):
+        return {**document, "model_source": Path(source).name}
+    return document
+
+
+def check_limits(plan: GenerationPlan) -> None:
+    """Refuse what the Hub would not take: 10,000 files in a folder, 100,000 in a repository.
+
+    Raises:
+        DatasetError: the plan has too many shards.
+    """
+    hint = "generate it anew with a larger --shard-size; several rounds lie in several folders"
+    entries = plan.shards_per_round + 1
+    if entries > MAX_FILES_PER_FOLDER:
+        raise DatasetError(
+            f"a round has {plan.shards_per_round:,} shards, and the Hub takes {MAX_FILES_PER_FOLDER:,} files a folder",
+            hint,
+        )
+    files = 2 * plan.num_shards + 3
+    if files > MAX_FILES:
+        raise DatasetError(f"the dataset has {files:,} files, and the Hub takes {MAX_FILES:,} in a repository", hint)
+
+
+def _operation(path: str, content: bytes | Path) -> "CommitOperationAdd":
+    from huggingface_hub import CommitOperationAdd
+
+    return CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
+
+
+def _remote_path(out: Path, path: Path) -> str:
+    return path.relative_to(out).as_posix()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced; zeros for a file that is not there."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _message(shards: list[Finished]) -> str:
+    if not shards:
+        return ""
+    first, last = shards[0].shard, shards[-1].shard
+    name = f"round {first.round} shard {first.index}"
+    if len(shards) == 1:
+        return f"Add {name}"
+    return f"Add {len(shards)} shards, {name} to round {last.round} shard {last.index}"

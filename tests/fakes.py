@@ -1,0 +1,74 @@
+"""Fakes for what is slow or rare: a generator that hands out images drawn before, and faults at chosen moments."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from imagenet_sd.core.files import read_json
+from imagenet_sd.core.types import GenerationPlan, ShardManifest
+from imagenet_sd.generation.journal import Journal
+from imagenet_sd.generation.leases import LeaseBoard, work_folder, worker_name
+from imagenet_sd.generation.loop import Stop, WorkerLoop
+from imagenet_sd.generation.plan import load_plan
+from imagenet_sd.storage.schema import Row
+from imagenet_sd.storage.writer import shard_path, write_shard
+
+
+class Replay:
+    """Draws shards by reading the same rows from a finished dataset; publishes them with the real code."""
+
+    def __init__(self, reference: Path, out: Path, plan: GenerationPlan):
+        self.reference, self.out, self.plan = reference, out, plan
+        self.drawn: list[int] = []
+
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
+        shard = self.plan.shard(i)
+        rows = []
+        for row in pq.read_table(shard_path(self.reference, shard)).to_pylist():
+            on_batch(len(rows))
+            rows.append(Row(jpeg=row.pop("image")["bytes"], **row))
+        self.drawn.append(i)
+        wnids = [spec.wnid for spec in self.plan.classes]
+        return write_shard(self.out, shard, rows, wnids, fingerprint=self.plan.fingerprint, generator={"seconds": 1.0})
+
+
+@contextmanager
+def replay_loop(reference: Path, out: Path, ttl: float = 30.0, rank: int = 0, stop: Stop | None = None):
+    """(loop, replay) on the folder `out`, which gets the plan of `reference` when it has none."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "dataset.json").exists():
+        (out / "dataset.json").write_bytes((reference / "dataset.json").read_bytes())
+    plan, name = load_plan(read_json(out / "dataset.json")), worker_name()
+    replay = Replay(reference, out, plan)
+    board = LeaseBoard(work_folder(out) / "leases", name, ttl)
+    with Journal(out, name, ttl / 4) as journal:
+        yield WorkerLoop(out, plan, replay.run_shard, board, journal, rank=rank, stop=stop, poll=0.02), replay
+    board.close()
+
+
+def die_at(step: int) -> None:
+    """SIGKILL this process before its `step`-th call of os.fsync or os.replace: each point of publishing."""
+    count = 0
+
+    def counted(function):
+        def wrapper(*args):
+            nonlocal count
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args)
+
+        return wrapper
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+
+
+if __name__ == "__main__":  # REFERENCE OUT STEP: replay a dataset and die while publishing
+    die_at(int(sys.argv[3]))
+    with replay_loop(Path(sys.argv[1]), Path(sys.argv[2])) as (loop, _):
+        loop.run()

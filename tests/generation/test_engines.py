@@ -1,0 +1,171 @@
+"""Engines, `status`, `regenerate` and metrics on real runs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from imagenet_sd.core.files import read_json
+from imagenet_sd.core.seeds import Permutation
+from imagenet_sd.core.types import ShardManifest
+from imagenet_sd.generation.plan import load_plan
+from imagenet_sd.generation.watch import status, write_metrics
+from tests.conftest import SMALL, CliRun
+from tests.fakes import replay_loop
+from tests.generation.test_resume import shard_hashes
+
+
+def test_one_worker_and_two_give_the_same_bytes(small_dataset: Path, tmp_path: Path, cli: CliRun):
+    """The fixture was made with a worker per core; here one alone, in the process of the command."""
+    done = cli(*SMALL, "--workers", 1, "--out", tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    assert shard_hashes(tmp_path / "one") == shard_hashes(small_dataset)
+    assert len(list((tmp_path / "one/.work/events").iterdir())) == 1
+
+
+def test_a_worker_that_is_killed_is_started_again(small_dataset: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imagenet_sd", *SMALL, "--workers", "2", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (leases := list(out.glob(".work/leases/*.lease"))):
+        time.sleep(0.002)
+    os.kill(json.loads(leases[0].read_text())["pid"], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "ended with -9; started again" in said
+    assert shard_hashes(out) == shard_hashes(small_dataset)
+
+
+def test_workers_of_accelerate_launch(small_dataset: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch += " --dynamo_backend no --main_process_port 29617 -m imagenet_sd"
+    done = subprocess.run(
+        [sys.executable, "-m", *launch.split(), *SMALL, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert shard_hashes(out) == shard_hashes(small_dataset)
+    assert len(list((out / ".work/events").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_ray_with_two_nodes_one_of_which_is_lost(small_dataset: Path, tmp_path: Path, cli: CliRun):
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "out"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+        command = [sys.executable, "-m", "imagenet_sd", *SMALL, "--engine", "ray", "--out", str(out)]
+        environment = os.environ | {"RAY_ADDRESS": cluster.address}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None and not shard_hashes(out):
+            time.sleep(0.01)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        done = len(shard_hashes(out))
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said[-2000:]
+        assert done < 4, "all was done before the node could be removed"
+    finally:
+        cluster.shutdown()
+        if ray.is_initialized():
+            ray.shutdown()
+    assert shard_hashes(out) == shard_hashes(small_dataset)
+
+
+def test_regenerate_says_whether_the_pixels_match(small_dataset: Path, tmp_path: Path, cli: CliRun):
+    plan = load_plan(read_json(small_dataset / "dataset.json"))
+    first, last = (plan.requests(plan.shard(i))[-1].image_id for i in (0, 3))
+    result = json.loads(cli("regenerate", small_dataset, "--id", last, "--format", "json").stdout)
+    assert (result["identical"], result["identical_bytes"], result["largest_difference"]) == (True, True, 0)
+    changed = tmp_path / "changed"
+    shutil.copytree(small_dataset, changed)
+    document = json.loads((changed / "dataset.json").read_text())
+    document["recipe"]["guidance_scale"] = 7.5  # the folder now claims to be another dataset
+    from imagenet_sd.generation.plan import fingerprint
+
+    document["fingerprint"] = fingerprint(document)
+    (changed / "dataset.json").write_text(json.dumps(document))
+    for path in changed.glob("data/*/.manifests/*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": document["fingerprint"]}))
+    done = cli("regenerate", changed, "--id", first)
+    assert done.returncode == 1 and "other pixels" in done.stdout
+    for wrong in ("n13742358_000009", "n00000000_000000", "n13742358_0", "../etc", "n13742358_00000٣"):
+        with pytest.raises(KeyError):
+            plan.locate(wrong)
+    done = cli("regenerate", small_dataset, "--id", "../etc")
+    assert done.returncode == 1 and "has no image '../etc'" in done.stderr
+
+
+def test_every_image_is_found_where_it_lies(small_dataset: Path):
+    plan = load_plan(read_json(small_dataset / "dataset.json") | {"rounds": 3})
+    for i in range(plan.num_shards):
+        for row, request in enumerate(plan.requests(plan.shard(i))):
+            assert plan.locate(request.image_id) == (i, row)
+    for size in (1, 2, 7, 64, 1000):
+        order = Permutation(size, "x", 3)
+        assert [order.index(order[k]) for k in range(size)] == list(range(size))
+
+
+def test_status_of_a_dataset_at_work(small_dataset: Path, tmp_path: Path):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    out = tmp_path / "out"
+    seen: list[dict] = []
+    with replay_loop(small_dataset, out) as (loop, _):
+        loop.on_batch = lambda shard, drawn: seen.append(status(out, loop.plan)) if shard.index == 2 else None
+        loop.run()
+    state = seen[0]
+    assert (state["shards_done"], state["images_done"], state["workers_live"], state["shards_at_work"]) == (2, 12, 1, 1)
+    assert state["images_per_second"] == 6.0 and state["eta_seconds"] == round(8 / 6, 1)  # replay says 1 s a shard
+    events = next((out / ".work/events").iterdir())
+    lines = events.read_text().splitlines()
+    assert json.loads(lines[-1])["event"] == "stop" and status(out, loop.plan)["workers_live"] == 0
+    events.write_text("\n".join(lines[:-1]) + "\n")  # as if it had been killed
+    assert status(out, loop.plan)["workers_live"] == 1
+    os.utime(events, (0, 0))
+    state = status(out, loop.plan)
+    assert (state["workers_live"], state["workers_stale"], state["complete"]) == (0, 1, True)
+    write_metrics(state, tmp_path / "m" / "x.prom")
+    families = text_string_to_metric_families((tmp_path / "m" / "x.prom").read_text())
+    values = {family.name: family.samples[0] for family in families}
+    assert values["imagenet_sd_images_done"].value == 20 and values["imagenet_sd_workers_stale"].value == 1
+    assert values["imagenet_sd_shards_failed"].labels == {"dataset": "out"}
+
+
+def test_status_command_and_6400_shards_in_a_second(small_dataset: Path, tmp_path: Path, cli: CliRun):
+    document = read_json(small_dataset / "dataset.json") | {"rounds": 1600}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    plan = load_plan(document)
+    for shard in plan.shards():
+        folder = tmp_path / f"data/round-{shard.round:03d}/.manifests"
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = ShardManifest(
+            fingerprint=plan.fingerprint, round=shard.round, index=shard.index, num_rows=shard.num_rows, sha256="0" * 64
+        )
+        (folder / f"train-{shard.index:05d}.json").write_text(json.dumps(asdict(manifest)))
+    started = time.process_time()
+    state = status(tmp_path, plan)
+    assert time.process_time() - started < 1
+    assert (state["shards_done"], state["images_done"], state["complete"]) == (6400, 32000, True)
+    done = cli("status", tmp_path)
+    assert done.returncode == 0 and "6,400 of 6,400 shards, 32,000 of 32,000 images (100.0%)" in done.stdout
+    assert cli("status", tmp_path / "nothing").returncode == 1
