@@ -255,11 +255,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for key, value in plan["recipe"].items():
         typer.echo(f"  {key:20s} {value}")
     if measured := plan.get("calibration"):
-        typer.echo(
-            f"measured  {measured['images_per_second']:.2f} images/s on one {measured['device']}: "
-            f"{measured['device_hours']:.2f} device-hours, {measured['hours']:.2f} h with the {measured['devices']} here, "
-            f"{measured['estimated_bytes'] / 1e9:.2f} GB"
-        )
+        rate, hours = measured["images_per_second"], measured["device_hours"]
+        typer.echo(f"measured  {rate:.2f} images/s on one {measured['device']}, {hours:.2f} device-hours in all")
+        typer.echo(f"          {measured['hours']:.2f} h with the {measured['devices']} of this machine")
+        typer.echo(f"          {measured['estimated_bytes'] / 1e9:.3f} GB")
     for text in plan["prompts"]:
         typer.echo(f"prompt    {text}")
     for warning in plan["warnings"]:

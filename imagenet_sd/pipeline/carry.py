@@ -55,14 +55,12 @@ def _devices() -> int:
 
 
 def _launch(stage: Stage, config: TrainConfig, processes: int) -> None:
-    """The command `train` under accelerate, on this machine."""
+    """The command `train` in several processes on this machine; accelerate finds its ranks in what torchrun sets."""
     section = stage.recipe.train
     stage.folder.mkdir(parents=True, exist_ok=True)
     recipe = stage.folder / "train.yaml"
     write_json(recipe, resolved(config))  # JSON is YAML
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--cpu"] if _devices() < processes else ["--multi_gpu"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "imagenet_sd", "train", stage.data, "--recipe", str(recipe), "--out", str(stage.folder)]
     command += ["--val", section.validation] if section.validation else []
     command += ["--workers", str(section.workers)]

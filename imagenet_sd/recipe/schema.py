@@ -28,7 +28,7 @@ class TrainSection:
     workers: int = -1
     """Data workers per process; -1 chooses."""
     processes: int = 0
-    """Training processes, started with accelerate; 0: one per visible GPU."""
+    """Training processes, started with torchrun; 0: one per visible GPU."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of `TrainConfig` that differ from the recipe, nested; in a file they stand in the section itself."""
 

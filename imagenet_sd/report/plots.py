@@ -357,8 +357,9 @@ def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], k
 
 def _legend(settings: list[Setting]) -> str:
     """What the short names of a legend leave out."""
-    base = base_of([s.models[0] for s in settings if s.factors])
-    return f" “base” is {label_of(base, FACTORS)}; other names say what differs from it." if base else ""
+    named = [s.models[0] for s in settings if "data" in s.factors]
+    text = label_of(base_of(named), FACTORS)
+    return f" “base” is {text}; other names say what differs from it." if len(named) > 1 else ""
 
 
 def _left_out(count: int, what: str, most: int = _MOST_LINES) -> str:

@@ -38,6 +38,11 @@ def embed(model: StableDiffusionSafetyChecker, processor: CLIPImageProcessor, im
     return torch.nn.functional.normalize(embedded)
 
 
+def small(folder: Path) -> list[object]:
+    """The small dataset's arguments, for a model of this folder."""
+    return [*(folder if word == "embedded" else word for word in SMALL), "--size", "32x32"]
+
+
 @pytest.fixture(scope="module")
 def drawn(small_dataset: Path) -> list[dict]:
     paths = sorted(small_dataset.glob("data/*/*.parquet"))
@@ -77,7 +82,7 @@ def model_folder(drawn: list[dict], tmp_path_factory: pytest.TempPathFactory) ->
 def runs(model_folder: Path, cli: CliRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(flagged, unflagged): the same plan, once with --flag-nsfw."""
     base = tmp_path_factory.mktemp("runs")
-    arguments = [model_folder if word == "embedded" else word for word in SMALL]
+    arguments = small(model_folder)
     for name, options in (("flagged", ["--flag-nsfw"]), ("plain", [])):
         done = cli(*arguments, *options, "--workers", "1", "--out", base / name)
         assert done.returncode == 0, done.stderr
@@ -126,7 +131,7 @@ def test_the_checker_is_part_of_the_plan(runs: tuple[Path, Path], model_folder: 
     assert flagged["recipe"] == plain["recipe"] | {"nsfw_checker": checker}
     assert flagged["fingerprint"] != plain["fingerprint"]
     assert difference(plain, flagged) == [f"nsfw_checker: None there, {checker} asked for"]
-    arguments = [model_folder if word == "embedded" else word for word in SMALL]
+    arguments = small(model_folder)
     refused = cli(*arguments, "--out", runs[0])
     assert refused.returncode == 1
     assert "nsfw_checker: {'model_id': 'checked'" in refused.stderr and "there, None asked for" in refused.stderr
