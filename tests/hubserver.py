@@ -7,7 +7,7 @@ a folder, writes one line for each request into `log.jsonl`, and breaks on reque
 
 `ROOT/port` holds the port once it listens. `POST /_control/faults` takes a list of faults, each
 `{"match": regex on "METHOD path", "count": N, "status": 503, "headers": {}, "body": "", "drop": "before"|"after",
-"delay": seconds}`; "{authorization}" in a body or header is replaced by the request's own Authorization header.
+"delay": seconds}`; "{authorization}" and "{token}" in a body or header are replaced by what the request sent of them.
 """
 
 import base64
@@ -137,14 +137,15 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
 
     def _refuse(self, refusal: Refusal, fault: dict[str, Any]) -> None:
-        authorization = self.headers.get("Authorization", "")
-        headers = {"X-Error-Message": refusal.message.replace("{authorization}", authorization).replace("\n", " ")}
+        headers = {"X-Error-Message": self._echo(refusal.message).replace("\n", " ")}
         if refusal.code:
             headers["X-Error-Code"] = refusal.code
-        for key, value in fault.get("headers", {}).items():
-            headers[key] = value.replace("{authorization}", authorization)
-        error = refusal.message.replace("{authorization}", authorization)
-        self._answer({"error": error}, refusal.status, headers)
+        headers |= {key: self._echo(value) for key, value in fault.get("headers", {}).items()}
+        self._answer({"error": self._echo(refusal.message)}, refusal.status, headers)
+
+    def _echo(self, text: str) -> str:
+        sent = self.headers.get("Authorization", "")
+        return text.replace("{authorization}", sent).replace("{token}", sent.removeprefix("Bearer "))
 
     def _answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})

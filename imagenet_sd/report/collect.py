@@ -73,12 +73,12 @@ def _expand(path: Path, depth: int = 0) -> list[Path]:
     """The study, results, run or dataset at `path`; of a folder that is none of them, those one level down."""
     if not path.is_dir():
         return [path]
-    for name in ("study.json", "results.json"):
-        if (path / name).is_file():
-            return [path / name]
+    studies = [p for p in sorted(path.glob("*.json")) if _holds(p, {"name", "cells"})]
+    if studies or (path / "results.json").is_file():
+        return studies or [path / "results.json"]
     if (path / "dataset.json").is_file() or (path / "recipe.yaml").is_file():
         return [path]
-    found = [p for p in sorted(path.glob("*.json")) if _is_result(p)]
+    found = [p for p in sorted(path.glob("*.json")) if _holds(p, {"encoder", "suite", "results"})]
     if depth == 0:
         found += [p for child in sorted(path.iterdir()) if child.is_dir() for p in _expand(child, 1)]
         if not found:
@@ -89,12 +89,11 @@ def _expand(path: Path, depth: int = 0) -> list[Path]:
     return found
 
 
-def _is_result(path: Path) -> bool:
+def _holds(path: Path, keys: set[str]) -> bool:
     try:
-        keys = read_object(path).value.keys()
+        return keys <= read_object(path).value.keys()
     except ReportError:
         return False
-    return {"encoder", "suite", "results"} <= keys or {"name", "cells"} <= keys
 
 
 def _study_models(study: Study, inputs: Inputs) -> list[Model]:
@@ -132,7 +131,7 @@ def _cell_model(cell: Cell, study: Study, inputs: Inputs) -> Model:
     kept, remarks = merge(scores)
     inputs.remarks += [f"{cell.name}: {remark}" for remark in remarks]
     return Model(
-        name=cell.name,
+        name=str(cell.factors.get("encoder", cell.name)),
         study=study.name,
         factors=cell.factors,
         scores=kept,
@@ -140,6 +139,7 @@ def _cell_model(cell: Cell, study: Study, inputs: Inputs) -> Model:
         dataset=dataset,
         run=run,
         class_list=_class_list(dataset, run),
+        num_images=cell.num_images or (dataset.num_images if dataset else None),
     )
 
 
@@ -184,6 +184,7 @@ def _free_model(name: str, run: Run | None, group: list[Results], inputs: Inputs
         dataset=dataset,
         run=run,
         class_list=_class_list(dataset, run),
+        num_images=dataset.num_images if dataset else None,
     )
 
 

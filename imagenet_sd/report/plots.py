@@ -13,10 +13,10 @@ from imagenet_sd.report import paper
 from imagenet_sd.report.checks import TIMES, slug
 from imagenet_sd.report.results import TRANSFER, Model
 from imagenet_sd.report.settings import (
-    FACTORS,
     Setting,
     Summary,
     base_of,
+    factor_names,
     label_of,
     mean_over,
     on_training,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Point = tuple[float, Summary, Setting]
 _MOST_LINES = 8
 _MOST_PANELS = 6
 
@@ -149,53 +150,73 @@ def sweep(settings: list[Setting], factor: str) -> Drawing:
 def _sweep_panel(
     settings: list[Setting], factor: str, axis: str, target: str, measure: Callable[[Model], float | None], key: str
 ) -> tuple[str, str, str] | None:
-    lines: dict[tuple, list[tuple[float, Summary, Setting]]] = {}
-    for setting in settings:
-        found = over(setting, measure)
-        if found and factor in setting.factors:
-            others = tuple(setting.factors.get(n) for n in FACTORS if n != factor)
-            lines.setdefault((setting.study, setting.class_list, *others), []).append(
-                (setting.factors[factor], found, setting)
-            )
-    curves = [sorted(points, key=lambda p: p[0]) for points in lines.values() if len({p[0] for p in points}) > 1]
-    curves = [points for points in curves if points[0][2].factors.get("data") != "real"][:_MOST_LINES]
-    if not curves:
+    curves = _curves(settings, factor, measure)
+    if all(_is_real(points[0][2]) for points in curves):
         return None
     figure, axes = new_axes()
-    varying = [n for n in FACTORS if n != factor and len({str(c[0][2].factors.get(n)) for c in curves}) > 1]
+    # "source" names the real images: it changes with their number, as the size does.
+    names = [n for n in factor_names(c[0][2].factors for c in curves) if n not in (factor, "source")]
+    varying = [n for n in names if n != "data" and len({c[0][2].factors.get(n) for c in curves}) > 1]
+    varying = [n for n in varying if len({c[0][2].factors[n] for c in curves if n in c[0][2].factors}) > 1]
     for number, points in enumerate(curves):
-        label = label_of(points[0][2].factors, varying) or "synthetic"
+        first = points[0][2]
+        label = ", ".join(
+            filter(None, ("real images" if _is_real(first) else "synthetic", label_of(first.factors, varying)))
+        )
         axes.errorbar(
             [p[0] for p in points],
             [100 * p[1].mean for p in points],
             yerr=[100 * p[1].sd for p in points],
-            color=COLOURS[number % len(COLOURS)],
+            color=INK if _is_real(first) else COLOURS[number % len(COLOURS)],
+            ls="--" if _is_real(first) else "-",
             marker=MARKERS[number % 8],
             ms=4.5,
             lw=1.6,
             capsize=2.5,
             label=name(label),
         )
-    _real_lines(axes, settings, measure)
-    values = sorted({p[0] for points in curves for p in points})
-    _factor_axis(axes, factor, values, curves)
+    if not any(_is_real(points[0][2]) for points in curves):
+        _real_lines(axes, settings, curves, measure)
+    _factor_axis(axes, factor, sorted({p[0] for points in curves for p in points}), curves)
     axes.set(xlabel=axis, ylabel="top-1 on real images (%)", title=name(target))
     legend_below(figure, axes)
     alt = f"Top-1 on {target} against {axis}, {len(curves)} lines"
     return key, alt, to_svg(figure, key, alt)
 
 
-def _real_lines(axes: "Axes", settings: list[Setting], measure: Callable[[Model], float | None]) -> None:
-    real = [(s, over(s, measure)) for s in settings if s.factors.get("data") == "real"]
-    for number, (setting, found) in enumerate([(s, f) for s, f in real if f][:3]):
-        rest = label_of(setting.factors, ("augmentation",))
-        label = f"real images{', ' + rest if rest else ''}"
-        axes.axhline(100 * found.mean, color=INK, ls=("--", ":", "-.")[number], lw=1.1, alpha=0.75, label=name(label))  # pyright: ignore[reportOptionalMemberAccess]
+def _curves(settings: list[Setting], factor: str, measure: Callable[[Model], float | None]) -> list[list[Point]]:
+    """Points (value of the factor, top-1, setting) of the settings that agree in all else; two values at least."""
+    lines: dict[tuple, list[Point]] = {}
+    for setting in settings:
+        found = over(setting, measure)
+        if found and factor in setting.factors:
+            others = [(n, v) for n, v in setting.factors.items() if n not in (factor, "source")]
+            point = (setting.factors[factor], found, setting)
+            lines.setdefault((setting.study, setting.class_list, *others), []).append(point)
+    curves = [sorted(points, key=lambda p: p[0]) for points in lines.values() if len({p[0] for p in points}) > 1]
+    return sorted(curves, key=lambda points: _is_real(points[0][2]))[:_MOST_LINES]
 
 
-def _factor_axis(
-    axes: "Axes", factor: str, values: list[float], curves: list[list[tuple[float, Summary, Setting]]]
+def _is_real(setting: Setting) -> bool:
+    return setting.factors.get("data") == "real"
+
+
+def _real_lines(
+    axes: "Axes", settings: list[Setting], curves: list[list[Point]], measure: Callable[[Model], float | None]
 ) -> None:
+    """Real images as level lines: where there are several, those of the size and augmentation of the curves."""
+    real = [(s, found) for s in settings if _is_real(s) and (found := over(s, measure))]
+    for n in ("multiple", "augmentation"):
+        shown = {points[0][2].factors.get(n) for points in curves}
+        real = [(s, found) for s, found in real if s.factors.get(n) in shown] or real
+    varying = [n for n in ("multiple", "augmentation") if len({s.factors.get(n) for s, _ in real}) > 1]
+    for number, (setting, found) in enumerate(real[:4]):
+        label = ", ".join(filter(None, ("real images", label_of(setting.factors, varying))))
+        dashes = ("--", ":", "-.", (0, (1, 3)))[number]
+        axes.axhline(100 * found.mean, color=INK, ls=dashes, lw=1.1, alpha=0.75, label=name(label))
+
+
+def _factor_axis(axes: "Axes", factor: str, values: list[float], curves: list[list[Point]]) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator
 
     labels = [f"{value:g}" for value in values]
@@ -358,7 +379,7 @@ def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], k
 def _legend(settings: list[Setting]) -> str:
     """What the short names of a legend leave out."""
     named = [s.models[0] for s in settings if "data" in s.factors]
-    text = label_of(base_of(named), FACTORS)
+    text = label_of(base_of(named), factor_names(s.factors for s in settings))
     return f" “base” is {text}; other names say what differs from it." if len(named) > 1 else ""
 
 

@@ -119,7 +119,8 @@ class Run:
 class Model:
     """One encoder with all that was measured on it.
 
-    `factors` may hold prompt, guidance_scale, num_inference_steps, multiple, augmentation, data and seed.
+    `factors` may hold prompt, guidance_scale, num_inference_steps, multiple, augmentation, data and seed, and whatever
+    else a study varied. `num_images`: images that it was trained on; None where nobody says.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Model:
     dataset: Dataset | None = None
     run: Run | None = None
     class_list: str = ""
+    num_images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +156,7 @@ class Cell:
     run: Path | None
     results: tuple[Path, ...]
     metrics: tuple[Score, ...]
+    num_images: int | None
 
 
 def read_results(path: Path) -> Results:
@@ -260,11 +263,12 @@ def read_study(path: Path) -> Study:
                 factors=_factors(entry.record("factors", required=True)),
                 **place,
                 results=tuple(inside(folder, name, entry, f"results[{i}]") for i, name in enumerate(named)),
+                num_images=int(entry.number("images", 1)) if entry.has("images") else None,
                 metrics=tuple(_metric(entry.record("metrics"), key) for key in entry.record("metrics").value),
             )
         )
-    if len({cell.name for cell in cells}) < len(cells):
-        record.fail("cells", "name one id twice", "give every cell its own id")
+    if len({(cell.name, *sorted((k, str(v)) for k, v in cell.factors.items())) for cell in cells}) < len(cells):
+        record.fail("cells", "hold one cell twice", "every cell needs its own id or factors")
     return Study(
         file=path,
         name=record.text("name"),
@@ -283,6 +287,9 @@ def _factors(record: Record) -> dict[str, Any]:
     for key, low in (("guidance_scale", 0), ("num_inference_steps", 1), ("multiple", 0), ("seed", 0)):
         if record.has(key):
             factors[key] = record.number(key, low)
+    for key, value in list(record.value.items())[:40]:
+        if clean(key) not in factors and isinstance(value, str | int | float) and value != "":
+            factors[clean(key)] = clean(value) if isinstance(value, str) else record.number(key)
     return factors
 
 

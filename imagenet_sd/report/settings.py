@@ -18,6 +18,7 @@ FACTOR_TITLES = {
     "augmentation": "Augmentation",
 }
 _OF_SYNTHETIC = {"prompt", "guidance_scale", "num_inference_steps"}
+_SET_APART = {"seed", "encoder"}  # the seed makes no setting, and an encoder's name is its label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +46,8 @@ class Setting:
 
     @property
     def num_images(self) -> int | None:
-        """Images of its synthetic dataset; None where no dataset folder was given."""
-        dataset = self.models[0].dataset
-        return dataset.num_images if dataset else None
+        """Images that its models were trained on; None where nobody says."""
+        return self.models[0].num_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,19 +75,20 @@ def settings_of(models: list[Model]) -> list[Setting]:
     for model in models:
         groups.setdefault(_key(model), []).append(model)
     named = [group[0] for group in groups.values() if "data" in group[0].factors]
-    varying = [f for f in FACTORS if len({factors_of(m).get(f) for m in named}) > 1] or list(FACTORS)
+    names = factor_names(map(factors_of, named))
+    varying = [f for f in names if len({m.factors[f] for m in named if f in factors_of(m)}) > 1] or names
     base = base_of(named)
     studies = len({model.study for model in models if model.study}) > 1
     settings = []
     for group in groups.values():
         factors = factors_of(group[0])
         label = (label_of(factors, varying) if "data" in factors else "") or group[0].name
-        short = label_of(factors, [f for f in FACTORS if factors.get(f) != base.get(f)]) or "base"
+        short = label_of(factors, [f for f in names if factors.get(f) != base.get(f)]) or "base"
         prefix = f"{group[0].study}: " if studies and group[0].study else ""
         settings.append(
             Setting(
                 label=prefix + label,
-                short=prefix + short if "data" in factors else label,
+                short=prefix + short if "data" in factors and len(named) > 1 else prefix + label,
                 study=group[0].study,
                 factors=factors,
                 models=tuple(group),
@@ -100,7 +101,7 @@ def base_of(models: Iterable[Model]) -> dict[str, Any]:
     """The commonest value of every factor, of equally common ones the first: what legends take for granted."""
     found: dict[str, Any] = {}
     every = [factors_of(model) for model in models]
-    for name in FACTORS:
+    for name in factor_names(every):
         values = [factors[name] for factors in every if name in factors]
         if values:
             found[name] = max(dict.fromkeys(values), key=values.count)
@@ -121,19 +122,27 @@ def factors_of(model: Model) -> dict[str, Any]:
     """The factors but the seed; for real images without those that only a generator has."""
     real = model.factors.get("data") == "real"
     return {
-        name: model.factors[name] for name in FACTORS if name in model.factors and not (real and name in _OF_SYNTHETIC)
+        name: model.factors[name]
+        for name in factor_names([model.factors])
+        if not (real and (name in _OF_SYNTHETIC or name.startswith("generate.")))
     }
+
+
+def factor_names(every: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The factors that occur: those of the papers in their order, then what else a study varied."""
+    found = {name for factors in every for name in factors} - _SET_APART
+    return [name for name in FACTORS if name in found] + sorted(found - set(FACTORS))
 
 
 def _key(model: Model) -> tuple:
     factors = factors_of(model)
-    if not factors:
+    if not factors or "encoder" in model.factors:
         return ("", model.name, id(model))
     if model.study:
-        return (model.study, *(factors.get(name) for name in FACTORS))
+        return (model.study, model.class_list, *factors.items())
     size = model.dataset.num_images if model.dataset else model.run.data if model.run else None
     recipe = tuple(sorted((k, v) for k, v in model.run.facts.items() if k != "seed")) if model.run else ()
-    return ("", model.class_list, size, recipe, *(factors.get(name) for name in FACTORS))
+    return ("", model.class_list, size, recipe, *factors.items())
 
 
 def label_of(factors: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -150,7 +159,18 @@ def show_factor(name: str, value: Any, short: bool = True) -> str:
         return number
     if name == "guidance_scale":
         return f"scale {number}"
-    return f"{number} steps" if name == "num_inference_steps" else number
+    if name == "num_inference_steps":
+        return f"{number} steps"
+    return number if name in (*FACTORS, "source") else f"{_last(name)} {number}"
+
+
+def factor_title(name: str) -> str:
+    """The column title of a factor."""
+    return FACTOR_TITLES.get(name) or _last(name).capitalize()
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", " ")
 
 
 def over(setting: Setting, measure: Callable[[Model], float | None]) -> Summary | None:

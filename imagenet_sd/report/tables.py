@@ -3,7 +3,7 @@
 A table is plain data; `page` and `markdown` turn it into text.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from imagenet_sd.report import paper
@@ -11,21 +11,22 @@ from imagenet_sd.report.checks import DASH, TIMES, slug
 from imagenet_sd.report.paper import PaperRow
 from imagenet_sd.report.results import Model, Score, Study
 from imagenet_sd.report.settings import (
-    FACTOR_TITLES,
-    FACTORS,
     Setting,
     Summary,
+    factor_names,
+    factor_title,
     find_score,
+    label_of,
     mean_over,
     on_training,
     on_transfer,
     over,
     settings_of,
     show_factor,
-    summary,
 )
 
 MISSING = DASH
+Measure = Callable[[Model], float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,25 +114,27 @@ def _result_row(model: Model, score: Score) -> tuple[Cell, ...]:
 def study_table(study: Study, models: list[Model]) -> Table:
     """Rows: settings; columns: factors, number of seeds, then top-1 and top-5 on each data set (layout of Tab. 5.2)."""
     settings = settings_of(models)
-    used = [name for name in FACTORS if any(name in setting.factors for setting in settings)]
+    used = factor_names(setting.factors for setting in settings)
+    named = any("encoder" in model.factors for model in models)
     keys = list(dict.fromkeys(score.key for model in models for score in model.scores))
     rows = []
     for setting in settings:
-        cells = [_factor_cell(setting, name) for name in used]
+        cells = [text_cell(setting.models[0].factors.get("encoder", "trained here"))] if named else []
+        cells += [_factor_cell(setting, name) for name in used]
         cells.append(Cell(text=str(len(setting.models)), sort=len(setting.models)))
         for key in keys:
             for measure in ("top1", "top5"):
                 cells.append(summary_cell(over(setting, _measure(key, measure))))
         rows.append(tuple(cells))
-    lead = len(used) + 1
+    lead = len(used) + 1 + named
     return Table(
         key=f"study-{slug(study.name)}",
         title=f"Study {study.name}: settings",
         caption="In percent: mean ± population standard deviation over the seeds of a setting.",
-        columns=(*(FACTOR_TITLES[name] for name in used), "Seeds", *["Top-1", "Top-5"] * len(keys)),
+        columns=(*["Encoder"] * named, *map(factor_title, used), "Seeds", *["Top-1", "Top-5"] * len(keys)),
         groups=(("", lead), *((f"{dataset}/{split} ({probe})", 2) for dataset, split, probe in keys)),
         rows=tuple(rows),
-        numeric=frozenset(range(len(used), lead + 2 * len(keys))),
+        numeric=frozenset(range(lead - 1, lead + 2 * len(keys))),
     )
 
 
@@ -160,8 +163,8 @@ def augmentation_tables(study: Study, models: list[Model]) -> list[Table]:
     ):
         pairs: dict[str, dict[str, Setting]] = {}
         for setting in settings_of(models):
-            others = [name for name in FACTORS if name != "augmentation"]
-            label = ", ".join(show_factor(n, setting.factors[n], short=False) for n in others if n in setting.factors)
+            others = [name for name in factor_names([setting.factors]) if name != "augmentation"]
+            label = label_of(setting.factors, others)
             pairs.setdefault(label, {})[str(setting.factors.get("augmentation"))] = setting
         rows = [_augmentation_row(label, pair, dataset) for label, pair in pairs.items() if len(pair) == 2]
         if not rows:
@@ -204,8 +207,8 @@ def augmentation_paper_table(settings: list[Setting]) -> Table:
             row = PaperRow(
                 training="", label="", class_list="imagenet-100", data=data, guidance_scale=7.5, prompt="c", values=()
             )
-            found = _ours(settings, row, lambda m: on_training(m, "val"), augmentation)
-            cells.append(summary_cell(found, 1, paper.AUGMENTATION[data, augmentation]))
+            _, found = _answer(settings, row, [lambda m: on_training(m, "val")], augmentation)
+            cells.append(summary_cell(found[0], 1, paper.AUGMENTATION[data, augmentation]))
         rows.append(tuple(cells))
     return Table(
         key="tab-5-1",
@@ -237,7 +240,7 @@ def imagenet_paper_table(settings: list[Setting]) -> Table:
 def transfer_paper_table(settings: list[Setting]) -> Table:
     """Tab. 5.3: top-1 of linear classifiers on ten transfer sets."""
     names = list(paper.TRANSFER_TITLES)
-    measures: list[Callable[[Model], float | None]] = [(lambda m, d=name: on_transfer(m, d)) for name in names]
+    measures: list[Measure] = [(lambda m, d=name: on_transfer(m, d)) for name in names]
     return _paper_table(
         key="tab-5-3",
         title="Tab. 5.3: ten transfer sets",
@@ -282,10 +285,10 @@ def _paper_table(
     columns: tuple[str, ...],
     groups: tuple[tuple[str, int], ...],
     published: tuple[PaperRow, ...],
-    measures: list[Callable[[Model], float | None]],
+    measures: list[Measure],
     settings: list[Setting],
 ) -> Table:
-    rows = []
+    rows, answers = [], []
     for row in published:
         size, scale = (f"{row.multiple:g}{TIMES}", row.guidance_scale) if row.data == "synthetic" else (MISSING, None)
         lead = (
@@ -294,11 +297,12 @@ def _paper_table(
             Cell(text=MISSING if scale is None else f"{scale:.1f}", sort=scale),
             text_cell(row.label, "" if row.data != "synthetic" else f"template {row.prompt}"),
         )
-        pairs = zip(measures, row.values, strict=True)
-        rows.append((*lead, *(summary_cell(_ours(settings, row, m), 1, value) for m, value in pairs)))
+        answer, ours = _answer(settings, row, measures)
+        answers.append(answer)
+        rows.append((*lead, *(summary_cell(s, 1, value) for s, value in zip(ours, row.values, strict=True))))
     for setting in settings:
         found = [over(setting, measure) for measure in measures]
-        if any(found) and not any(_matches(setting, row) for row in published):
+        if any(found) and not any(answer is setting for answer in answers):
             rows.append((*_own_lead(setting), *(summary_cell(value, 1) for value in found)))
     return Table(
         key=key,
@@ -321,12 +325,14 @@ def _own_lead(setting: Setting) -> tuple[Cell, ...]:
     )
 
 
-def _ours(
-    settings: Iterable[Setting], row: PaperRow, measure: Callable[[Model], float | None], augmentation: str = "strong"
-) -> Summary | None:
-    return summary(
-        measure(model) for setting in settings if _matches(setting, row, augmentation) for model in setting.models
-    )
+def _answer(
+    settings: list[Setting], row: PaperRow, measures: list[Measure], augmentation: str = "strong"
+) -> tuple[Setting | None, list[Summary | None]]:
+    """The first setting that a row stands for and that has any of the measures, with them; several are never mixed."""
+    for setting in settings:
+        if _matches(setting, row, augmentation) and any(found := [over(setting, measure) for measure in measures]):
+            return setting, found
+    return None, [None] * len(measures)
 
 
 def _matches(setting: Setting, row: PaperRow, augmentation: str = "strong") -> bool:

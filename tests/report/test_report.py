@@ -251,6 +251,63 @@ def test_numbers_of_the_study_file_count_where_a_results_file_is_missing(study: 
     assert inputs.remarks == ["cell-0-0: own.json is named in the study, but is not there"]
 
 
+def star(folder: Path) -> Path:
+    """A study as `imagenet-sd run` writes it: extra factors, real images in two sizes, an encoder of others."""
+    synthetic = {**BASE, "data": "synthetic"}
+    cells = [
+        ({**synthetic, "seed": 0}, 0.8),
+        ({**synthetic, "seed": 1}, 0.7),
+        ({**synthetic, "seed": 0, "train.optimizer.epochs": 5}, 0.3),
+        ({**synthetic, "seed": 0, "multiple": 4.0}, 0.9),
+        ({"data": "real", "source": "builtin:mnist@per_class=40", "multiple": 1.0, "augmentation": "strong"}, 0.9),
+        ({"data": "real", "source": "builtin:mnist", "multiple": 10.0, "augmentation": "strong"}, 0.97),
+        ({"encoder": "timm:resnet50.a1_in1k"}, 0.6),
+    ]
+    return write(
+        folder / "star.json",
+        {
+            "name": "star",
+            "cells": [
+                {
+                    "id": f"c{n}",
+                    "factors": f,
+                    "images": 400,
+                    "metrics": {"mnist/test": {"top1": v}, "pets/test": {"top1": v}},
+                }
+                for n, (f, v) in enumerate(cells)
+            ],
+        },
+    )
+
+
+def test_other_factors_keep_settings_apart(tmp_path: Path):
+    pipeline.report([star(tmp_path)], tmp_path / "r.html")
+    found = tables(tmp_path / "r.html")
+    header, *rows = found["study-star"][1:]
+    titles = "Encoder Data Prompt Scale Steps Size Augmentation Source Epochs Seeds"
+    assert header[:10] == titles.split()
+    numbers = [(row[1], row[5], row[8], row[9], row[10]) for row in rows]
+    assert numbers == [
+        ("synthetic", "1×", "–", "2", "75.00 ± 5.00"),
+        ("synthetic", "1×", "5", "1", "30.00"),
+        ("synthetic", "4×", "–", "1", "90.00"),
+        ("real", "1×", "–", "1", "90.00"),
+        ("real", "10×", "–", "1", "97.00"),
+        ("–", "–", "–", "1", "60.00"),
+    ]
+    assert rows[-1][0] == "timm:resnet50.a1_in1k"
+    row = next(r for r in found["tab-5-3"] if r[3] == "RSB-A1")
+    assert row[9] == "60.0 (93.0)"  # not the Pets of any other cell
+
+
+def test_real_images_of_several_sizes_are_a_curve_too(tmp_path: Path):
+    pipeline.report([star(tmp_path)], tmp_path / "r.html")
+    words = [
+        t.text for t in ET.parse(tmp_path / "r_files" / "multiple-0.svg").getroot().iter() if t.tag.endswith("text")
+    ]
+    assert {"synthetic", "real images", "1×", "4×", "10×", "400"} <= set(words)
+
+
 def test_a_mean_over_transfer_sets_takes_those_that_a_study_shares(study: Path, tmp_path: Path):
     """An encoder of others, measured on one set only, takes no curve away from the study."""
     other = write(tmp_path / "o.json", results("timm:resnet50.a1_in1k", "transfer", [entry("dtd", "lbfgs", 0.7)]))

@@ -271,7 +271,7 @@ def test_lasting_trouble_ends_in_one_line(hub: Hub, dataset: Path, cli: CliRun):
 
 @pytest.mark.parametrize("where", ["preupload", "PUT", "commit", "tree"])
 def test_no_token_is_ever_printed(hub: Hub, dataset: Path, cli: CliRun, where: str):
-    echo = "You sent Authorization: {authorization} and ?token={authorization}\x1b[31m"
+    echo = "You sent Authorization: {authorization}, that is {token}, and ?token={authorization}\x1b[31m"
     headers = {"X-HF-Warning": "{authorization}", "X-Request-Id": "{authorization}"}
     fault = {"match": "PUT" if where == "PUT" else f"/{where}/", "body": echo, "headers": headers}
     hub.faults({**fault, "status": 503}, {**fault, "status": 400, "count": 9})
