@@ -31,9 +31,10 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
     count = sum(open_images(stage.data, "train").group_sizes)
     if section.steps:
         config = with_epochs(config, epochs_for(section.steps, count, config.optimizer.batch_size))
-    processes = section.processes or _devices()
+    devices = _devices()
+    processes = section.processes or max(1, devices)
     if processes > 1:
-        _launch(stage, config, processes)
+        _launch(stage, config, processes, on_cpu=devices < processes)
     else:
         result = pipeline.train(
             config, stage.data, stage.folder, validation=section.validation, workers=section.workers
@@ -51,10 +52,10 @@ def epochs_for(steps: int, num_images: int, batch_size: int) -> int:
 def _devices() -> int:
     import torch
 
-    return max(1, torch.cuda.device_count())
+    return torch.cuda.device_count()
 
 
-def _launch(stage: Stage, config: TrainConfig, processes: int) -> None:
+def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> None:
     """The command `train` in several processes on this machine; accelerate finds its ranks in what torchrun sets."""
     section = stage.recipe.train
     stage.folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +67,8 @@ def _launch(stage: Stage, config: TrainConfig, processes: int) -> None:
     command += ["--workers", str(section.workers)]
     from imagenet_sd.pipeline.study import run_process
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if run_process(command):
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})
+    if run_process(command, environment):
         raise ImagenetSDError(
             f"training in {processes} processes failed: {stage.folder}", "see the messages above; run again to go on"
         )

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,8 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def run_process(arguments: Sequence[str]) -> int:
-    """Run a command, hand SIGTERM on to it, and wait for it to end.
+def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command in an environment, hand SIGTERM on to it, and wait for it to end.
 
     Returns:
         Its exit code.
@@ -194,7 +194,7 @@ def run_process(arguments: Sequence[str]) -> int:
     """
     import subprocess
 
-    with subprocess.Popen(arguments) as process:
+    with subprocess.Popen(arguments, env=environment) as process:
         previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
