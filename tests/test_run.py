@@ -259,7 +259,8 @@ def test_real_data_can_be_limited_per_class():
 @pytest.mark.slow
 def test_training_in_two_processes(tmp_path: Path, cli: CliRun):
     (tmp_path / "r.yaml").write_text(TRAIN_ONLY)
-    options = ("--set", "train.processes=2", "--set", "train.optimizer.epochs=1")
+    settings = ("train.processes=2", "train.optimizer.epochs=1", "train.optimizer.batch_size=8")
+    options = [part for setting in settings for part in ("--set", setting)]
     done = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     (run_folder,) = (tmp_path / "out" / "runs").iterdir()
