@@ -1,7 +1,7 @@
-"""Reuse of a UNet's deep features between denoising steps. Knows nothing of schedules, guidance or images."""
+"""What a UNet need not compute at every denoising step. Knows nothing of schedules, guidance or images."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -9,7 +9,34 @@ from diffusers.hooks import HookRegistry, ModelHook
 
 from imagenet_sd.core.errors import ModelError
 
+Hook = TypeVar("Hook", bound=ModelHook)
 _NAME = "imagenet_sd_deep_features"
+_PROMPT_NAME = "imagenet_sd_prompt_projections"
+
+
+class PromptProjections:
+    """The keys and values of a UNet's cross-attention, computed once per batch instead of once per step.
+
+    They depend on the prompts alone, and those stay the same from step to step, so the outputs are the same bits. As
+    long as the same tensor comes in, the same result goes out. At batch 32 in half precision the kept tensors of
+    Stable Diffusion 1 take 0.25 GB.
+
+    Args:
+        unet: gets the hooks, in place of earlier ones of this kind.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel):
+        self._hooks = [
+            _install(projection, _KeepOutput(), _PROMPT_NAME)
+            for name, attention in unet.named_modules()
+            if name.endswith(".attn2")
+            for projection in (attention.to_k, attention.to_v)
+        ]
+
+    def clear(self) -> None:
+        """Forget what is kept and its memory; the next step computes."""
+        for hook in self._hooks:
+            hook.seen = hook.kept = None
 
 
 class DeepFeatures:
@@ -82,6 +109,22 @@ class _Keep(ModelHook):
         return self.features.kept()
 
 
+class _KeepOutput(ModelHook):
+    """A projection that answers the tensor it saw last with the output it gave then."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: torch.Tensor | None = None
+        self.kept: torch.Tensor | None = None
+
+    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 1:
+            return _compute(self, *args, **kwargs)
+        if self.kept is None or args[0] is not self.seen:
+            self.seen, self.kept = args[0], _compute(self, *args)
+        return self.kept
+
+
 def _compute(hook: ModelHook, *args: Any, **kwargs: Any) -> Any:
     forward: Any = hook.fn_ref.original_forward
     return forward(*args, **kwargs)
@@ -97,7 +140,8 @@ def _nothing(module: Any, hidden_states: torch.Tensor, *_: Any, **__: Any) -> to
     return hidden_states
 
 
-def _install(block: torch.nn.Module, hook: ModelHook) -> None:
+def _install(block: torch.nn.Module, hook: Hook, name: str = _NAME) -> Hook:
     registry = HookRegistry.check_if_exists_or_initialize(block)
-    registry.remove_hook(_NAME, recurse=False)
-    registry.register_hook(hook, _NAME)
+    registry.remove_hook(name, recurse=False)
+    registry.register_hook(hook, name)
+    return hook

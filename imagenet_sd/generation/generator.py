@@ -20,7 +20,7 @@ from PIL import Image
 from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, ModelError
 from imagenet_sd.core.types import ImageRequest
 from imagenet_sd.generation.acceleration import make_scheduler, prepare, warm_up
-from imagenet_sd.generation.caching import DeepFeatures
+from imagenet_sd.generation.caching import DeepFeatures, PromptProjections
 from imagenet_sd.generation.levers import Levers
 from imagenet_sd.generation.safety import SafetyChecker
 
@@ -82,8 +82,8 @@ class ImageGenerator:
     """Draws images with classifier-free guidance (Ho & Salimans, 2021), one CPU noise generator per image.
 
     The denoising loop runs the pipeline's own modules and gives the same bits as calling the pipeline with a list of
-    prompts; it differs in what it leaves out: prompts are encoded once, and JPEG files are written by threads while
-    the next batch is drawn.
+    prompts; it differs in what it leaves out: prompts are encoded once and projected for cross-attention once per
+    batch, and JPEG files are written by threads while the next batch is drawn.
 
     Args:
         pipeline: the Stable Diffusion pipeline.
@@ -132,6 +132,8 @@ class ImageGenerator:
         self._step_options = _step_options(self.scheduler)
         prepare(pipeline, levers)
         self._features = DeepFeatures(pipeline.unet) if levers.cache_interval > 1 else None
+        # torch.compile would stop at each of these hooks.
+        self._projections = None if levers.compile else PromptProjections(pipeline.unet)
         if levers.compile:
             self._warm_up()
 
@@ -198,8 +200,9 @@ class ImageGenerator:
                 away, towards = predicted.chunk(2)
                 predicted = away + self.guidance_scale * (towards - away)
             latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
-        if self._features is not None:
-            self._features.clear()
+        for kept in (self._features, self._projections):
+            if kept is not None:
+                kept.clear()
         return latents
 
     def _warm_up(self) -> None:

@@ -132,7 +132,26 @@ def test_no_cache_is_the_default_bits():
     pipeline = new_pipeline()
     generator = generator_for(pipeline, cache_interval=1)
     assert np.array_equal(generator.draw(REQUESTS), stock(pipeline, REQUESTS, guidance_scale=2.0))
-    assert not any(hasattr(module, "_diffusers_hook") for module in pipeline.unet.modules())
+    hooked = [name for name, module in pipeline.unet.named_modules() if hasattr(module, "_diffusers_hook")]
+    assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in hooked)  # the deep blocks have none
+
+
+def test_prompts_are_projected_once_per_batch_and_the_bits_stay():
+    pipeline = new_pipeline()
+    other = [replace(r, seed=r.seed + 50) for r in REQUESTS[::-1]]
+    expected = [stock(pipeline, requests, guidance_scale=2.0) for requests in (REQUESTS, other)]
+    projections = [m for name, m in pipeline.unet.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
+    computed = []
+    for module in projections:
+        module.forward = lambda x, forward=module.forward: computed.append(len(x)) or forward(x)
+    generator = generator_for(pipeline)
+    assert np.array_equal(generator.draw(REQUESTS), expected[0])
+    assert computed == [2 * BATCH] * len(projections) and projections
+    assert np.array_equal(generator.draw(other), expected[1])  # other prompts: nothing of the first batch is left
+    assert len(computed) == 2 * len(projections)
+    computed.clear()
+    generator_for(pipeline, guidance_interval=(0.5, 1.0)).draw(REQUESTS)  # first without guidance, then with it
+    assert computed == [BATCH] * len(projections) + [2 * BATCH] * len(projections)
 
 
 def test_the_cache_skips_the_deep_blocks_and_keeps_the_pictures_close():
