@@ -1,13 +1,15 @@
 """A fleet on one machine: 512 workers share 6,400 shards through the real lease and publishing code.
 
-Only the generator is played: it sleeps. Workers are preempted at random, once per 20 shards of work on average, half of
-them with notice (the shard is handed back) and half without (the lease goes stale), and return after a pause. Prints
-the share of work that was wasted and the time against the ideal: whole shards, no preemption.
+Only the generator is played: it sleeps. Workers are threads of a few processes. They are preempted at random, once per
+20 shards of work on average, half of them with notice (the shard is handed back) and half without (the lease goes
+stale), and return after a pause. Prints the share of work that was wasted and the time against the ideal: whole shards,
+no preemption.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import random
 import resource
@@ -26,7 +28,7 @@ from imagenet_sd.generation.plan import ModelIdentity, make_plan
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import manifest_names, write_shard
 
-BATCHES = 20
+BATCHES = 8
 
 
 class Preempted(BaseException):
@@ -35,13 +37,11 @@ class Preempted(BaseException):
 
 @dataclass
 class Tally:
-    """Seconds of sleep in all, and of shards that were published first."""
+    """What the workers of a process did: seconds of sleep, and (end, shard, seconds) of every published shard."""
 
     worked: float = 0.0
-    useful: float = 0.0
     preemptions: int = 0
-    doubles: int = 0
-    done: set = field(default_factory=set)
+    published: list[tuple[float, int, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -85,11 +85,7 @@ class SleepingWorker:
         facts: dict[str, object] = {"seconds": self.seconds}
         manifest = write_shard(self.out, shard, rows, wnids, fingerprint=self.plan.fingerprint, generator=facts)
         with self.tally.lock:
-            if i in self.tally.done:
-                self.tally.doubles += 1
-            else:
-                self.tally.done.add(i)
-                self.tally.useful += spent
+            self.tally.published.append((time.monotonic(), i, spent))
         return manifest
 
 
@@ -122,31 +118,46 @@ class PlayedBoard(LeaseBoard):
         return played
 
 
-def live(out: Path, plan: GenerationPlan, rank: int, seconds: float, tally: Tally, ttl: float) -> None:
+def live(out: Path, plan: GenerationPlan, rank: int, options: argparse.Namespace, tally: Tally) -> None:
     """One worker's life: work, be preempted, come back, until no shard is left."""
-    chance = random.Random(rank)
+    seconds, ttl = options.seconds, 0.15 * options.seconds
+    chance = random.Random(f"{options.seed} {rank}")
     worker = SleepingWorker(out, plan, seconds, tally, chance)
     while True:
         worker.silent = False
         name = f"w{rank}-{chance.randrange(10**9)}"
         board = PlayedBoard(out, name, ttl, worker)
         try:
-            with Journal(out, name, ttl / 4) as journal:
-                loop = WorkerLoop(out, plan, worker.run_shard, board, journal, rank=rank, poll=seconds / 10)
+            with Journal(out, name, ttl / 3) as journal:
+                loop = WorkerLoop(out, plan, worker.run_shard, board, journal, rank=rank, poll=seconds / 2)
                 loop.run()
             board.close()
             return
         except Preempted:
             with tally.lock:
                 tally.preemptions += 1
-            time.sleep(chance.expovariate(2 / seconds))
+            time.sleep(chance.expovariate(1 / (options.pause * seconds)))
+
+
+def crowd(out: Path, plan: GenerationPlan, ranks: range, options: argparse.Namespace, results) -> None:
+    """One process: its workers, and then what they did."""
+    tally = Tally()
+    threads = [threading.Thread(target=live, args=(out, plan, rank, options, tally)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put((tally.worked, tally.preemptions, tally.published))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=512)
     parser.add_argument("--shards", type=int, default=6400)
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long a shard takes")
+    parser.add_argument("--seconds", type=float, default=25.0, help="how long a shard takes")
+    parser.add_argument("--pause", type=float, default=0.1, help="mean time until a worker returns, in shards")
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
@@ -155,19 +166,22 @@ def main() -> None:
         config = GenerationConfig(model="embedded", images_per_class=options.shards * 2 // 10, shard_size=2)
         plan, _ = make_plan(config, ModelIdentity(model_id="sleep"))
         assert plan.num_shards == options.shards
-        tally = Tally()
-        threads = [
-            threading.Thread(target=live, args=(out, plan, rank, options.seconds, tally, 0.15 * options.seconds))
-            for rank in range(options.workers)
-        ]
-        started = time.monotonic()
-        for thread in threads:
-            thread.start()
-        while sum(map(len, manifest_names(out, plan).values())) < plan.num_shards:
-            time.sleep(0.5)
-        taken = time.monotonic() - started
-        for thread in threads:
-            thread.join()
+        context = multiprocessing.get_context("fork")
+        results = context.Queue()
+        started = time.monotonic()  # one clock for all processes
+        for first in range(options.processes):
+            ranks = range(first, options.workers, options.processes)
+            context.Process(target=crowd, args=(out, plan, ranks, options, results)).start()
+        tallies = [results.get() for _ in range(options.processes)]
+        assert sum(map(len, manifest_names(out, plan).values())) == plan.num_shards
+    worked = sum(tally[0] for tally in tallies)
+    published = sorted(entry for tally in tallies for entry in tally[2])
+    first_of_each: dict[int, tuple[float, float]] = {}
+    for end, shard, spent in published:
+        first_of_each.setdefault(shard, (end, spent))
+    assert len(first_of_each) == options.shards
+    taken = max(end for end, _ in first_of_each.values()) - started
+    useful = sum(spent for _, spent in first_of_each.values())
     ideal = math.ceil(options.shards / options.workers) * options.seconds
     print(
         json.dumps(
@@ -175,9 +189,10 @@ def main() -> None:
                 "workers": options.workers,
                 "shards": options.shards,
                 "seconds_per_shard": options.seconds,
-                "preemptions": tally.preemptions,
-                "shards_drawn_twice": tally.doubles,
-                "wasted_share": round(1 - tally.useful / tally.worked, 4),
+                "preemptions": sum(tally[1] for tally in tallies),
+                "shards_drawn_twice": len(published) - options.shards,
+                "wasted_share": round(1 - useful / worked, 4),
+                "mean_seconds_of_a_shard": round(useful / options.shards, 3),
                 "seconds": round(taken, 1),
                 "ideal_seconds": ideal,
                 "ratio": round(taken / ideal, 4),

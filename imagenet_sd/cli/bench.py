@@ -5,8 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import Format, OutputFormat, app, print_json
-from imagenet_sd.cli.dataset import _parse_size
+from imagenet_sd.cli.common import Format, OutputFormat, app, parse_size, print_json
 
 bench = typer.Typer(
     help="Measure speed on this machine: the generator, the data loader, the linear probe.", no_args_is_help=True
@@ -35,7 +34,7 @@ def generate(
     format: OutputFormat = Format.table,
 ) -> None:
     """Time our generator against diffusers' pipeline, one prompt at a time and in batches, on the same images."""
-    width, height = _parse_size(size)
+    width, height = parse_size(size)
     result = pipeline.bench_generate(
         model=model,
         num_inference_steps=steps,

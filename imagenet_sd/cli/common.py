@@ -71,3 +71,17 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels from "512x384"; zeros from "".
+
+    Raises:
+        ImagenetSDError: it is neither.
+    """
+    if not text:
+        return 0, 0
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit()):
+        raise ImagenetSDError(f"--size is {text!r}", "write WIDTHxHEIGHT, such as 512x384")
+    return int(width), int(height)

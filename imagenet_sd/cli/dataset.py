@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import Dataset, Format, OutputFormat, app, print_json, print_rows
+from imagenet_sd.cli.common import Dataset, Format, OutputFormat, app, parse_size, print_json, print_rows
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.generation.config import DEFAULT_MODEL, GenerationConfig
 
@@ -139,7 +139,7 @@ def generate(
     format: OutputFormat = Format.table,
 ) -> None:
     """Draw a dataset: prompts to images to shards. Run it again to go on where it stopped."""
-    width, height = _parse_size(size)
+    width, height = parse_size(size)
     config = GenerationConfig(
         classes=classes,
         prompt=prompt,
@@ -224,15 +224,6 @@ def preview(
         return print_json(result)
     typer.echo(f"gallery of {result['images']} images: {result['page']}")
     typer.echo(f"contact sheet: {result['contact_sheet']}")
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    if not text:
-        return 0, 0
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
-        raise ImagenetSDError(f"--size is {text!r}", "write WIDTHxHEIGHT, such as 512x384")
-    return int(width), int(height)
 
 
 def _parse_interval(text: str) -> tuple[float, float]:

@@ -27,9 +27,10 @@ from imagenet_sd.generation.bench_setup import (
     our_generator,
     worker_threads,
 )
+from imagenet_sd.generation.engines.local import cores
 from imagenet_sd.generation.generator import ImageGenerator, pick_device
 from imagenet_sd.generation.stopwatch import Stopwatch, watched
-from imagenet_sd.generation.throughput import cores, machine_seconds
+from imagenet_sd.generation.throughput import machine_seconds
 from imagenet_sd.generation.worker import generator_facts
 
 Draw = Callable[[Sequence[ImageRequest]], list[np.ndarray]]

@@ -17,11 +17,6 @@ from imagenet_sd.core.errors import GenerationError
 from imagenet_sd.generation.bench_setup import BenchConfig, load_stock, our_generator
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine_seconds(config: BenchConfig, workers: int, on_round: Callable[[], object]) -> list[float]:
     """Wall seconds of every round, in which each worker draws `images_per_round` images and makes JPEG files of them.
 

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.files import atomic_write, check_safe_name, read_json, sha256_file, write_json
 from imagenet_sd.core.types import GenerationPlan, ImageRequest, Shard
-from imagenet_sd.storage.schema import COLUMNS, arrow_schema
+from imagenet_sd.storage.schema import COLUMNS, FLAG, arrow_schema
 from imagenet_sd.storage.writer import read_manifest, shard_path
 
 FORMATS = ("imagefolder", "webdataset")
@@ -246,14 +246,14 @@ class ExportTarget:
             yield row
 
     def _read(self, shard: Shard, num_rows: int) -> Iterator[dict[str, Any]]:
-        schema, done = arrow_schema(self._wnids), 0
+        done = 0
         try:
             with pq.ParquetFile(shard_path(self.out, shard), page_checksum_verification=True) as file:
-                columns = [(field.name, field.type) for field in file.schema_arrow][: len(COLUMNS)]
-                if columns != [(field.name, field.type) for field in schema]:
+                schema = arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)
+                if not file.schema_arrow.equals(schema):
                     raise ValueError(f"columns are {file.schema_arrow.names}, or of another type")
                 for group in range(file.num_row_groups):
-                    for row in file.read_row_group(group, columns=list(COLUMNS)).to_pylist():
+                    for row in file.read_row_group(group).to_pylist():
                         done += 1
                         if done > num_rows:
                             raise ValueError(f"more rows than the {num_rows} of the plan")
@@ -289,7 +289,7 @@ class ExportTarget:
 
 
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in COLUMNS if name != "image"}
+    return {name: row[name] for name in (*COLUMNS, FLAG) if name in row and name != "image"}
 
 
 def _to_json(value: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from imagenet_sd.generation.models import EMBEDDED_FOLDER, fetch, identify
 from imagenet_sd.generation.plan import difference, make_plan
 from imagenet_sd.generation.safety import SafetyChecker
 from imagenet_sd.generation.worker import make_worker
-from imagenet_sd.pipeline import open_dataset
+from imagenet_sd.pipeline import export_dataset, open_dataset
 from imagenet_sd.storage.schema import COLUMNS, Row, to_table
 from imagenet_sd.storage.verify import verify_dataset
 from tests.conftest import SMALL, CliRun
@@ -92,6 +93,19 @@ def runs(model_folder: Path, cli: CliRun, tmp_path_factory: pytest.TempPathFacto
 
 def rows_of(out: Path) -> list[dict]:
     return [row for path in sorted(out.glob("data/*/*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
+def test_an_export_keeps_the_flags(runs: tuple[Path, Path], tmp_path: Path, kind: str):
+    export_dataset(runs[0], kind, tmp_path)
+    if kind == "imagefolder":
+        found = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    else:
+        found = []
+        for path in sorted(tmp_path.glob("*.tar")):
+            with tarfile.open(path) as tar:
+                found += [json.load(tar.extractfile(m)) for m in tar.getmembers() if m.name.endswith(".json")]
+    assert [(row["image_id"], row["nsfw"]) for row in found] == [(r["image_id"], r["nsfw"]) for r in rows_of(runs[0])]
 
 
 def test_flags_are_those_of_the_checker_and_no_image_is_touched(runs: tuple[Path, Path], model_folder: Path):

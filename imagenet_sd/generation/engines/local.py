@@ -53,7 +53,7 @@ def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch) -> No
     launched = "LOCAL_RANK" in os.environ
     devices = [] if launched else _visible_gpus()
     missing = plan.num_shards - watch.done_shards()
-    workers = 1 if launched else workers or min(len(devices) or _cores(), max(1, missing))
+    workers = 1 if launched else workers or min(len(devices) or cores(), max(1, missing))
     stop = Stop()
     with stop.listening():
         if workers == 1:
@@ -71,7 +71,8 @@ def _visible_gpus() -> list[str]:
     return [str(k) for k in range(torch.cuda.device_count())]
 
 
-def _cores() -> int:
+def cores() -> int:
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
