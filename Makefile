@@ -15,13 +15,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup_system.py
 
 demo: setup
 	$(BIN)/imagenet-sd prompts --classes digits-10 --prompt c_dc --limit 3
-	$(BIN)/imagenet-sd generate --model embedded --classes digits-10 --prompt c_dc --scale 2 --steps 20 \
-		--images-per-class 40 --shard-size 100 --out demo/digits-sd
-	$(BIN)/imagenet-sd verify demo/digits-sd
-	$(BIN)/imagenet-sd preview demo/digits-sd
+	$(BIN)/imagenet-sd run pipelines/mini.yaml --out demo/mini
 	@echo
-	@echo "dataset:  $(CURDIR)/demo/digits-sd"
-	@echo "gallery:  $(CURDIR)/demo/digits-sd/gallery.html  (open it in a browser)"
+	@echo "open in a browser: $(CURDIR)/demo/mini/report.html"
 
 test: setup
 	$(BIN)/python scripts/setup_system.py browser

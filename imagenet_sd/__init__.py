@@ -34,6 +34,13 @@ _HOMES = {
     "TrainConfig": "training.config",
     "cog": "pipeline",
     "evaluate": "pipeline",
+    "export_dataset": "pipeline",
+    "extract_features": "pipeline",
+    "load_recipe": "recipe",
+    "open_dataset": "pipeline",
+    "push": "pipeline",
+    "report": "pipeline",
+    "run": "pipeline",
     "open_images": "core.imagesets",
     "train": "pipeline",
     "verify": "pipeline",
@@ -57,9 +64,15 @@ if TYPE_CHECKING:
     from imagenet_sd.generation.plan import make_plan as make_plan
     from imagenet_sd.pipeline import cog as cog
     from imagenet_sd.pipeline import evaluate as evaluate
+    from imagenet_sd.pipeline import export_dataset as export_dataset
+    from imagenet_sd.pipeline import extract_features as extract_features
     from imagenet_sd.pipeline import generate as generate
+    from imagenet_sd.pipeline import open_dataset as open_dataset
     from imagenet_sd.pipeline import preview as preview
+    from imagenet_sd.pipeline import push as push
     from imagenet_sd.pipeline import regenerate as regenerate
+    from imagenet_sd.pipeline import report as report
+    from imagenet_sd.pipeline import run as run
     from imagenet_sd.pipeline import status as status
     from imagenet_sd.pipeline import train as train
     from imagenet_sd.pipeline import verify as verify

@@ -19,7 +19,12 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes that occur of the share of correct images."""
-    return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
+    return float(np.mean(list(class_accuracies(correct, labels).values())))
+
+
+def class_accuracies(correct: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """The share of correct images of every class that occurs, by label."""
+    return {int(label): float(correct[labels == label].mean()) for label in np.unique(labels)}
 
 
 def log_odds(num_correct: int, num_incorrect: int) -> float:

@@ -122,6 +122,7 @@ class WorkerLoop:
         first = int(rank * _GOLDEN % 1 * plan.num_shards)
         self.pending = deque((first + k) % plan.num_shards for k in range(plan.num_shards))
         self._started = board.now()
+        self._found = manifest_names(out, plan)  # by earlier runs; those that come to it now were published whole
 
     def run(self) -> None:
         """Work until every shard is done, failed in this run, or in other hands that finish it.
@@ -148,7 +149,10 @@ class WorkerLoop:
             shard = self.plan.shard(i)
             name = shard_name(shard)
             free = name not in leases or not self.board.is_live(name, now)
-            over = manifest_path(self.out, shard).name in done.get(shard.round, ()) and self._is_done(shard)
+            manifest = manifest_path(self.out, shard).name
+            over = manifest in done.get(shard.round, ())
+            if over and manifest in self._found.get(shard.round, ()):
+                over = self._is_done(shard)
             if over or self._failed_in_this_run(shard):
                 self.pending.popleft()
                 if free and name in leases and (left_over := self.board.claim(name)):

@@ -80,8 +80,10 @@ class Worker:
         )
 
 
-def make_worker(out: Path, plan: GenerationPlan, document: dict[str, Any]) -> Worker:
-    """Load the model that `dataset.json` names onto this process's device.
+def make_worker(
+    out: Path, plan: GenerationPlan, document: dict[str, Any], kind: type[ImageGenerator] = ImageGenerator
+) -> Worker:
+    """Load the model that `dataset.json` names onto this process's device, for a generator of the given class.
 
     On a CPU the process uses one thread: bits then do not depend on the number of cores, and as many workers as cores
     run side by side without hindering each other.
@@ -97,7 +99,7 @@ def make_worker(out: Path, plan: GenerationPlan, document: dict[str, Any]) -> Wo
     if device.type == "cpu":
         torch.set_num_threads(1)
     pipeline = load_pipeline(folder, pick_dtype(recipe["dtype"], device), device)
-    generator = ImageGenerator(
+    generator = kind(
         pipeline,
         guidance_scale=recipe["guidance_scale"],
         num_inference_steps=recipe["num_inference_steps"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core.files import cache_dir
+from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.training.config import TrainConfig
 
@@ -73,12 +74,45 @@ def evaluate(
     from imagenet_sd.evaluation.evaluate import evaluate as run_evaluation
 
     encoders = [_open_encoder(name, config) for name in encoder.split("+")]
-    sides = {handle.side for handle in encoders if handle.side}
-    if sides and config.side == EvalConfig().side and config.preprocessing == "protocol":
-        config = replace(config, side=max(sides))  # a run folder knows the size it was trained for
+    config = _at_own_size(config, encoders)
     if config.suite == "cog":
         data = {f"{name}-L{k}": f"{spec}@L{k}" for name, spec in data.items() for k in range(1, 6)}
     return run_evaluation(encoders, data, config, _open_data, cache or cache_dir() / "features", out)
+
+
+def extract_features(
+    encoder: str, data: str, split: str = "train", config: EvalConfig = EvalConfig(), *, cache: Path | None = None
+) -> FeatureSet:
+    """The features that the probes of `evaluate` see, for a probe of one's own.
+
+    Args:
+        encoder: one encoder, as in `evaluate`.
+        data: data spec.
+        split: "train" or "test".
+        config: crop, preprocessing, batch size and precision.
+        cache: see `evaluate`.
+
+    Returns:
+        Unit-length float32 features [N, D] and int64 labels [N], in the order of the set.
+
+    Raises:
+        ImagenetSDError: no such encoder or data.
+    """
+    from imagenet_sd.evaluation.analysis import unit
+    from imagenet_sd.evaluation.features import extract
+
+    handle = _open_encoder(encoder, config)
+    config = _at_own_size(config, [handle])
+    found = extract(handle, _open_data(data, split), config, cache or cache_dir() / "features").data
+    return replace(found, features=unit(found.features).astype("float32"))
+
+
+def _at_own_size(config: EvalConfig, encoders: "list[Encoder]") -> EvalConfig:
+    """The settings with the image size that the encoders were trained for, where a run folder names one."""
+    sides = {handle.side for handle in encoders if handle.side}
+    if sides and config.side == EvalConfig().side and config.preprocessing == "protocol":
+        return replace(config, side=max(sides))
+    return config
 
 
 def _open_encoder(name: str, config: EvalConfig) -> "Encoder":

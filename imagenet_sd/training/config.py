@@ -67,7 +67,7 @@ class ModelConfig:
     backbone: str = "resnet50"
     """Name of a timm model; its pooled features are the representation x."""
     small_images: bool = False
-    """Replace a ResNet's 7x7 stride-2 stem and max pooling by a 3x3 convolution, for images of about 32 pixels."""
+    """Leave out the max pooling of a ResNet's stem, for images of about 32 pixels."""
     projector_layers: int = 0
     """L, the number of hidden layers; 0 means no projector."""
     projector_hidden: int = 2048

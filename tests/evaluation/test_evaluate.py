@@ -190,7 +190,12 @@ def test_classes_are_matched_by_wnid_and_masked(tmp_path: Path):
         "scored": ["n1", "n3"],
         "images_left_out": 2,
     }
-    merged = mean_of([result | {"top1": 0.2}, result, result | {"top1": 0.8}], "v2")
+    assert result["per_class"] == {"n1": 0.5, "n3": 0.5}
+    merged = mean_of(
+        [result | {"top1": 0.2, "per_class": {"n1": 1.0}}, result, result | {"top1": 0.8, "per_class": {"n3": 0.2}}],
+        "v2",
+    )
+    assert merged["per_class"] == {"n1": pytest.approx(0.75), "n3": pytest.approx(0.35)}
     assert merged["top1"] == pytest.approx(0.5) and merged["num_test"] == 12
 
 

@@ -8,7 +8,7 @@ import torch
 from imagenet_sd.evaluation.config import EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted
-from imagenet_sd.evaluation.metrics import score
+from imagenet_sd.evaluation.metrics import class_accuracies, score, top_k
 
 
 def classify(encoder: Encoder, name: str, test: Extracted) -> dict[str, Any]:
@@ -36,14 +36,16 @@ def classify(encoder: Encoder, name: str, test: Extracted) -> dict[str, Any]:
     rows = labels >= 0
     columns = [encoder.classes.index(wnid) for wnid in common]
     with torch.inference_mode():
-        logits = encoder.head.cpu()(torch.from_numpy(test.data.features[rows])).float().numpy()
+        logits = encoder.head.cpu()(torch.from_numpy(test.data.features[rows])).float().numpy()[:, columns]
+    correct = top_k(logits, labels[rows], 1)
     proper = len(common) < len(encoder.classes)
     return {
         "dataset": name,
         "split": "test",
         "probe": "classifier",
-        **score(logits[:, columns], labels[rows]),
+        **score(logits, labels[rows]),
         "top1_sd": 0.0,
+        "per_class": {common[label]: value for label, value in class_accuracies(correct, labels[rows]).items()},
         "num_classes": len(common),
         "masked": {
             "classifier_classes": len(encoder.classes),
@@ -63,6 +65,10 @@ def mean_of(results: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """The mean of several results under a new name; ImageNet-v2 is reported so over its three test sets."""
     keys = ("top1", "top5", "mean_per_class_accuracy", "log_odds")
     merged: dict[str, Any] = {key: float(np.mean([r[key] for r in results])) for key in keys}
+    wnids = dict.fromkeys(wnid for r in results for wnid in r["per_class"])
+    merged["per_class"] = {
+        wnid: float(np.mean([r["per_class"][wnid] for r in results if wnid in r["per_class"]])) for wnid in wnids
+    }
     interval = [float(np.mean([r["top1_interval"][side] for r in results])) for side in (0, 1)]
     return {
         **results[0],
