@@ -21,7 +21,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path):
-    """Python blocks of a page share their names; each starts where the last shell line before it has left the folder."""
+    """Python blocks of a page share their names; shell lines run where they stand among them."""
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     folder = tmp_path / "work"
     folder.mkdir()

@@ -12,11 +12,11 @@ import torch
 
 from imagenet_sd.core.types import GenerationPlan, ImageRequest
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.engines.local import cores
 from imagenet_sd.generation.generator import DrawnImage
 from imagenet_sd.generation.models import identify
 from imagenet_sd.generation.plan import estimate_bytes, make_plan
 from imagenet_sd.generation.stopwatch import StandIn
-from imagenet_sd.generation.throughput import cores
 from imagenet_sd.generation.worker import Worker, generator_facts, make_worker
 from imagenet_sd.storage.writer import shard_path
 

@@ -81,7 +81,7 @@ def evaluate(
 
 
 def extract_features(
-    encoder: str, data: str, split: str = "train", config: EvalConfig = EvalConfig(), *, cache: Path | None = None
+    encoder: str, data: str, split: str = "train", config: EvalConfig | None = None, *, cache: Path | None = None
 ) -> FeatureSet:
     """The features that the probes of `evaluate` see, for a probe of one's own.
 
@@ -89,7 +89,7 @@ def extract_features(
         encoder: one encoder, as in `evaluate`.
         data: data spec.
         split: "train" or "test".
-        config: crop, preprocessing, batch size and precision.
+        config: crop, preprocessing, batch size and precision; None: the papers' protocol.
         cache: see `evaluate`.
 
     Returns:
@@ -101,6 +101,7 @@ def extract_features(
     from imagenet_sd.evaluation.analysis import unit
     from imagenet_sd.evaluation.features import extract
 
+    config = config or EvalConfig()
     handle = _open_encoder(encoder, config)
     config = _at_own_size(config, [handle])
     found = extract(handle, _open_data(data, split), config, cache or cache_dir() / "features").data
