@@ -79,6 +79,12 @@ def test_ray_with_two_nodes_one_of_which_is_lost(small_dataset: Path, tmp_path: 
         environment = os.environ | {"RAY_ADDRESS": cluster.address}
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None and not list(out.glob(".work/events/*")):
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(60) == 143
+        assert len(shard_hashes(out)) < 4
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         while time.monotonic() < deadline and process.poll() is None and not shard_hashes(out):
             time.sleep(0.01)
         cluster.remove_node(nodes[1], allow_graceful=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.generation.loop import Stop
 from imagenet_sd.generation.watch import Watch
 
 _LOOPS: dict[str, tuple[Any, Any]] = {}
@@ -40,6 +41,7 @@ def run_ray(out: Path, plan: GenerationPlan, todo: list[int], gpus: float | None
 
     Raises:
         ImagenetSDError: Ray is not installed, or a task met a fault that every other would meet too.
+        Interrupted: a signal came; Ray ends the tasks at hand, and their leases go stale.
     """
     try:
         import ray
@@ -57,10 +59,13 @@ def run_ray(out: Path, plan: GenerationPlan, todo: list[int], gpus: float | None
             num_cpus=1, num_gpus=gpus, max_retries=-1, runtime_env=environment
         )
         waiting = [task.remote(str(out.resolve()), i) for i in todo]
-        while waiting:
-            ready, waiting = ray.wait(waiting, timeout=1)
-            ray.get(ready)
-            watch.show()
+        stop = Stop()
+        with stop.listening():  # after `ray.init`, which sets a handler of its own
+            while waiting:
+                stop.check()
+                ready, waiting = ray.wait(waiting, timeout=1)
+                ray.get(ready)
+                watch.show()
     except RayTaskError as error:
         raise ImagenetSDError(
             f"a Ray task failed: {' '.join(str(error.cause).split())[:400]}", "mend it and run the same command again"
