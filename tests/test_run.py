@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,36 @@ def test_stopped_in_training_it_goes_on(tmp_path: Path, cli: CliRun, number: sig
     assert done.returncode == 0 and "3 stages are done, 3 of them in this run" in done.stdout, done.stderr
     epochs = [int(n) for n in re.findall(r"^epoch (\d+):", done.stderr, flags=re.MULTILINE)]
     assert epochs[0] > 1 and epochs == list(range(epochs[0], 13)), "the epochs that were done are not done again"
+
+
+def killed_when(command: list, there: Callable[[], list]) -> None:
+    """Start a command, and kill it as soon as these files are there."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 200
+    while not there() and time.monotonic() < limit:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait(60) == -9
+
+
+def test_killed_while_it_draws_evaluates_and_reports_it_goes_on(tmp_path: Path, cli: CliRun):
+    out = tmp_path / "out"
+    recipe = RECIPE.split("grid:")[0].replace("images_per_class: 2", "images_per_class: 12")
+    (tmp_path / "r.yaml").write_text(recipe)
+    command = [sys.executable, "-m", "imagenet_sd", "run", tmp_path / "r.yaml", "--out", out]
+    killed_when(command, lambda: list(out.glob("datasets/*/data/*/.manifests/*.json")))
+    first = {path: path.stat().st_mtime_ns for path in out.glob("datasets/*/data/*/*.parquet")}
+    assert len(first) < 6 and not list(out.glob("datasets/*/stage.json"))
+    killed_when(command, lambda: list(out.glob("runs/*/stage.json")))  # training is done
+    assert not list(out.glob("runs/*/evaluate-*/stage.json"))
+    assert first.items() <= {path: path.stat().st_mtime_ns for path in out.glob("datasets/*/data/*/*.parquet")}.items()
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/encoder.safetensors")}
+    killed_when(command, lambda: list(out.glob("runs/*/evaluate-*/stage.json")))  # the report is next
+    assert not (out / "report.html").exists()
+    done = cli("run", tmp_path / "r.yaml", "--out", out)
+    assert done.returncode == 0 and "4 stages are done, 1 of them in this run" in done.stdout, done.stdout + done.stderr
+    assert weights == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/encoder.safetensors")} != {}
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path):
