@@ -29,7 +29,9 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: setup
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/imagenet-sd bench generate
+	for script in loader probe sea embedded_quality kill_rounds fleet; do \
+		echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 embedded: setup
 	$(BIN)/python scripts/train_embedded.py

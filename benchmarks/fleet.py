@@ -7,12 +7,14 @@ no preemption.
 """
 
 import argparse
+import heapq
 import json
 import math
 import multiprocessing
 import os
 import random
 import resource
+import statistics
 import tempfile
 import threading
 import time
@@ -150,8 +152,40 @@ def crowd(out: Path, plan: GenerationPlan, ranks: range, options: argparse.Names
     results.put((tally.worked, tally.preemptions, tally.published))
 
 
+def model(options: argparse.Namespace, seed: int) -> tuple[float, float]:
+    """The same rules as discrete events, without files: (time over ideal, wasted share) of one seed."""
+    chance = random.Random(seed)
+    queue, lost, done, end, waste = options.shards, [], 0, 0.0, 0.0
+    left = [chance.expovariate(1 / 20) for _ in range(options.workers)]  # work until the next preemption, in shards
+    events: list[tuple[float, int, str]] = [(0.0, worker, "free") for worker in range(options.workers)]
+    while done < options.shards:
+        now, worker, what = heapq.heappop(events)
+        if what == "preempted":  # half of them with notice; else the lease has to grow stale
+            heapq.heappush(lost, now + (0 if chance.random() < 0.5 else chance.uniform(0.15, 0.2)))
+            left[worker] = chance.expovariate(1 / 20)
+            heapq.heappush(events, (now + chance.expovariate(1 / options.pause), worker, "free"))
+            continue
+        if what == "done":
+            done, end = done + 1, now
+        if queue:
+            queue -= 1
+        elif lost and lost[0] <= now:
+            heapq.heappop(lost)
+        else:  # looks again
+            heapq.heappush(events, (now + chance.uniform(0.02, 0.08), worker, "free"))
+            continue
+        if left[worker] < 1:
+            waste += left[worker]
+            heapq.heappush(events, (now + left[worker], worker, "preempted"))
+        else:
+            left[worker] -= 1
+            heapq.heappush(events, (now + 1, worker, "done"))
+    return end / math.ceil(options.shards / options.workers), waste / (options.shards + waste)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=int, metavar="SEEDS", default=0, help="a discrete-event model, so many seeds")
     parser.add_argument("--workers", type=int, default=512)
     parser.add_argument("--shards", type=int, default=6400)
     parser.add_argument("--seconds", type=float, default=25.0, help="how long a shard takes")
@@ -159,6 +193,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.model:
+        ratios, wasted = zip(*(model(options, seed) for seed in range(options.model)), strict=True)
+        tenths = statistics.quantiles(ratios, n=10)
+        print(json.dumps({"ratio_median": statistics.median(ratios), "ratio_worst_tenth": tenths[-1],
+                          "wasted_share": statistics.mean(wasted)}, indent=2))  # fmt: skip
+        return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
@@ -172,7 +212,7 @@ def main() -> None:
         for first in range(options.processes):
             ranks = range(first, options.workers, options.processes)
             context.Process(target=crowd, args=(out, plan, ranks, options, results)).start()
-        tallies = [results.get() for _ in range(options.processes)]
+        tallies = [results.get(timeout=100 * options.seconds) for _ in range(options.processes)]
         assert sum(map(len, manifest_names(out, plan).values())) == plan.num_shards
     worked = sum(tally[0] for tally in tallies)
     published = sorted(entry for tally in tallies for entry in tally[2])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.pipeline import dry_run_study
+from imagenet_sd.pipeline import dry_run_study, run
 from imagenet_sd.recipe import Recipe, expand, load_recipe
 from tests.conftest import ROOT, CliRun
 
@@ -141,16 +141,68 @@ def test_mini_runs(tmp_path: Path, cli: CliRun):
     assert "mnist" in (tmp_path / "mini" / "report.html").read_text()
 
 
-def test_a_gpu_recipe_runs_with_the_embedded_generator(tmp_path: Path, cli: CliRun):
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Real digits as folders of images, and CoG levels over them."""
     from imagenet_sd.core.imagesets import open_images
 
-    real = open_images("builtin:mnist@per_class=2", "test")
-    for group in range(len(real.group_sizes)):
-        (record,) = real.read_group(group)
-        folder = tmp_path / "real" / real.classes[record.label]
-        folder.mkdir(parents=True, exist_ok=True)
-        record.decode().save(folder / f"{group}.png")
-    settings = [*TINY, f"paths.imagenet100={tmp_path / 'real'}", f"evaluate.data.val=imagefolder:{tmp_path / 'real'}"]
+    base = tmp_path_factory.mktemp("places")
+    images = open_images("builtin:mnist@per_class=5", "test")
+    files: dict[str, list[str]] = {}
+    for group in range(len(images.group_sizes)):
+        (record,) = images.read_group(group)
+        wnid = images.classes[record.label]
+        (base / "real" / wnid).mkdir(parents=True, exist_ok=True)
+        record.decode().save(base / "real" / wnid / f"{group}.png")
+        files.setdefault(wnid, []).append(f"{wnid}/{group}.png")
+    (base / "levels").mkdir()
+    (base / "levels" / "levels.json").write_text("{}")
+    for k in range(1, 6):
+        members = [files[wnid] for wnid in sorted(files)[2 * k - 2 : 2 * k]]
+        for split, part in (("train", slice(0, 4)), ("test", slice(4, 5))):
+            lines = [file for member in members for file in member[part]]
+            (base / "levels" / f"L{k}-{split}.txt").write_text("\n".join(lines) + "\n")
+    return {name: base / name for name in ("real", "levels")}
+
+
+VAL = "evaluate.data={val: 'imagefolder:REAL'}"
+FACES = ["evaluate.0.data={faces: 'builtin:faces'}", "evaluate.0.seeds=[0]", "evaluate.0.trials=1"]
+RUNS = {
+    "imagenet100": ([VAL], 1, {"val/test"}),
+    "imagenet100_table_5_2": (
+        [VAL, "paths.imagenet100=REAL", "grid.1.generate.guidance_scale=[2]", "grid.1.generate.prompt=[c_dc]",
+         "grid.2.generate.multiple=[2]"], 3, {"val/test"},
+    ),
+    "imagenet1k_c_dc": ([VAL, "grid.0.generate.guidance_scale=[2]"], 1, {"val/test"}),
+    "transfer_table_5_3": (
+        [*FACES, "evaluate.1.data={digits: 'imagefolder:REAL'}", "evaluate.1.seeds=[0]", "evaluate.1.trials=1",
+         "paths.imagenet100=REAL", "grid.0.encoder=['timm:resnet10t@random']", "grid.2.generate.classes=digits-10",
+         "grid.2.generate.multiple=2", "grid.3.generate.guidance_scale=[2]"], 4, {"faces/test", "digits/test"},
+    ),
+    "cog_table_5_4": (
+        [*FACES, "evaluate.1.seeds=[0]", "evaluate.1.trials=1", "paths.levels=LEVELS", "paths.imagenet21k=REAL",
+         "grid.0.encoder=['timm:resnet10t@random']"], 2, {"faces/test", *(f"cog-L{k}/test" for k in range(1, 6))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_recipes_of_the_tables_run_in_small(name: str, places: dict[str, Path], tmp_path: Path):
+    settings, cells, measured = RUNS[name]
+    filled = [s.replace("REAL", str(places["real"])).replace("LEVELS", str(places["levels"])) for s in settings]
+    path = ROOT / "pipelines" / f"{name}.yaml"
+    small = [*TINY, "generate.shard_size=20", *filled]
+    summary = run(load_recipe(path, small), out=tmp_path, path=str(path))
+    study = json.loads(Path(summary["study"]).read_text())
+    assert len(study["cells"]) == cells
+    for cell in study["cells"]:
+        assert set(cell["metrics"]) == measured
+        assert all(0 <= metrics["top1"] <= 1 for metrics in cell["metrics"].values())
+    assert Path(summary["page"]).is_file()
+
+
+def test_table_5_1_runs_from_the_command_line(places: dict[str, Path], tmp_path: Path, cli: CliRun):
+    settings = [*TINY, f"paths.imagenet100={places['real']}", f"evaluate.data.val=imagefolder:{places['real']}"]
     recipe = ROOT / "pipelines" / "imagenet100_table_5_1.yaml"
     done = cli("run", recipe, "--out", tmp_path / "out", *as_options(settings))
     assert done.returncode == 0, done.stderr
@@ -159,9 +211,9 @@ def test_a_gpu_recipe_runs_with_the_embedded_generator(tmp_path: Path, cli: CliR
     assert found == [
         ("synthetic", "plain", 20),
         ("synthetic", "strong", 20),
-        ("real", "plain", 20),
-        ("real", "strong", 20),
+        ("real", "plain", 50),
+        ("real", "strong", 50),
     ]
-    assert [c["factors"]["multiple"] for c in study["cells"]] == [1.0] * 4
-    assert all(c["metrics"]["val/test"]["num_test"] == 20 for c in study["cells"])
+    assert [c["factors"]["multiple"] for c in study["cells"]] == [1.0, 1.0, 2.5, 2.5]  # of the synthetic base count
+    assert all(c["metrics"]["val/test"]["num_test"] == 50 for c in study["cells"])
     assert (tmp_path / "out" / "table_5_1.html").is_file()

@@ -166,6 +166,8 @@ def generate(
         compile=compile,
         flag_nsfw=flag_nsfw,
     )
+    if calibrate and not dry_run:
+        raise ImagenetSDError("--calibrate measures for a plan and draws no dataset", "give --dry-run with it")
     if dry_run:
         plan = pipeline.dry_run(config, out)
         if calibrate:

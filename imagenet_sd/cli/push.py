@@ -7,6 +7,7 @@ import typer
 
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import Dataset, Format, OutputFormat, app, print_json
+from imagenet_sd.core.errors import Interrupted
 
 
 @app.command()
@@ -24,17 +25,26 @@ def push(
     format: OutputFormat = Format.table,
 ) -> None:
     """Upload the finished shards to the Hugging Face Hub. Run it again to go on; what is there is skipped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is an interruption like any other
-    result = pipeline.push(
-        out,
-        repo_id,
-        follow=follow,
-        private=private,
-        revision=revision,
-        poll=poll,
-        shards_per_commit=shards_per_commit,
-        attempts=attempts,
-    )
+    received = []
+
+    def stop(signum: int, frame: object) -> None:  # no Exception: nothing that is tried again may catch it
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        result = pipeline.push(
+            out,
+            repo_id,
+            follow=follow,
+            private=private,
+            revision=revision,
+            poll=poll,
+            shards_per_commit=shards_per_commit,
+            attempts=attempts,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(received[0] if received else signal.SIGINT) from None
     if format is not Format.table:
         print_json(result)
     else:

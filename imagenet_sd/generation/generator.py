@@ -277,9 +277,9 @@ def _step_options(scheduler: Any) -> set[str]:
 
 def _check(decoded: torch.Tensor, requests: Sequence[ImageRequest]) -> None:
     """Refuse images that are not finite (they would be stored as black) or that show one colour only."""
-    flat = decoded.flatten(1).float()
-    finite = flat.isfinite().all(1)
-    spread = flat.amax(1) - flat.amin(1)
+    flat = decoded.flatten(2).float()  # [N, 3, pixels]: a colour is constant where each of its channels is
+    finite = flat.isfinite().all(2).all(1)
+    spread = (flat.amax(2) - flat.amin(2)).amax(1)
     for request, ok, range_ in zip(requests, finite.tolist(), spread.tolist(), strict=True):
         if not ok or range_ < 2 / 255:
             fault = "holds values that are not numbers" if not ok else "has one single colour"

@@ -145,7 +145,7 @@ class LeaseBoard:
 
 
 def _machine() -> str:
-    """Where process ids mean the same: this boot of this kernel, this process namespace; "" where that is unknown."""
+    """Where process ids mean the same: this boot of this kernel, this process namespace; if unknown, nowhere else."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"

@@ -1,4 +1,7 @@
-"""Watching a dataset grow: the progress bar of a run, `status`, and metrics for Prometheus. Reads files only."""
+"""Watching a dataset grow: the progress bar of a run, `status`, and metrics for Prometheus.
+
+What it knows it reads from files; to ask the file server's clock it writes one in `.work` and deletes it.
+"""
 
 import json
 import os
@@ -17,6 +20,7 @@ from imagenet_sd.generation.loop import failures, shard_name
 from imagenet_sd.storage.writer import is_done, manifest_names, read_manifest
 
 _RECENT = 64
+_FORGOTTEN = 3600.0
 
 
 class Watch:
@@ -39,14 +43,9 @@ class Watch:
         self._looked = self._measured = 0.0
         self._done = manifest_names(out, plan)
 
-    def done_shards(self) -> int:
-        """Number of shards that have a manifest."""
-        return sum(map(len, self._done.values()))
-
     def unfinished(self) -> bool:
-        """Whether a shard is missing that has not failed."""
-        self._done = manifest_names(self.out, self.plan)
-        return self.done_shards() < self.plan.num_shards
+        """Whether a shard is not done, each looked at closely."""
+        return bool(unfinished(self.out, self.plan))
 
     def on_batch(self, shard: Shard, drawn: int) -> None:
         """Note that a worker of this process has drawn so many images of a shard, and show it."""
@@ -90,14 +89,14 @@ def status(out: Path, plan: GenerationPlan, ttl: float = TTL) -> dict[str, Any]:
         `shards_at_work`, `failed` (shard path -> last error), `complete`.
     """
     done = manifest_names(out, plan)
+    images = count_images(plan, done)
     board = LeaseBoard(work_folder(out) / "leases", f"status-{uuid.uuid4().hex[:6]}", ttl)
     try:
-        live, stale = _workers(out, board.now(), ttl)
+        live, stale = _workers(out, board.now(), ttl) if images < plan.num_images else (0, 0)
         at_work = sum(board.held().values())
     finally:
         board.close()
     rate = live * _recent_rate(out, plan)
-    images = count_images(plan, done)
     left = plan.num_images - images
     return {
         "out": str(out),
@@ -140,7 +139,10 @@ def _recent_rate(out: Path, plan: GenerationPlan) -> float:
 
 
 def _workers(out: Path, now: float, ttl: float) -> tuple[int, int]:
-    """(live, stale) workers: those that have not said `stop`, by the age of their heartbeat."""
+    """(live, stale) workers: those that have not said `stop`, by the age of their heartbeat.
+
+    A worker that was killed never says it; after an hour of silence it is forgotten.
+    """
     folder = events_folder(out)
     if not folder.is_dir():
         return 0, 0
@@ -149,8 +151,8 @@ def _workers(out: Path, now: float, ttl: float) -> tuple[int, int]:
         for entry in entries:
             if not entry.name.endswith(".jsonl") or _last_event(Path(entry.path)) == "stop":
                 continue
-            fresh = now - entry.stat().st_mtime <= ttl
-            live, stale = live + fresh, stale + (not fresh)
+            age = now - entry.stat().st_mtime
+            live, stale = live + (age <= ttl), stale + (ttl < age <= max(_FORGOTTEN, ttl))
     return live, stale
 
 

@@ -65,7 +65,7 @@ def generate(
             else:
                 from imagenet_sd.generation.engines.local import run_local
 
-                run_local(out, plan, workers, watch)
+                run_local(out, plan, workers, watch, len(todo))
             watch.show(last=True)
             rate = progress.rate()
         _require_complete(out, plan)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -149,9 +150,15 @@ def test_many_workers_share_the_shards_without_doubles(small_dataset: Path, tmp_
     assert shard_hashes(out) == shard_hashes(small_dataset)
 
 
-@pytest.mark.parametrize("what", ["raises", "not numbers", "one single colour"])
+RED = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("raises", None), ("not numbers", float("nan")), ("one single colour", 0.5), ("one single colour", RED)],
+)
 def test_an_unusable_image_fails_its_shard_alone(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, value: Any
 ):
     """Through the real generator: retried, marked, never published; the run goes on and lists it; a rerun mends it."""
     from imagenet_sd.generation import worker
@@ -178,7 +185,7 @@ def test_an_unusable_image_fails_its_shard_alone(
         def spoilt(*args, **options):
             images = decode(*args, **options)[0]
             if self.spoil is not None:
-                images[self.spoil] = float("nan") if what == "not numbers" else 0.5
+                images[self.spoil] = value
             return (images,)
 
         self.pipeline.vae.decode = spoilt

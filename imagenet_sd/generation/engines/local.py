@@ -36,7 +36,7 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
-def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch) -> None:
+def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch, todo: int) -> None:
     """Draw what is missing with workers on this machine.
 
     Args:
@@ -45,6 +45,7 @@ def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch) -> No
         workers: number of workers; 0: every visible GPU, or every CPU core. Under `accelerate launch` this process
             is one worker itself.
         watch: shows progress.
+        todo: number of shards to draw; more workers are not started.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; shards at hand were handed back.
@@ -52,8 +53,7 @@ def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch) -> No
     """
     launched = "LOCAL_RANK" in os.environ
     devices = [] if launched else _visible_gpus()
-    missing = plan.num_shards - watch.done_shards()
-    workers = 1 if launched else workers or min(len(devices) or cores(), max(1, missing))
+    workers = 1 if launched else workers or min(len(devices) or cores(), max(1, todo))
     stop = Stop()
     with stop.listening():
         if workers == 1:
@@ -121,9 +121,12 @@ class _Supervisor:
         if self.stop.signum:
             raise Interrupted(self.stop.signum)
         errors = [slot.error for slot in self.slots if slot.error]
-        if errors and self.watch.unfinished():
+        dead = [slot for slot in self.slots if slot.starts > _RESPAWNS]
+        if not (errors or dead) or not self.watch.unfinished():
+            return
+        if errors:
             raise ImagenetSDError(str(errors[0].get("error")), str(errors[0].get("hint")))
-        if (dead := [s for s in self.slots if s.starts > _RESPAWNS]) and self.watch.unfinished():
+        if dead:
             raise GenerationError(
                 f"{len(dead)} of {len(self.slots)} workers died {_RESPAWNS + 1} times",
                 "read the lines above; with too little memory, give fewer --workers",
@@ -143,15 +146,17 @@ class _Supervisor:
         threading.Thread(target=self._listen, args=(slot, slot.process), daemon=True).start()
 
     def _listen(self, slot: _Slot, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            try:
-                message = json.loads(line)
-            except ValueError:
-                continue
-            if "error" in message:
-                slot.error = message
-            elif "drawn" in message:
-                self.watch.note(process.pid, message["shard"], message["drawn"])
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue
+                if "error" in message:
+                    slot.error = message
+                elif "drawn" in message:
+                    self.watch.note(process.pid, message["shard"], message["drawn"])
 
     def _look_after(self, slot: _Slot) -> None:
         if slot.process is None or slot.process.poll() is None:
