@@ -83,10 +83,10 @@ def remove_nodes(disturbed: Path, shards: int, options: argparse.Namespace) -> N
         moment = chance.uniform(1, 9)
         time.sleep(moment)
         k = chance.randrange(2)
-        running = process.poll() is None
+        state = "running" if process.poll() is None else "the run had ended"
         cluster.remove_node(nodes[k], allow_graceful=False)
         print(
-            f"round {number:2d}: after {moment:.1f} s node {k} removed ({'running' if running else 'the run had ended'}), "
+            f"round {number:2d}: after {moment:.1f} s node {k} removed ({state}), "
             f"{len(hashes(disturbed))} of {shards} shards done",
             flush=True,
         )
