@@ -314,10 +314,10 @@ def features(settings: list[Setting]) -> Drawing:
     panels = []
     for measure, axis in _MEASURES.items():
         figure, axes = new_axes()
-        width = 0.8 / len(lines)
+        width = min(0.4, 0.8 / len(lines))
         for number, setting in enumerate(lines):
             values = [_mean_measure(setting, group, measure) for group in groups]
-            places = [i - 0.4 + width * (number + 0.5) for i in range(len(groups))]
+            places = [i + width * (number + 0.5 - len(lines) / 2) for i in range(len(groups))]
             heights = [v.mean if v else math.nan for v in values]
             errors = [v.sd if v and v.count > 1 else math.nan for v in values]
             axes.bar(
@@ -330,6 +330,7 @@ def features(settings: list[Setting]) -> Drawing:
                 label=name(setting.short),
             )
         axes.set_xticks(range(len(groups)), [name(g, 18) for g in groups])
+        axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.grid(visible=False, axis="x")
         axes.set_title(axis)
         legend_below(figure, axes)
