@@ -17,6 +17,7 @@ from imagenet_sd.core.seeds import Permutation
 from imagenet_sd.core.types import ShardManifest
 from imagenet_sd.generation.plan import load_plan
 from imagenet_sd.generation.watch import status, write_metrics
+from imagenet_sd.storage.writer import manifest_path
 from tests.conftest import SMALL, CliRun
 from tests.fakes import replay_loop
 from tests.generation.test_resume import shard_hashes
@@ -148,14 +149,20 @@ def test_status_of_a_dataset_at_work(small_dataset: Path, tmp_path: Path):
     lines = events.read_text().splitlines()
     assert json.loads(lines[-1])["event"] == "stop" and status(out, loop.plan)["workers_live"] == 0
     events.write_text("\n".join(lines[:-1]) + "\n")  # as if it had been killed
-    assert status(out, loop.plan)["workers_live"] == 1
-    os.utime(events, (0, 0))
     state = status(out, loop.plan)
-    assert (state["workers_live"], state["workers_stale"], state["complete"]) == (0, 1, True)
+    assert (state["workers_live"], state["complete"]) == (0, True)  # nobody works on what is complete
+    manifest_path(out, loop.plan.shard(3)).unlink()
+    assert status(out, loop.plan)["workers_live"] == 1
+    for age, stale in ((600, 1), (7200, 0)):  # silent, and after an hour forgotten
+        os.utime(events, (time.time() - age,) * 2)
+        state = status(out, loop.plan)
+        assert (state["workers_live"], state["workers_stale"], state["complete"]) == (0, stale, False)
+    os.utime(events, (time.time() - 600,) * 2)
+    state = status(out, loop.plan)
     write_metrics(state, tmp_path / "m" / "x.prom")
     families = text_string_to_metric_families((tmp_path / "m" / "x.prom").read_text())
     values = {family.name: family.samples[0] for family in families}
-    assert values["imagenet_sd_images_done"].value == 20 and values["imagenet_sd_workers_stale"].value == 1
+    assert values["imagenet_sd_images_done"].value == 18 and values["imagenet_sd_workers_stale"].value == 1
     assert values["imagenet_sd_shards_failed"].labels == {"dataset": "out"}
 
 

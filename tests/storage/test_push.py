@@ -219,7 +219,7 @@ def test_follow_uploads_what_finishes_and_ends(hub: Hub, dataset: Path, tmp_path
     time.sleep(0.3)
     running.terminate()
     _, said = running.communicate(timeout=30)
-    assert running.returncode == 130
+    assert running.returncode == 143
     assert "me/follow holds 2 of 4 shards" in said and "run the same command again" in said and "Traceback" not in said
 
     running = start_push(hub, growing, "me/follow", "--follow", "--poll", 0.1)
