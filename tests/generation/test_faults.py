@@ -120,14 +120,33 @@ def test_a_rename_that_reports_an_error_after_succeeding(
     assert rerun(small_dataset, tmp_path / "out") == [0, 1, 2, 3]
 
 
-def test_two_workers_on_one_shard_write_the_same_bytes(small_dataset: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    with replay_loop(small_dataset, out) as (first, _), replay_loop(small_dataset, out) as (second, _):
-        threads = [threading.Thread(target=loop.attempt, args=(i,)) for i in range(4) for loop in (first, second)]
+def test_two_workers_on_one_shard_write_the_same_bytes(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both write each shard at the same time, into files of their own, and publish after both have written."""
+    out, meet, written = tmp_path / "out", threading.Barrier(2, timeout=20), []
+    real = pq.write_table
+
+    def together(table, path, **options):
+        meet.wait()
+        written.append(Path(path))
+        real(table, path, **options)
+        meet.wait()
+
+    with (
+        replay_loop(small_dataset, out) as (first, _),
+        replay_loop(small_dataset, out) as (second, _),
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(pq, "write_table", together)
+        threads = [
+            threading.Thread(target=lambda loop=loop: [loop.attempt(i) for i in range(4)]) for loop in (first, second)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+    assert len(set(written)) == 8
     assert shard_hashes(out) == shard_hashes(small_dataset)
     assert rerun(small_dataset, out) == []
 
