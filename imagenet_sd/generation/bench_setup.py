@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.types import ImageRequest
+from imagenet_sd.generation.acceleration import keep_freed_memory
 from imagenet_sd.generation.bench_model import sd14_pipeline
 from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
 from imagenet_sd.generation.generator import ImageGenerator, load_pipeline, pick_dtype
@@ -148,6 +149,7 @@ def worker_threads(device: torch.device) -> Iterator[None]:
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
+        keep_freed_memory()
     try:
         yield
     finally:

@@ -76,8 +76,11 @@ def main() -> None:
     """Be one worker."""
     import torch
 
+    from imagenet_sd.generation.acceleration import keep_freed_memory
+
     config = BenchConfig(**json.loads(sys.stdin.readline()))
     torch.set_num_threads(1)
+    keep_freed_memory()
     generator = our_generator(config, load_stock(config, torch.device("cpu")))
     rounds = config.requests()
     generator.draw(rounds[0][: config.batch_size])

@@ -14,6 +14,7 @@ import transformers
 
 from imagenet_sd import __version__
 from imagenet_sd.core.types import GenerationPlan, ShardManifest
+from imagenet_sd.generation.acceleration import keep_freed_memory
 from imagenet_sd.generation.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
 from imagenet_sd.generation.levers import Levers
 from imagenet_sd.generation.models import ModelIdentity, fetch
@@ -98,6 +99,7 @@ def make_worker(
     device = pick_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
+        keep_freed_memory()
     pipeline = load_pipeline(folder, pick_dtype(recipe["dtype"], device), device)
     generator = kind(
         pipeline,

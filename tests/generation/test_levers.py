@@ -2,7 +2,9 @@
 
 import functools
 import json
+import platform
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +209,27 @@ def test_features_are_computed_anew_where_guidance_begins_and_ends():
     generator.draw(REQUESTS)
     # Steps 0 and 4 by the interval of the cache, step 2 as guidance begins, step 5 as it ends.
     assert deep == [BATCH, 2 * BATCH, 2 * BATCH, BATCH]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_used_again():
+    """Page faults of a process that asks for three large tensors and frees them, again and again."""
+    code = (
+        "import resource, torch\n"
+        "{}\n"
+        "for k in range(40):\n"
+        "    if k == 10: before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    tensors = [torch.zeros(2 << 20) for _ in range(3)]\n"  # 8 MiB each
+        "    del tensors\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    calls = ("pass", "from imagenet_sd.generation.acceleration import keep_freed_memory; keep_freed_memory()")
+    runs = [
+        subprocess.run([sys.executable, "-c", code.format(call)], capture_output=True, text=True, check=True)
+        for call in calls
+    ]
+    default, kept = (int(run.stdout) for run in runs)
+    assert kept < default / 10, (default, kept)
 
 
 def test_compiled_modules_see_one_shape_each_and_compile_once(monkeypatch: pytest.MonkeyPatch):
