@@ -305,7 +305,7 @@ def test_signals_stop_a_run_cleanly(
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     out = tmp_path / "out"
-    slow = [part if part != "5" else "1000" for part in SMALL]
+    slow = [part if part != "5" else "900" for part in SMALL]  # PNDM fails at 1,000: its table ends at 999
     process = subprocess.Popen(
         [sys.executable, "-m", "imagenet_sd", *slow, "--workers", "2", "--out", str(out)],
         stderr=subprocess.PIPE,
@@ -314,10 +314,11 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and len(list(out.glob(".work/leases/*.lease"))) < 2:
         time.sleep(0.01)
+    time.sleep(0.5)  # a lease gets its text a moment after its name
     pids = [json.loads(path.read_text())["pid"] for path in out.glob(".work/leases/*.lease")]
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert process.poll() is None  # a batch of 1,000 steps is not over yet
+    assert process.poll() is None, process.communicate()[1]  # a batch of 900 steps is not over yet
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=5)
     assert process.returncode == 130
