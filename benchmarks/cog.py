@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_sd.evaluation.cog import eligible_concepts, read_counts
-from imagenet_sd.evaluation.lin import LinSimilarity
+from imagenet_sd.data.cog import eligible_concepts, read_counts
+from imagenet_sd.data.similarity import LinSimilarity
 from imagenet_sd.prompts.classes import load_classes
 from imagenet_sd.prompts.wordnet import find_wordnet, open_wordnet, stage_wordnet
 

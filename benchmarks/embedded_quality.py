@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from sklearn.svm import SVC
 
-from imagenet_sd.core.builtin import mnist_digits
 from imagenet_sd.core.progress import Progress
+from imagenet_sd.data.builtin import mnist_digits
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.generator import ImageGenerator, load_pipeline
+from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity
 from imagenet_sd.generation.plan import make_plan
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.journal import Journal
-from imagenet_sd.generation.leases import Lease, LeaseBoard, work_folder
-from imagenet_sd.generation.loop import WorkerLoop
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
+from imagenet_sd.generation.workers.journal import Journal
+from imagenet_sd.generation.workers.leases import Lease, LeaseBoard, work_folder
+from imagenet_sd.generation.workers.loop import WorkerLoop
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import manifest_names, write_shard
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-CHILD = [sys.executable, "-m", "imagenet_sd.generation.engines.child"]
+CHILD = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 

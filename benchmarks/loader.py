@@ -20,11 +20,11 @@ from PIL import Image, ImageFilter, ImageOps
 from skimage import data as photographs
 from torchvision import transforms as T
 
-from imagenet_sd.core.imagesets import Record
+from imagenet_sd.data.images import Record
 from imagenet_sd.pipeline import train
-from imagenet_sd.recipe import load_train_config
 from imagenet_sd.training.config import get_recipe
-from imagenet_sd.training.multicrop import MultiCrop
+from imagenet_sd.training.crops import MultiCrop
+from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.runlog import read_metrics
 
 BICUBIC = T.InterpolationMode.BICUBIC

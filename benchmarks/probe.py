@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from imagenet_sd.core.builtin import mnist_digits
+from imagenet_sd.data.builtin import mnist_digits
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
 
 TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imagenet_sd.core.imagesets import open_images
+from imagenet_sd.data.images import open_images
 from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.encoders import Encoder, weights_hash
@@ -19,8 +19,8 @@ from imagenet_sd.evaluation.features import extract
 from imagenet_sd.evaluation.probes.sea import SeaConfig
 from imagenet_sd.evaluation.probes.search import fit_sea, stratified_split
 from imagenet_sd.pipeline import train
-from imagenet_sd.recipe import load_train_config
 from imagenet_sd.training.export import load_run
+from imagenet_sd.training.recipes import load_train_config
 
 NAMES = {"none": "none", "adv": "Adv", "sea_neg": "SeA_Neg", "rand": "Rand", "mixup": "manifold mixup", "sea": "SeA"}
 

@@ -12,7 +12,7 @@ _HOMES = {
     "ClassSpec": "core.types",
     "GenerationConfig": "generation.config",
     "GenerationPlan": "core.types",
-    "ImageGenerator": "generation.generator",
+    "ImageGenerator": "generation.diffusion.generator",
     "ImageRequest": "core.types",
     "ImagenetSDError": "core.errors",
     "Prompt": "core.types",
@@ -36,12 +36,12 @@ _HOMES = {
     "evaluate": "pipeline",
     "export_dataset": "pipeline",
     "extract_features": "pipeline",
-    "load_recipe": "recipe",
+    "load_recipe": "study",
     "open_dataset": "pipeline",
     "push": "pipeline",
     "report": "pipeline",
-    "run": "pipeline",
-    "open_images": "core.imagesets",
+    "run": "study.runner",
+    "open_images": "data.images",
     "train": "pipeline",
     "verify": "pipeline",
 }
@@ -49,7 +49,6 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from imagenet_sd.core.errors import ImagenetSDError as ImagenetSDError
-    from imagenet_sd.core.imagesets import open_images as open_images
     from imagenet_sd.core.types import ClassSpec as ClassSpec
     from imagenet_sd.core.types import FeatureSet as FeatureSet
     from imagenet_sd.core.types import GenerationPlan as GenerationPlan
@@ -58,9 +57,10 @@ if TYPE_CHECKING:
     from imagenet_sd.core.types import PromptTemplate as PromptTemplate
     from imagenet_sd.core.types import Shard as Shard
     from imagenet_sd.core.types import ShardManifest as ShardManifest
+    from imagenet_sd.data.images import open_images as open_images
     from imagenet_sd.evaluation.config import EvalConfig as EvalConfig
     from imagenet_sd.generation.config import GenerationConfig as GenerationConfig
-    from imagenet_sd.generation.generator import ImageGenerator as ImageGenerator
+    from imagenet_sd.generation.diffusion.generator import ImageGenerator as ImageGenerator
     from imagenet_sd.generation.plan import make_plan as make_plan
     from imagenet_sd.pipeline import cog as cog
     from imagenet_sd.pipeline import evaluate as evaluate
@@ -72,7 +72,6 @@ if TYPE_CHECKING:
     from imagenet_sd.pipeline import push as push
     from imagenet_sd.pipeline import regenerate as regenerate
     from imagenet_sd.pipeline import report as report
-    from imagenet_sd.pipeline import run as run
     from imagenet_sd.pipeline import status as status
     from imagenet_sd.pipeline import train as train
     from imagenet_sd.pipeline import verify as verify
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from imagenet_sd.prompts.classes import load_classes as load_classes
     from imagenet_sd.prompts.lint import lint as lint
     from imagenet_sd.prompts.templates import load_templates as load_templates
+    from imagenet_sd.study.runner import run as run
     from imagenet_sd.training.config import TrainConfig as TrainConfig
 
 

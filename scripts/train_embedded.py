@@ -1,6 +1,6 @@
 """`make embedded`: train the embedded generator, a small real Stable Diffusion pipeline that draws digits at 32x32.
 
-It learns from the 4,000 real training digits only (`imagenet_sd.core.builtin`), with captions made by the project's own
+It learns from the 4,000 real training digits only (`imagenet_sd.data.builtin`), with captions made by the project's own
 prompt templates over the ten WordNet digit synsets. Two stages, each skipped when its folder exists: the autoencoder
 (`train_embedded_vae.py`), then the UNet together with its text encoder. Under an hour on 2 CPU cores.
 """

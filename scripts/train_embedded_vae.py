@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from imagenet_sd.core.builtin import mnist_digits
+from imagenet_sd.data.builtin import mnist_digits
 
 
 def digits_32(split: str) -> tuple[torch.Tensor, torch.Tensor]:

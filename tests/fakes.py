@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.types import GenerationPlan, ShardManifest
-from imagenet_sd.generation.journal import Journal
-from imagenet_sd.generation.leases import LeaseBoard, work_folder, worker_name
-from imagenet_sd.generation.loop import Stop, WorkerLoop
 from imagenet_sd.generation.plan import load_plan
+from imagenet_sd.generation.workers.journal import Journal
+from imagenet_sd.generation.workers.leases import LeaseBoard, work_folder, worker_name
+from imagenet_sd.generation.workers.loop import Stop, WorkerLoop
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import shard_path, write_shard
 

@@ -115,7 +115,7 @@ def test_smallest_shard_that_the_hub_takes():
 
 
 def test_guide_agrees_with_the_code():
-    from imagenet_sd.generation import leases, loop
+    from imagenet_sd.generation.workers import leases, loop
 
     assert f"{leases.TTL:g} seconds may be taken" in GUIDE and f"every {leases.TTL / 4:g} seconds" in GUIDE
     assert loop.ATTEMPTS == 3 and "tries a shard three times" in GUIDE
@@ -123,7 +123,7 @@ def test_guide_agrees_with_the_code():
 
 
 def test_metrics_named_in_the_guide_are_those_written(tmp_path: Path):
-    from imagenet_sd.generation.watch import status, write_metrics
+    from imagenet_sd.generation.workers.status import status, write_metrics
 
     write_metrics(status(tmp_path, plan_of(100, 1000, 1)), tmp_path / "metrics.prom")
     written = set(re.findall(r"^(imagenet_sd_\w+)\{dataset=", (tmp_path / "metrics.prom").read_text(), re.M))

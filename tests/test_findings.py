@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from imagenet_sd.recipe import expand, load_recipe
+from imagenet_sd.study import expand, load_recipe
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "findings"

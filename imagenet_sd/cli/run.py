@@ -24,15 +24,14 @@ def run(
 
     What is up to date is skipped. Run it again to go on where it stopped.
     """
-    from imagenet_sd import pipeline
-    from imagenet_sd.pipeline.studyfile import command_line
-    from imagenet_sd.recipe import load_recipe
+    from imagenet_sd.study import load_recipe, runner
+    from imagenet_sd.study.document import command_line
 
     loaded = load_recipe(recipe, settings or [])
     if dry_run:
-        plan = pipeline.dry_run_study(loaded, out=out, path=str(recipe))
+        plan = runner.dry_run_study(loaded, out=out, path=str(recipe))
         return print_json(plan) if format is not Format.table else _print_plan(plan)
-    summary = pipeline.run(loaded, out=out, path=str(recipe), command=command_line())
+    summary = runner.run(loaded, out=out, path=str(recipe), command=command_line())
     if format is not Format.table:
         return print_json(summary)
     if not summary["done"]:

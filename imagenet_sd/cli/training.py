@@ -30,10 +30,10 @@ def train(
 ) -> None:
     """Train an encoder from scratch on a dataset. Run it again to go on where it stopped."""
     from imagenet_sd import pipeline
-    from imagenet_sd import recipe as recipes
     from imagenet_sd.training.config import resolved
+    from imagenet_sd.training.recipes import load_train_config
 
-    config = recipes.load_train_config(recipe, settings or [])
+    config = load_train_config(recipe, settings or [])
     if dry_run:
         return print_json(resolved(config))
     result = pipeline.train(config, data, out, validation=val, workers=workers, stream=stream)

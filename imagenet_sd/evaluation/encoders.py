@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from imagenet_sd.core.preprocess import MEAN, STD
+from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.evaluation.config import EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.

@@ -6,7 +6,7 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
-from imagenet_sd.core.imagesets import ImageSet
+from imagenet_sd.data.images import ImageSet
 from imagenet_sd.evaluation.analysis import analyse
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder

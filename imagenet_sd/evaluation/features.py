@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from imagenet_sd.core.files import atomic_write
-from imagenet_sd.core.imagesets import ArraySet, ImageSet, ParquetSet
-from imagenet_sd.core.preprocess import center_crop
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
+from imagenet_sd.data.images import ArraySet, ImageSet, ParquetSet
+from imagenet_sd.data.preprocess import center_crop
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.encoders import Encoder
 

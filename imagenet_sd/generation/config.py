@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from imagenet_sd.core.errors import PlanError
-from imagenet_sd.generation.levers import DEFAULTS as LEVERS
-from imagenet_sd.generation.levers import Attention, Levers
+from imagenet_sd.generation.diffusion.options import DEFAULTS as LEVERS
+from imagenet_sd.generation.diffusion.options import Attention, Levers
 
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"

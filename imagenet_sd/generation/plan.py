@@ -11,8 +11,8 @@ from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError, PlanError
 from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.diffusion.options import DEFAULTS as LEVERS
 from imagenet_sd.generation.identity import ModelIdentity, checker_identity
-from imagenet_sd.generation.levers import DEFAULTS as LEVERS
 from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates

@@ -14,11 +14,11 @@ import transformers
 
 from imagenet_sd import __version__
 from imagenet_sd.core.types import GenerationPlan, ShardManifest
-from imagenet_sd.generation.acceleration import keep_freed_memory
-from imagenet_sd.generation.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
-from imagenet_sd.generation.levers import Levers
+from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
+from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
+from imagenet_sd.generation.diffusion.options import Levers
+from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.models import ModelIdentity, fetch
-from imagenet_sd.generation.safety import SafetyChecker
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import write_shard
 

@@ -2,10 +2,10 @@
 
 from imagenet_sd.pipeline.bench import bench_generate, bench_script, calibrate
 from imagenet_sd.pipeline.dataset import dry_run, generate, open_dataset, preview, regenerate, status, verify
-from imagenet_sd.pipeline.learning import cog, evaluate, extract_features, train
-from imagenet_sd.pipeline.reporting import report
-from imagenet_sd.pipeline.sharing import export_dataset, push
-from imagenet_sd.pipeline.study import dry_run_study, run
+from imagenet_sd.pipeline.evaluation import cog, evaluate, extract_features
+from imagenet_sd.pipeline.export import export_dataset, push
+from imagenet_sd.pipeline.report import report
+from imagenet_sd.pipeline.training import train
 
 __all__ = [
     "bench_generate",
@@ -13,7 +13,6 @@ __all__ = [
     "calibrate",
     "cog",
     "dry_run",
-    "dry_run_study",
     "evaluate",
     "export_dataset",
     "extract_features",
@@ -23,7 +22,6 @@ __all__ = [
     "push",
     "regenerate",
     "report",
-    "run",
     "status",
     "train",
     "verify",

@@ -18,18 +18,18 @@ def bench_generate(**settings: Any) -> dict[str, Any]:
     """Time the generator against diffusers' own pipeline, in one interleaved run.
 
     Args:
-        settings: fields of `imagenet_sd.generation.bench_setup.BenchConfig`.
+        settings: fields of `imagenet_sd.generation.bench.config.BenchConfig`.
 
     Returns:
-        See `imagenet_sd.generation.bench.bench_generate`.
+        See `imagenet_sd.generation.bench.compare.bench_generate`.
 
     Raises:
         ImagenetSDError: a setting is out of range, or the model cannot be had.
     """
-    from imagenet_sd.generation import bench
-    from imagenet_sd.generation.bench_setup import BenchConfig
+    from imagenet_sd.generation.bench import compare
+    from imagenet_sd.generation.bench.config import BenchConfig
 
-    return bench.bench_generate(BenchConfig(**settings))
+    return compare.bench_generate(BenchConfig(**settings))
 
 
 def bench_script(name: str, arguments: Sequence[object] = (), folder: Path | None = None) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     """Draw a few of a plan's images, and say how long the whole of it takes and how much disk.
 
     Returns:
-        See `imagenet_sd.generation.calibrate.calibrate`.
+        See `imagenet_sd.generation.bench.calibrate.calibrate`.
 
     Raises:
         ImagenetSDError: the plan or the model is not usable.
     """
-    from imagenet_sd.generation import calibrate
+    from imagenet_sd.generation.bench import calibrate
 
     return calibrate.calibrate(config, seconds)

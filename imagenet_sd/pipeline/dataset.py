@@ -50,7 +50,7 @@ def generate(
     out = out or Path(default_folder(config))
     plan, document = _agree(out, config)
     _publish_description(out, document)
-    from imagenet_sd.generation.watch import Watch, unfinished
+    from imagenet_sd.generation.workers.status import Watch, unfinished
 
     todo = unfinished(out, plan)
     rate = 0.0
@@ -59,11 +59,11 @@ def generate(
         with Progress("images", plan.num_images, plan.num_images - missing) as progress:
             watch = Watch(out, plan, progress, metrics_file)
             if engine == "ray":
-                from imagenet_sd.generation.engines.ray import run_ray
+                from imagenet_sd.generation.workers.engines.ray import run_ray
 
                 run_ray(out, plan, todo, gpus_per_worker, watch)
             else:
-                from imagenet_sd.generation.engines.local import run_local
+                from imagenet_sd.generation.workers.engines.local import run_local
 
                 run_local(out, plan, workers, watch, len(todo))
             watch.show(last=True)
@@ -80,7 +80,7 @@ def generate(
 
 
 def _require_complete(out: Path, plan: GenerationPlan) -> None:
-    from imagenet_sd.generation.watch import failures, unfinished
+    from imagenet_sd.generation.workers.status import failures, unfinished
 
     if left := unfinished(out, plan):
         failed = failures(out, plan)
@@ -96,13 +96,13 @@ def status(out: Path, metrics_file: Path | None = None) -> dict[str, Any]:
     """How far a dataset is, how fast it grows, who works on it, and which shards failed.
 
     Returns:
-        See `imagenet_sd.generation.watch.status`.
+        See `imagenet_sd.generation.workers.status.status`.
 
     Raises:
         DatasetError: the folder holds no dataset.
     """
-    from imagenet_sd.generation.watch import status as look
-    from imagenet_sd.generation.watch import write_metrics
+    from imagenet_sd.generation.workers.status import status as look
+    from imagenet_sd.generation.workers.status import write_metrics
 
     plan, _ = open_dataset(out)
     state = look(out, plan)

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from imagenet_sd.core.imagesets import ImageSet, Record
 from imagenet_sd.core.seeds import stable_hash
+from imagenet_sd.data.images import ImageSet, Record
 from imagenet_sd.training.config import TrainConfig, TrainingError
-from imagenet_sd.training.multicrop import Crops, MultiCrop
+from imagenet_sd.training.crops import Crops, MultiCrop
 
 
 @dataclass(slots=True)

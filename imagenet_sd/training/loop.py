@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather, reduce, set_seed
 from torch import nn
 
-from imagenet_sd.core.imagesets import ImageSet
 from imagenet_sd.core.progress import Progress
+from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream, allowed_bad_images

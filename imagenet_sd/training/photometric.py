@@ -7,7 +7,7 @@ Each operation equals its counterpart in torchvision (float tensors) or Pillow; 
 import torch
 import torch.nn.functional as F
 
-from imagenet_sd.core.preprocess import MEAN, STD
+from imagenet_sd.data.preprocess import MEAN, STD
 
 _LUMA = (0.2989, 0.587, 0.114)
 

@@ -11,7 +11,7 @@ import yaml
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write, read_json, write_json
-from imagenet_sd.core.imagesets import ImageSet, open_images
+from imagenet_sd.data.images import ImageSet, open_images
 from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 

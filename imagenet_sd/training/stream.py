@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.core.imagesets import ParquetSet, Record
 from imagenet_sd.core.types import Shard
+from imagenet_sd.data.images import ParquetSet, Record
 from imagenet_sd.storage.writer import ROW_GROUP, manifest_path, shard_path
 
 

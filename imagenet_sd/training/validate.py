@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from imagenet_sd.core.imagesets import ImageSet
-from imagenet_sd.core.preprocess import center_crop
+from imagenet_sd.data.images import ImageSet
+from imagenet_sd.data.preprocess import center_crop
 from imagenet_sd.training.config import TrainingError
 from imagenet_sd.training.photometric import normalize, to_float
 

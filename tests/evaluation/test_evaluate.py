@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from imagenet_sd.core.imagesets import ArraySet, FolderSet, open_images
+from imagenet_sd.data.images import ArraySet, FolderSet, open_images
 from imagenet_sd.evaluation import encoders as E
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.features import concatenate, extract
@@ -209,7 +209,7 @@ def test_splits_with_other_class_orders_are_aligned(encoder, tmp_path: Path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from imagenet_sd.pipeline import train
-    from imagenet_sd.recipe import load_train_config
+    from imagenet_sd.training.recipes import load_train_config
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("run") / "r"
@@ -281,8 +281,8 @@ def test_cog_from_counts_and_from_a_folder(tmp_path: Path, cli: CliRun):
 
 def test_a_level_is_read_from_its_lists(tmp_path: Path):
     from imagenet_sd.core.errors import DatasetError
-    from imagenet_sd.evaluation.cog import CogLevels
-    from imagenet_sd.evaluation.coglists import open_level, write_levels
+    from imagenet_sd.data.cog import CogLevels
+    from imagenet_sd.data.cog_lists import open_level, write_levels
 
     wnids = ("n00000002", "n00000001")
     for wnid in wnids:
@@ -310,8 +310,8 @@ def test_imagenet_100_has_the_papers_share_of_imagenet_r_and_a():
 
 def test_the_cog_suite_probes_every_level(run: Path, tmp_path: Path):
     """Bright against dark concepts: five levels, each probed on its own lists."""
-    from imagenet_sd.evaluation.cog import CogLevels
-    from imagenet_sd.evaluation.coglists import write_levels
+    from imagenet_sd.data.cog import CogLevels
+    from imagenet_sd.data.cog_lists import write_levels
 
     names = [f"n{k:08d}" for k in range(10)]
     for k, wnid in enumerate(names):

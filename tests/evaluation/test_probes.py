@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from imagenet_sd.core.builtin import mnist_digits
+from imagenet_sd.data.builtin import mnist_digits
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
 from imagenet_sd.evaluation.probes.sea import (
     SeaConfig,

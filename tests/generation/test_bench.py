@@ -14,14 +14,15 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli import app
 from imagenet_sd.cli.bench import _print_generate
 from imagenet_sd.core.errors import ImagenetSDError, ModelError, PlanError
-from imagenet_sd.generation import bench, calibrate
-from imagenet_sd.generation.bench_model import sd14_modules, sd14_tflop, tflop_per_image
-from imagenet_sd.generation.bench_setup import BenchConfig, load_stock, our_copy, our_generator, worker_threads
+from imagenet_sd.generation.bench import calibrate
+from imagenet_sd.generation.bench import compare as bench
+from imagenet_sd.generation.bench.config import BenchConfig, load_stock, our_copy, our_generator, worker_threads
+from imagenet_sd.generation.bench.model import sd14_modules, sd14_tflop, tflop_per_image
+from imagenet_sd.generation.bench.throughput import machine_seconds
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.models import identify
 from imagenet_sd.generation.plan import make_plan
-from imagenet_sd.generation.throughput import machine_seconds
 from imagenet_sd.generation.worker import Worker, make_worker
 
 CPU = torch.device("cpu")

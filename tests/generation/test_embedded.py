@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagenet_sd.core.builtin import DIGIT_WNIDS, mnist_digits
+from imagenet_sd.data.builtin import DIGIT_WNIDS, mnist_digits
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 

@@ -16,7 +16,7 @@ from imagenet_sd.core.files import read_json
 from imagenet_sd.core.seeds import Permutation
 from imagenet_sd.core.types import ShardManifest
 from imagenet_sd.generation.plan import load_plan
-from imagenet_sd.generation.watch import status, write_metrics
+from imagenet_sd.generation.workers.status import status, write_metrics
 from imagenet_sd.storage.writer import manifest_path
 from tests.conftest import SMALL, CliRun
 from tests.fakes import replay_loop

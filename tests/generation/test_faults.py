@@ -18,11 +18,11 @@ import torch
 
 from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, Interrupted, ModelError
 from imagenet_sd.core.files import read_json
-from imagenet_sd.generation.generator import ImageGenerator
-from imagenet_sd.generation.leases import work_folder
-from imagenet_sd.generation.loop import Stop, failures, shard_name
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 from imagenet_sd.generation.plan import load_plan
+from imagenet_sd.generation.workers.leases import work_folder
+from imagenet_sd.generation.workers.loop import Stop, failures, shard_name
 from imagenet_sd.storage.writer import manifest_path, shard_path
 from tests.conftest import ROOT, SMALL, CliRun
 from tests.fakes import replay_loop
@@ -231,7 +231,7 @@ def test_an_unusable_image_fails_its_shard_alone(
 def test_too_little_memory_is_said_and_changes_nothing(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from imagenet_sd.generation.engines.child import open_loop
+    from imagenet_sd.generation.workers.engines.child import open_loop
 
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     out = tmp_path / "out"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.generation.leases import LeaseBoard
+from imagenet_sd.generation.workers.leases import LeaseBoard
 
 
 def test_one_of_many_claims_wins(tmp_path: Path):
@@ -65,7 +65,9 @@ def test_renewal_keeps_a_lease(tmp_path: Path):
 
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_stale_at_once(tmp_path: Path):
-    code = f"from imagenet_sd.generation.leases import *; LeaseBoard(Path({str(tmp_path)!r}), 'dead').claim('s')"
+    code = (
+        f"from imagenet_sd.generation.workers.leases import *; LeaseBoard(Path({str(tmp_path)!r}), 'dead').claim('s')"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
     assert (tmp_path / "s.lease").exists()
     assert LeaseBoard(tmp_path, "living", ttl=1000).claim("s")

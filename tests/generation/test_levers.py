@@ -17,10 +17,10 @@ import torch
 
 from imagenet_sd.core.errors import GenerationMemoryError, ModelError, PlanError
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.caching import DeepFeatures
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.generator import ImageGenerator, load_pipeline
-from imagenet_sd.generation.levers import SCHEDULERS, Levers
+from imagenet_sd.generation.diffusion.caching import DeepFeatures
+from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline
+from imagenet_sd.generation.diffusion.options import SCHEDULERS, Levers
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity
 from imagenet_sd.generation.plan import difference, load_plan, make_plan
 from imagenet_sd.generation.worker import generator_facts
@@ -224,7 +224,7 @@ def test_freed_memory_is_used_again():
         "    del tensors\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    calls = ("pass", "from imagenet_sd.generation.acceleration import keep_freed_memory; keep_freed_memory()")
+    calls = ("pass", "from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory; keep_freed_memory()")
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "131072"}  # else glibc's default depends on what came before
     commands = [[sys.executable, "-c", code.format(call)] for call in calls]
     default, kept = (int(subprocess.check_output(command, text=True, env=environment)) for command in commands)

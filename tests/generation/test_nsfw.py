@@ -18,11 +18,11 @@ from transformers import CLIPConfig, CLIPImageProcessor
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.generator import load_pipeline
+from imagenet_sd.generation.diffusion.generator import load_pipeline
+from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.identity import folder_hash
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, fetch, identify
 from imagenet_sd.generation.plan import difference, make_plan
-from imagenet_sd.generation.safety import SafetyChecker
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.pipeline import export_dataset, open_dataset
 from imagenet_sd.storage.schema import COLUMNS, Row, to_table

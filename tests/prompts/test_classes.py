@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.core.builtin import DIGIT_WNIDS
 from imagenet_sd.core.errors import ClassListError
+from imagenet_sd.data.builtin import DIGIT_WNIDS
 from imagenet_sd.prompts.classes import load_classes
 
 

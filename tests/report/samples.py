@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imagenet_sd.core.builtin import DIGIT_WNIDS
+from imagenet_sd.data.builtin import DIGIT_WNIDS
 from imagenet_sd.evaluation.metrics import combine, score
 
 VERSIONS = {"imagenet-sd": "0.1.0", "torch": "2.15.0"}

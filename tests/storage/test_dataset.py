@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imagenet_sd.core.builtin import DIGIT_WNIDS
 from imagenet_sd.core.seeds import image_seed
+from imagenet_sd.data.builtin import DIGIT_WNIDS
 from imagenet_sd.pipeline import open_dataset
 from imagenet_sd.storage.schema import COLUMNS
 from imagenet_sd.storage.verify import verify_dataset

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imagenet_sd.core.builtin import DIGIT_WNIDS
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.data.builtin import DIGIT_WNIDS
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import fingerprint, make_plan

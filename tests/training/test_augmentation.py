@@ -8,10 +8,10 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional as T
 
-from imagenet_sd.core.preprocess import center_crop
+from imagenet_sd.data.preprocess import center_crop
 from imagenet_sd.training import photometric as P
 from imagenet_sd.training.config import CropsConfig, PhotometricConfig
-from imagenet_sd.training.multicrop import MultiCrop, sample_box, sample_parameters
+from imagenet_sd.training.crops import MultiCrop, sample_box, sample_parameters
 
 
 @pytest.fixture(scope="module")

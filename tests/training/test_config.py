@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.recipe import RecipeError, load_train_config
+from imagenet_sd.core.typed import RecipeError
 from imagenet_sd.training.config import TrainingError, get_recipe
 from imagenet_sd.training.optim import learning_rate
+from imagenet_sd.training.recipes import load_train_config
 
 
 @pytest.mark.parametrize("name", ["t-rex", "t-rex-star"])

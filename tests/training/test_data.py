@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.core.imagesets import ArraySet, FolderSet, ParquetSet, Record, open_images
+from imagenet_sd.data.images import ArraySet, FolderSet, ParquetSet, Record, open_images
 from imagenet_sd.storage.schema import Row, to_table
 from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
 from imagenet_sd.training.data import EpochOrder, TrainStream, usable_lanes

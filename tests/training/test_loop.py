@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imagenet_sd.core.imagesets import ArraySet, open_images
+from imagenet_sd.data.images import ArraySet, open_images
 from imagenet_sd.pipeline import train
-from imagenet_sd.recipe import load_train_config
 from imagenet_sd.training.config import TrainConfig, TrainingError
+from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.runlog import read_metrics
 from imagenet_sd.training.validate import Validator
 from tests.conftest import CliRun

@@ -1,0 +1,166 @@
+"""What a plan will take: a few of its own images are drawn, and time and disk are worked out from them."""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagenet_sd.core.types import GenerationPlan, ImageRequest
+from imagenet_sd.generation.bench.stopwatch import StandIn
+from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.diffusion.generator import DrawnImage
+from imagenet_sd.generation.models import identify
+from imagenet_sd.generation.plan import estimate_bytes, make_plan
+from imagenet_sd.generation.worker import Worker, generator_facts, make_worker
+from imagenet_sd.generation.workers.engines.local import cores
+from imagenet_sd.storage.writer import shard_path
+
+_ROWS = 100  # of a row group: compression works on no more at a time
+
+
+class _TimeIsUp(Exception):
+    """Ends a batch that would take too long."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What was drawn.
+
+    Attributes:
+        images_per_second: of one worker.
+        images: the first images of the plan, in order; empty when not even one batch was done in time.
+        timed: images that the rate was measured on, 0 if it was worked out from single denoising steps.
+    """
+
+    images_per_second: float
+    images: list[DrawnImage]
+    timed: int
+
+
+def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]:
+    """Draw images of the plan for a while, and say what the whole of it takes. Leaves nothing on the disk.
+
+    The first batch warms up and is not counted, unless it is the only one. A batch that does not come to its end in
+    time is broken off, and its denoising steps alone tell the rate (`extrapolated`; the image decoder is left out then,
+    and the disk is estimated by rule of thumb). Loading the model is not part of the seconds.
+
+    Args:
+        config: the dataset.
+        seconds: how long to draw at most, give or take one denoising step and one image decoding.
+
+    Returns:
+        `images_per_second` (of one device, or of one CPU core), `device`, `devices` (of this machine: GPUs or cores),
+        `device_hours` (for the whole plan) and `hours` (with all devices of this machine), `num_images`,
+        `sample_images`, `extrapolated`, `bytes_per_image` and `estimated_bytes` (of the whole plan, as shards).
+
+    Raises:
+        ImagenetSDError: the model cannot be had, or drew an unusable image.
+    """
+    plan, document = make_plan(config, identify(config))
+    with tempfile.TemporaryDirectory() as folder:
+        worker = make_worker(Path(folder), plan, document)
+        sample = draw_sample(worker, seconds)
+        total = shard_bytes(worker, sample.images) if sample.images else estimate_bytes(plan, *config.size)
+    on_gpu = worker.generator.device.type == "cuda"
+    devices = torch.cuda.device_count() if on_gpu else cores()
+    hours = plan.num_images / sample.images_per_second / 3600
+    return {
+        "images_per_second": sample.images_per_second,
+        "device": generator_facts(worker.generator)["device"],
+        "devices": devices,
+        "device_hours": hours,
+        "hours": hours / devices,
+        "num_images": plan.num_images,
+        "sample_images": sample.timed,
+        "extrapolated": not sample.images,
+        "bytes_per_image": total / plan.num_images,
+        "estimated_bytes": total,
+    }
+
+
+def draw_sample(worker: Worker, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Sample:
+    """Draw batches, from the first of the plan on and from there again at its end, until the time is up.
+
+    Args:
+        worker: has the plan and the generator.
+        seconds: see `calibrate`.
+        clock: tells the time.
+    """
+    generator = worker.generator
+    started = clock()
+    calls: list[float] = []
+    unet = generator.pipeline.unet
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = unet(*args, **kwargs)
+        if unet.device.type == "cuda" and not times:
+            torch.cuda.synchronize()  # or the steps of the first batch would seem to be done before they are
+        calls.append(clock())
+        if len(calls) > 1 and calls[-1] - started >= seconds:
+            raise _TimeIsUp
+        return result
+
+    images: list[DrawnImage] = []
+    times: list[float] = []
+    whole = generator.pipeline
+    generator.pipeline = StandIn(whole, unet=StandIn(unet, call))  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        for batch in _batches(worker.plan):
+            before = clock()
+            images += generator.drawn(batch)
+            times.append((clock() - before) / len(batch))
+            if clock() - started + times[-1] * len(batch) > seconds:
+                break
+    except _TimeIsUp:
+        pass
+    finally:
+        generator.pipeline = whole
+    if not times:
+        step = (calls[-1] - calls[0]) / (len(calls) - 1)
+        steps = len(generator.scheduler.timesteps)
+        return Sample(images_per_second=generator.batch_size / (step * steps), images=[], timed=0)
+    counted = times[1:] or times
+    timed = len(counted) * (len(images) // len(times))
+    return Sample(images_per_second=len(counted) / sum(counted), images=images, timed=timed)
+
+
+def _batches(plan: GenerationPlan) -> Iterator[list[ImageRequest]]:
+    """Full batches of round 0, over and over."""
+
+    def endless() -> Iterator[ImageRequest]:
+        while True:
+            for i in range(plan.shards_per_round):
+                yield from plan.requests(plan.shard(i))
+
+    images = endless()
+    while True:
+        yield list(itertools.islice(images, plan.batch_size))
+
+
+def shard_bytes(worker: Worker, images: list[DrawnImage]) -> int:
+    """Bytes of all shards of the worker's plan, worked out from two shards that hold the first images of it.
+
+    Two, because a shard has a fixed part (class names and the like) and a part that grows with its rows.
+
+    Args:
+        worker: writes into a folder that is not kept.
+        images: the first images of the plan.
+    """
+    plan = worker.plan
+    few, many = 1, min(len(images), plan.images_per_round, plan.shard_size, 10 * _ROWS)
+
+    def size(rows: int) -> int:
+        drawn = StandIn(worker.generator, drawn=lambda requests, on_batch: iter(images[:rows]))
+        part = replace(worker, plan=replace(plan, shard_size=rows), generator=drawn)  # pyright: ignore[reportArgumentType]
+        part.run_shard(0)
+        return shard_path(part.out, part.plan.shard(0)).stat().st_size
+
+    smallest = size(few)
+    a_row = (size(many) - smallest) / (many - few) if many > few else 0.0
+    fixed = smallest - a_row * few
+    return round(plan.num_shards * fixed + plan.num_images * a_row) if a_row else plan.num_images * smallest

@@ -1,0 +1,87 @@
+"""One worker process: loads the model once, works until no shard is left, tells its parent how far it is.
+
+Started as `python -m imagenet_sd.generation.workers.engines.child OUT RANK TTL`; the plan is read from the
+dataset folder, so nothing else has to be handed over. Writes JSON lines to standard output.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from imagenet_sd.core.errors import DatasetError, ImagenetSDError, Interrupted
+from imagenet_sd.core.files import read_json
+from imagenet_sd.core.types import Shard
+from imagenet_sd.generation.plan import load_plan
+from imagenet_sd.generation.workers.journal import Journal
+from imagenet_sd.generation.workers.leases import TTL, LeaseBoard, work_folder, worker_name
+from imagenet_sd.generation.workers.loop import Stop, WorkerLoop, shard_name
+
+
+@contextmanager
+def open_loop(
+    out: Path,
+    *,
+    rank: int = 0,
+    ttl: float = TTL,
+    stop: Stop | None = None,
+    on_batch: Callable[[Shard, int], object] = lambda shard, drawn: None,
+):
+    """A worker loop on this process's device, with its model loaded.
+
+    Raises:
+        ImagenetSDError: the dataset or the weights are not usable.
+    """
+    from imagenet_sd.generation.worker import make_worker
+
+    document = read_json(out / "dataset.json")
+    plan = load_plan(document)
+    name = worker_name()
+    board = LeaseBoard(work_folder(out) / "leases", name, ttl)
+    try:
+        with Journal(out, name, ttl / 4) as journal:
+            worker = make_worker(out, plan, document)
+            yield WorkerLoop(
+                out,
+                plan,
+                worker.run_shard,
+                board,
+                journal,
+                stop=stop,
+                rank=rank,
+                poll=min(1.0, ttl / 4),
+                on_batch=on_batch,
+            )
+    finally:
+        board.close()
+
+
+def main() -> int:
+    """Work; the exit code is 0 when no work is left, 1 after a known error, 128 + signal when stopped."""
+    out, rank, ttl = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    stop = Stop(watch_parent=True)
+    try:
+        with stop.listening(), open_loop(out, rank=rank, ttl=ttl, stop=stop, on_batch=_tell) as loop:
+            loop.run()
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (ImagenetSDError, OSError) as error:
+        hint = error.hint if isinstance(error, ImagenetSDError) else "free space or mend the folder, then run again"
+        print(json.dumps({"error": " ".join(str(error).split()), "hint": hint}), flush=True)
+        return 1
+    return 0
+
+
+def _tell(shard: Shard, drawn: int) -> None:
+    try:
+        print(json.dumps({"shard": shard_name(shard), "drawn": drawn}), flush=True)
+    except BrokenPipeError:
+        raise DatasetError("the process that started this worker is gone") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

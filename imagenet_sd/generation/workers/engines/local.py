@@ -1,0 +1,173 @@
+"""The local engine: workers on this machine, one per GPU or one single-threaded worker per CPU core.
+
+Any number of these may run on one dataset folder, on any number of machines; a launcher's rank only spreads them.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd.core.errors import GenerationError, ImagenetSDError, Interrupted
+from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.generation.workers.engines.child import open_loop
+from imagenet_sd.generation.workers.leases import TTL
+from imagenet_sd.generation.workers.loop import Stop
+from imagenet_sd.generation.workers.status import Watch
+
+_RANKS = ("RANK", "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "SLURM_PROCID")
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_RESPAWNS = 3
+
+
+def lease_seconds() -> float:
+    """Seconds after which the lease of a silent worker may be stolen: $IMAGENET_SD_LEASE_SECONDS, else 120."""
+    return float(os.environ.get("IMAGENET_SD_LEASE_SECONDS") or TTL)
+
+
+def rank() -> int:
+    """This process's number among those that a launcher started; 0 without one."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch, todo: int) -> None:
+    """Draw what is missing with workers on this machine.
+
+    Args:
+        out: dataset folder, with its dataset.json.
+        plan: its plan.
+        workers: number of workers; 0: every visible GPU, or every CPU core. Under `accelerate launch` this process
+            is one worker itself.
+        watch: shows progress.
+        todo: number of shards to draw; more workers are not started.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; shards at hand were handed back.
+        ImagenetSDError: no worker could work.
+    """
+    launched = "LOCAL_RANK" in os.environ
+    devices = [] if launched else _visible_gpus()
+    workers = 1 if launched else workers or min(len(devices) or cores(), max(1, todo))
+    stop = Stop()
+    with stop.listening():
+        if workers == 1:
+            with open_loop(out, rank=rank(), ttl=lease_seconds(), stop=stop, on_batch=watch.on_batch) as loop:
+                loop.run()
+        else:
+            _Supervisor(out, [_environment(devices, k) for k in range(workers)], watch, stop).run()
+
+
+def _visible_gpus() -> list[str]:
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(k) for k in range(torch.cuda.device_count())]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment(devices: list[str], slot: int) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHER}
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    else:
+        environment["OMP_NUM_THREADS"] = "1"
+    return environment
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One place for a worker: its process, how often it was started, and what it said."""
+
+    number: int
+    environment: dict[str, str]
+    process: subprocess.Popen[str] | None = None
+    starts: int = 0
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+class _Supervisor:
+    """Starts the workers, starts one that was killed again, shows one progress bar, passes signals on."""
+
+    def __init__(self, out: Path, environments: list[dict[str, str]], watch: Watch, stop: Stop):
+        self.out, self.watch, self.stop = out, watch, stop
+        self.slots = [_Slot(number, environment) for number, environment in enumerate(environments)]
+
+    def run(self) -> None:
+        try:
+            for slot in self.slots:
+                self._start(slot)
+            told = False
+            while any(slot.process is not None for slot in self.slots):
+                for slot in self.slots:
+                    self._look_after(slot)
+                if self.stop.signum and not told:
+                    self._signal(signal.SIGTERM)
+                    told = True
+                self.watch.show()
+                time.sleep(0.1)
+        finally:  # after a second Ctrl-C, or a fault of our own: nobody is left behind
+            self._signal(signal.SIGKILL)
+        if self.stop.signum:
+            raise Interrupted(self.stop.signum)
+        errors = [slot.error for slot in self.slots if slot.error]
+        dead = [slot for slot in self.slots if slot.starts > _RESPAWNS]
+        if not (errors or dead) or not self.watch.unfinished():
+            return
+        if errors:
+            raise ImagenetSDError(str(errors[0].get("error")), str(errors[0].get("hint")))
+        if dead:
+            raise GenerationError(
+                f"{len(dead)} of {len(self.slots)} workers died {_RESPAWNS + 1} times",
+                "read the lines above; with too little memory, give fewer --workers",
+            )
+
+    def _start(self, slot: _Slot) -> None:
+        slot.starts += 1
+        number = rank() * len(self.slots) + slot.number
+        command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child", str(self.out), str(number)]
+        slot.process = subprocess.Popen(
+            [*command, str(lease_seconds())],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=slot.environment,
+            start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on in order
+        )
+        threading.Thread(target=self._listen, args=(slot, slot.process), daemon=True).start()
+
+    def _listen(self, slot: _Slot, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue
+                if "error" in message:
+                    slot.error = message
+                elif "drawn" in message:
+                    self.watch.note(process.pid, message["shard"], message["drawn"])
+
+    def _look_after(self, slot: _Slot) -> None:
+        if slot.process is None or slot.process.poll() is None:
+            return
+        code, slot.process = slot.process.returncode, None
+        known = code == 0 or code == 1 or self.stop.signum
+        if not known and self.watch.unfinished() and slot.starts <= _RESPAWNS:
+            print(f"worker {slot.number} ended with {code}; started again", file=sys.stderr, flush=True)
+            self._start(slot)
+
+    def _signal(self, number: int) -> None:
+        for slot in self.slots:
+            if slot.process is not None and slot.process.poll() is None:
+                slot.process.send_signal(number)

@@ -1,0 +1,64 @@
+"""The journal: one JSON-lines file of events per worker, whose time stamp is also the worker's heartbeat."""
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from imagenet_sd.generation.workers.leases import Lease, work_folder
+
+
+def events_folder(out: Path) -> Path:
+    """Where the workers of a dataset write their events."""
+    return work_folder(out) / "events"
+
+
+class Journal:
+    """Appends events, one line each, and keeps worker and lease alive from a thread of its own. A context manager.
+
+    Events: `start`, `claim`, `done`, `retry`, `failed`, `released`, `stop`; each with `time` (the node's clock, for
+    people; nothing is decided by it).
+
+    Args:
+        out: dataset folder.
+        worker: name of this worker.
+        beat: seconds between two heartbeats.
+    """
+
+    def __init__(self, out: Path, worker: str, beat: float = 30.0):
+        events_folder(out).mkdir(parents=True, exist_ok=True)
+        self.path = events_folder(out) / f"{worker}.jsonl"
+        self.worker, self.beat = worker, beat
+        self.lease: Lease | None = None
+        self._descriptor = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Journal":
+        self.write("start", worker=self.worker, pid=os.getpid())
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self.write("stop", reason=" ".join(str(value).split())[:500] if value else "no work left")
+        os.close(self._descriptor)
+
+    def write(self, event: str, **facts: object) -> None:
+        """Append one event in one write. A full disk must not stop the work, so its error is left unsaid."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False) + "\n"
+        with suppress(OSError):
+            os.write(self._descriptor, line.encode())
+
+    def _keep_alive(self) -> None:
+        while not self._over.wait(self.beat):
+            with suppress(OSError):
+                os.utime(self._descriptor)
+            if lease := self.lease:
+                lease.renew()

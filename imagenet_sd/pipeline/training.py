@@ -1,0 +1,36 @@
+"""From data to an encoder. Torch is imported inside the function that needs it."""
+
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd.training.config import TrainConfig
+
+
+def train(
+    config: TrainConfig,
+    data: str,
+    run: Path,
+    *,
+    validation: str = "",
+    workers: int = -1,
+    stream: bool = False,
+) -> dict[str, Any]:
+    """Train an encoder on a dataset, from the checkpoint in `run` if there is one.
+
+    Args:
+        config: the recipe.
+        data: data spec of the training images (their train split).
+        run: folder of the run.
+        validation: data spec of real images (their test split); "" for none.
+        workers: data workers per process; -1: none on a CPU, else up to 8.
+        stream: read the shards of `data` as they appear; one epoch.
+
+    Returns:
+        `run`, `finished`, `epochs`, `validation` and the last epoch's metrics.
+
+    Raises:
+        TrainingError: the run folder holds another run, or training went wrong in a known way.
+    """
+    from imagenet_sd.training.run import train_run
+
+    return train_run(config, data, run, validation=validation, workers=workers, stream=stream)

@@ -1,0 +1,115 @@
+"""`study.json`: the cells of a study, their factors, where their results lie, and the numbers."""
+
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd import __version__
+from imagenet_sd.core.files import read_json
+from imagenet_sd.study.planner import PlannedCell, Planner, drawn, read_stamp, slug, strength
+
+METRICS = ("top1", "top5", "mean_per_class_accuracy", "log_odds", "top1_sd", "num_test")
+_LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
+_STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
+             "train.augmentation", "train.data", "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
+
+
+def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list[dict[str, Any]]:
+    """The cells of a finished study; paths are relative to its folder.
+
+    Raises:
+        DatasetError: a results file cannot be read.
+    """
+    whole = any(drawn(cell.cell.recipe) for cell in planned)
+    return [_cell(cell, planner if whole else None, out) for cell in planned]
+
+
+def describe(name: str, cells: list[dict[str, Any]], planned: list[PlannedCell], command: str) -> dict[str, Any]:
+    """The whole document: the cells with the command, the versions and the machine they come from."""
+    devices = {
+        read_json(cell.run / "environment.json").get("device", "")
+        for cell in planned
+        if cell.run and (cell.run / "environment.json").is_file()
+    }
+    return {
+        "name": name,
+        "commands": [command] if command else [],
+        "versions": _versions(),
+        "machine": ", ".join(
+            [f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", *sorted(devices - {"cpu", ""})]
+        ),
+        "cells": cells,
+    }
+
+
+def command_line() -> str:
+    """The command of this process, as one could type it."""
+    return shlex.join(["imagenet-sd", *sys.argv[1:]])
+
+
+def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> dict[str, Any]:
+    def place(folder: Path) -> str:
+        return folder.relative_to(out).as_posix()
+
+    recipe = planned.cell.recipe
+    files = [stage.folder / stage.product for stage in planned.evaluations]
+    cell: dict[str, Any] = {
+        "id": planned.run.name if planned.run else slug(recipe.encoder.removeprefix("timm:")),
+        "factors": _factors(planned, planner),
+    }
+    if planned.dataset:
+        cell["dataset"] = place(planned.dataset)
+    if planned.run:
+        cell["run"] = place(planned.run)
+        cell["images"] = read_stamp(planned.run).get("num_images")
+        cell["epochs"] = read_stamp(planned.run).get("epochs")
+    return cell | {"results": [place(path) for path in files], "metrics": _metrics(files)}
+
+
+def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
+    """What tells this cell from the others; of a real dataset the size as a multiple of the synthetic base."""
+    recipe, generate, train = planned.cell.recipe, planned.cell.recipe.generate, planned.cell.recipe.train
+    changes = planned.cell.changes
+    others = {key: value for key, value in changes.items() if key not in _STANDARD}
+    if planned.run is None:
+        return {"encoder": recipe.encoder} | others
+    factors: dict[str, Any] = {"augmentation": strength(recipe), "seed": train.config().seed}
+    if drawn(recipe):
+        factors |= {
+            "data": "synthetic",
+            "prompt": generate.prompt,
+            "guidance_scale": float(generate.guidance_scale),
+            "num_inference_steps": generate.num_inference_steps,
+            "multiple": float(generate.multiple),
+        }
+    else:
+        factors |= {"data": "real", "source": train.data}
+        count = read_stamp(planned.run).get("num_images")
+        if planner and count:
+            factors["multiple"] = round(count * generate.multiple / planner.num_images(recipe), 3)
+    return factors | others
+
+
+def _metrics(files: list[Path]) -> dict[str, dict[str, float]]:
+    """Numbers by dataset and split; of several measurements of one the first, in the order of the evaluations."""
+    found: dict[str, dict[str, float]] = {}
+    for path in files:
+        for result in read_json(path)["results"]:
+            if "top1" in result:
+                numbers = {key: result[key] for key in METRICS if key in result}
+                found.setdefault(f"{result['dataset']}/{result['split']}", numbers)
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {"imagenet-sd": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,87 @@
+"""The three kinds of stages, carried out: draw a dataset, train on it, evaluate what came out."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd import pipeline
+from imagenet_sd.core.errors import ImagenetSDError, Interrupted
+from imagenet_sd.core.files import write_json
+from imagenet_sd.data.images import open_images
+from imagenet_sd.study.planner import Stage
+from imagenet_sd.training.config import TrainConfig, resolved, with_epochs
+
+
+def generate(stage: Stage, out: Path) -> dict[str, Any]:
+    """Draw the dataset, with all the machine has."""
+    summary = pipeline.generate(config=stage.recipe.generate, out=stage.folder)
+    return {"num_images": summary["num_images"]}
+
+
+def train(stage: Stage, out: Path) -> dict[str, Any]:
+    """Train the encoder, in this process or in one process per GPU.
+
+    Raises:
+        Interrupted: a signal came; the checkpoint is saved.
+    """
+    section = stage.recipe.train
+    config = section.config()
+    count = sum(open_images(stage.data, "train").group_sizes)
+    if section.steps:
+        config = with_epochs(config, epochs_for(section.steps, count, config.optimizer.batch_size))
+    devices = _devices()
+    processes = section.processes or max(1, devices)
+    if processes > 1:
+        _launch(stage, config, processes, on_cpu=devices < processes)
+    else:
+        result = pipeline.train(
+            config, stage.data, stage.folder, validation=section.validation, workers=section.workers
+        )
+        if not result["finished"]:
+            raise Interrupted(signal.SIGTERM)
+    return {"num_images": count, "epochs": config.optimizer.epochs}
+
+
+def epochs_for(steps: int, num_images: int, batch_size: int) -> int:
+    """The whole number of epochs, at least one, whose number of steps comes nearest to `steps`."""
+    return max(1, round(steps / max(1, num_images // batch_size)))
+
+
+def _devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> None:
+    """The command `train` in several processes on this machine; accelerate finds its ranks in what torchrun sets."""
+    section = stage.recipe.train
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    recipe = stage.folder / "train.yaml"
+    write_json(recipe, resolved(config))  # JSON is YAML
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += ["-m", "imagenet_sd", "train", stage.data, "--recipe", str(recipe), "--out", str(stage.folder)]
+    command += ["--val", section.validation] if section.validation else []
+    command += ["--workers", str(section.workers)]
+    from imagenet_sd.study.runner import run_process
+
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})
+    if run_process(command, environment):
+        raise ImagenetSDError(
+            f"training in {processes} processes failed: {stage.folder}", "see the messages above; run again to go on"
+        )
+
+
+def evaluate(stage: Stage, out: Path) -> dict[str, Any]:
+    """Evaluate the encoder; features are kept in the study's folder."""
+    assert stage.section is not None
+    pipeline.evaluate(
+        stage.encoder,
+        stage.section.data,
+        stage.section,
+        out=stage.folder / "results.json",
+        cache=out / "features",
+    )
+    return {}

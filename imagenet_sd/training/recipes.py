@@ -1,0 +1,41 @@
+"""Training recipes by name or from a YAML file, with settings over them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imagenet_sd.core.typed import from_mapping, merge, read_setting, read_yaml
+from imagenet_sd.training.config import RECIPES, TrainConfig, get_recipe, resolved
+
+
+def train_mapping(name: str) -> dict[str, Any]:
+    """A training recipe by name or from a YAML file, as nested dictionaries.
+
+    Raises:
+        ImagenetSDError: there is none, or the file has an unknown key.
+    """
+    if name in RECIPES or not name.endswith((".yaml", ".yml")):
+        return resolved(get_recipe(name))
+    content = read_yaml(Path(name))
+    mapping = resolved(get_recipe(str(content.pop("base", "imagenet-sd"))))
+    merge(mapping, content, name)
+    return mapping
+
+
+def load_train_config(name: str, settings: Sequence[str] = ()) -> TrainConfig:
+    """A training recipe by name or from a YAML file, with `a.b=c` settings over it.
+
+    Args:
+        name: a named recipe, or the path of a YAML file: settings over the recipe that its key `base` names.
+        settings: such as "optimizer.epochs=3"; the value is read as YAML.
+
+    Raises:
+        RecipeError: an unknown key or a value of a wrong type, named by its path.
+    """
+    mapping = train_mapping(name)
+    for setting in settings:
+        keys, value = read_setting(setting)
+        for key in reversed(keys[1:]):
+            value = {key: value}
+        merge(mapping, {keys[0]: value}, "--set")
+    return from_mapping(TrainConfig, mapping)

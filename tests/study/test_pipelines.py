@@ -1,0 +1,219 @@
+"""The shipped recipes: each reads, plans without torch, and two of them run with small settings put in."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from imagenet_sd.study import Recipe, expand, load_recipe
+from imagenet_sd.study.runner import dry_run_study, run
+from tests.conftest import ROOT, CliRun
+
+FILES = sorted((ROOT / "pipelines").glob("*.yaml"))
+TINY = [
+    "generate.model=embedded", "generate.classes=digits-10", "generate.match=", "generate.images_per_class=2",
+    "generate.num_inference_steps=2", "generate.shard_size=10", "generate.batch_size=10", "train.steps=2",
+    "train.optimizer.batch_size=10", "train.model.backbone=resnet10t", "train.crops.global_crop_size=32",
+    "train.crops.local_crops_number=0", "train.eval_size=32", "train.validation=",
+]  # fmt: skip
+
+
+def pipeline(name: str) -> Recipe:
+    return load_recipe(ROOT / "pipelines" / f"{name}.yaml")
+
+
+def as_options(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def test_the_recipes_are_there():
+    assert {path.stem for path in FILES} >= {
+        "mini", "mini_findings", "imagenet100", "imagenet100_table_5_1", "imagenet100_table_5_2", "imagenet1k_c_dc",
+        "transfer_table_5_3", "cog_table_5_4",
+    }  # fmt: skip
+
+
+def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
+    code = (
+        "import sys, json\nfrom pathlib import Path\nfrom imagenet_sd.study.runner import dry_run_study\n"
+        "from imagenet_sd.study import load_recipe\n"
+        "for p in sys.argv[1:]:\n"
+        "    plan = dry_run_study(load_recipe(Path(p)), path=p)\n"
+        "    assert plan['cells'] and len(plan['stages']) >= plan['cells']\n"
+        "    assert not any(stage['done'] for stage in plan['stages'])\n"
+        "    print(json.dumps([plan['name'], plan['cells']]))\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'sklearn', 'timm'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, FILES)], capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cells = dict(map(json.loads, done.stdout.splitlines()))
+    assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12 and cells["mini_findings"] == 51
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_data_name_is_known(path: Path):
+    from imagenet_sd.data.imagenet_family import family_members
+    from imagenet_sd.data.transfer import TRANSFER
+
+    known = {"torchvision": set(TRANSFER), "imagenet": {member.name for member in family_members()}}
+    recipe = load_recipe(path)
+    assert recipe.evaluate and all(section.data for section in recipe.evaluate)
+    for section in recipe.evaluate:
+        for name, spec in section.data.items():
+            kind, _, rest = spec.partition(":")
+            if kind in known:
+                assert rest.partition("@")[0] in known[kind], spec
+                assert rest.partition("@")[0] == name, f"{path.name}: {name} is {spec}"
+
+
+def test_table_5_2_has_the_rows_of_the_thesis():
+    cells = [cell.recipe for cell in expand(pipeline("imagenet100_table_5_2"))]
+    rows = [
+        (c.generate.guidance_scale, c.generate.prompt, c.generate.multiple) for c in cells if not c.train.data
+    ]  # Tab. 5.2, rows 2 to 12
+    prompts = ("c", "c_hc", "c_dc", "c_hc_b")
+    assert rows == [
+        *((7.5, prompt, 1.0) for prompt in prompts),
+        *((2.0, prompt, 1.0) for prompt in prompts),
+        *((2.0, "c_dc", multiple) for multiple in (10.0, 20.0, 50.0)),
+    ]
+    assert sum(bool(c.train.data) for c in cells) == 1
+    plan = dry_run_study(pipeline("imagenet100_table_5_2"))
+    datasets = [stage for stage in plan["stages"] if stage["stage"] == "generate"]
+    assert len(datasets) == 8 and plan["images"] == 100 * 1300 * (7 + 50)  # 1x, 10x, 20x are rounds of the 50x
+    for recipe in cells:
+        config = recipe.train.config()
+        assert (config.model.backbone, config.optimizer.epochs, config.optimizer.batch_size) == ("resnet50", 100, 256)
+        assert recipe.generate.num_inference_steps == 50 and recipe.generate.model == "CompVis/stable-diffusion-v1-4"
+
+
+def test_tables_that_share_a_folder_share_their_runs():
+    def runs(name: str) -> set[str]:
+        return {s["folder"] for s in dry_run_study(pipeline(name))["stages"] if s["stage"] == "train"}
+
+    assert pipeline("imagenet100_table_5_1").out == pipeline("imagenet100_table_5_2").out == pipeline("imagenet100").out
+    assert runs("imagenet100") < runs("imagenet100_table_5_2")
+    assert len(runs("imagenet100_table_5_1") & runs("imagenet100_table_5_2")) == 2  # c at 7.5, and real, with DINO's
+    assert runs("cog_table_5_4") < runs("imagenet1k_c_dc") < runs("transfer_table_5_3")
+
+
+def test_the_findings_vary_one_factor_at_a_time_and_train_equally_long():
+    from imagenet_sd.study.stages import epochs_for
+
+    recipe = pipeline("mini_findings")
+    cells = [cell.recipe for cell in expand(recipe)]
+    base = {"prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 25, "multiple": 1.0}
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        if cell.train.data:
+            seen[f"real {cell.train.data} {cell.train.config().augmentation}"] += 1
+            continue
+        different = [key for key, value in base.items() if getattr(cell.generate, key) != value]
+        different += ["augmentation"] * (cell.train.config().augmentation != "dino")
+        assert len(different) <= 1 and cell.generate.seed == cell.train.config().seed
+        seen[different[0] if different else "base"] += 1
+    assert {key: seen[key] // 3 for key in ("base", *base, "augmentation")} == {
+        "base": 1, "prompt": 2, "guidance_scale": 3, "num_inference_steps": 3, "multiple": 3, "augmentation": 1,
+    }  # fmt: skip
+    assert sum(count for key, count in seen.items() if key.startswith("real")) == 12 and len(cells) == 51
+    batch = recipe.train.config().optimizer.batch_size
+    sizes = [round(10 * recipe.generate.images_per_class * multiple) for multiple in (0.25, 1, 2, 4)] + [4000]
+    assert {epochs_for(recipe.train.steps, size, batch) * (size // batch) for size in sizes} == {recipe.train.steps}
+
+
+def test_mini_runs(tmp_path: Path, cli: CliRun):
+    small = ["generate.images_per_class=2", "generate.num_inference_steps=2", "generate.shard_size=20", "train.steps=2",
+             "train.optimizer.batch_size=10", "train.validation=", "evaluate.trials=1", "evaluate.seeds=[0]",
+             "evaluate.1.data={faces: 'builtin:faces'}"]  # fmt: skip
+    done = cli("run", ROOT / "pipelines" / "mini.yaml", "--out", tmp_path / "mini", *as_options(small))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'mini' / 'report.html'}"
+    (cell,) = json.loads((tmp_path / "mini" / "study.json").read_text())["cells"]
+    assert set(cell["metrics"]) == {"mnist/test", "faces/test"} and cell["images"] == 20
+    assert "mnist" in (tmp_path / "mini" / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Real digits as folders of images, and CoG levels over them."""
+    from imagenet_sd.data.images import open_images
+
+    base = tmp_path_factory.mktemp("places")
+    images = open_images("builtin:mnist@per_class=5", "test")
+    files: dict[str, list[str]] = {}
+    for group in range(len(images.group_sizes)):
+        (record,) = images.read_group(group)
+        wnid = images.classes[record.label]
+        (base / "real" / wnid).mkdir(parents=True, exist_ok=True)
+        record.decode().save(base / "real" / wnid / f"{group}.png")
+        files.setdefault(wnid, []).append(f"{wnid}/{group}.png")
+    (base / "levels").mkdir()
+    (base / "levels" / "levels.json").write_text("{}")
+    for k in range(1, 6):
+        members = [files[wnid] for wnid in sorted(files)[2 * k - 2 : 2 * k]]
+        for split, part in (("train", slice(0, 4)), ("test", slice(4, 5))):
+            lines = [file for member in members for file in member[part]]
+            (base / "levels" / f"L{k}-{split}.txt").write_text("\n".join(lines) + "\n")
+    return {name: base / name for name in ("real", "levels")}
+
+
+VAL = "evaluate.data={val: 'imagefolder:REAL'}"
+FACES = ["evaluate.0.data={faces: 'builtin:faces'}", "evaluate.0.seeds=[0]", "evaluate.0.trials=1"]
+RUNS = {
+    "imagenet100": ([VAL], 1, {"val/test"}),
+    "imagenet100_table_5_2": (
+        [VAL, "paths.imagenet100=REAL", "grid.1.generate.guidance_scale=[2]", "grid.1.generate.prompt=[c_dc]",
+         "grid.2.generate.multiple=[2]"], 3, {"val/test"},
+    ),
+    "imagenet1k_c_dc": ([VAL, "grid.0.generate.guidance_scale=[2]"], 1, {"val/test"}),
+    "transfer_table_5_3": (
+        [*FACES, "evaluate.1.data={digits: 'imagefolder:REAL'}", "evaluate.1.seeds=[0]", "evaluate.1.trials=1",
+         "paths.imagenet100=REAL", "grid.0.encoder=['timm:resnet10t@random']", "grid.2.generate.classes=digits-10",
+         "grid.2.generate.multiple=2", "grid.3.generate.guidance_scale=[2]"], 4, {"faces/test", "digits/test"},
+    ),
+    "cog_table_5_4": (
+        [*FACES, "evaluate.1.seeds=[0]", "evaluate.1.trials=1", "paths.levels=LEVELS", "paths.imagenet21k=REAL",
+         "grid.0.encoder=['timm:resnet10t@random']"], 2, {"faces/test", *(f"cog-L{k}/test" for k in range(1, 6))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_recipes_of_the_tables_run_in_small(name: str, places: dict[str, Path], tmp_path: Path):
+    settings, cells, measured = RUNS[name]
+    filled = [s.replace("REAL", str(places["real"])).replace("LEVELS", str(places["levels"])) for s in settings]
+    path = ROOT / "pipelines" / f"{name}.yaml"
+    small = [*TINY, "generate.shard_size=20", *filled]
+    summary = run(load_recipe(path, small), out=tmp_path, path=str(path))
+    study = json.loads(Path(summary["study"]).read_text())
+    assert len(study["cells"]) == cells
+    for cell in study["cells"]:
+        assert set(cell["metrics"]) == measured
+        assert all(0 <= metrics["top1"] <= 1 for metrics in cell["metrics"].values())
+    assert Path(summary["page"]).is_file()
+
+
+def test_table_5_1_runs_from_the_command_line(places: dict[str, Path], tmp_path: Path, cli: CliRun):
+    settings = [*TINY, f"paths.imagenet100={places['real']}", f"evaluate.data.val=imagefolder:{places['real']}"]
+    recipe = ROOT / "pipelines" / "imagenet100_table_5_1.yaml"
+    done = cli("run", recipe, "--out", tmp_path / "out", *as_options(settings))
+    assert done.returncode == 0, done.stderr
+    study = json.loads((tmp_path / "out" / "table_5_1.json").read_text())
+    found = [(c["factors"]["data"], c["factors"]["augmentation"], c["images"]) for c in study["cells"]]
+    assert found == [
+        ("synthetic", "plain", 20),
+        ("synthetic", "strong", 20),
+        ("real", "plain", 50),
+        ("real", "strong", 50),
+    ]
+    assert [c["factors"]["multiple"] for c in study["cells"]] == [1.0, 1.0, 2.5, 2.5]  # of the synthetic base count
+    assert all(c["metrics"]["val/test"]["num_test"] == 50 for c in study["cells"])
+    assert (tmp_path / "out" / "table_5_1.html").is_file()
