@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench embedded setup clean
+.PHONY: demo test test-slow lint bench embedded setup clean
 
 setup: $(VENV)/.ready
 
@@ -21,7 +21,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python scripts/setup_system.py browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The errors that a user can mend: one line that says what is wrong and where, and a hint that says how to mend it."""
+"""The errors that a user can fix: one line that says what is wrong and where, and a hint that says how to fix it."""
 
 
 class ImagenetSDError(ValueError):
@@ -6,7 +6,7 @@ class ImagenetSDError(ValueError):
 
     Args:
         message: what is wrong and where, one line.
-        hint: how to mend it, one line.
+        hint: how to fix it, one line.
     """
 
     def __init__(self, message: str, hint: str = ""):

@@ -23,7 +23,7 @@ class LintWarning:
 
 
 def lint_classes(classes: Sequence[ClassSpec]) -> list[LintWarning]:
-    """Warnings that do not depend on a template: shared names, nothing to say, words that draw unsafe images."""
+    """Warnings that do not depend on a template: shared names, nothing to say, words that lead to unsafe images."""
     warnings = []
     wnids_of = defaultdict(list)
     for spec in classes:
@@ -39,7 +39,7 @@ def lint_classes(classes: Sequence[ClassSpec]) -> list[LintWarning]:
             warnings.append(LintWarning(wnid=spec.wnid, code="no-definition", message="the class has no definition"))
         words = sorted(unsafe_words(" ".join((*spec.lemmas, *spec.hypernyms, spec.definition))))
         if words:
-            text = f"known to draw unsafe images: {', '.join(words)}"
+            text = f"known to lead to unsafe images: {', '.join(words)}"
             warnings.append(LintWarning(wnid=spec.wnid, code="unsafe-word", message=text))
     return warnings
 

@@ -57,12 +57,9 @@ class WordNet:
 
     def get(self, wnids: Iterable[str]) -> dict[str, Synset]:
         """Look up synsets by wnid; an id that is no noun synset is left out of the result."""
-        found = {}
-        for wnid in wnids:
-            row = self._db.execute("SELECT * FROM synset WHERE wnid = ?", (wnid,)).fetchone()
-            if row:
-                found[wnid] = _synset(row)
-        return found
+        query = "SELECT * FROM synset WHERE wnid = ?"
+        rows = (self._db.execute(query, (wnid,)).fetchone() for wnid in wnids)
+        return {row[0]: _synset(row) for row in rows if row}
 
     def __iter__(self) -> Iterator[Synset]:
         """All noun synsets in the order of their ids."""
@@ -77,7 +74,7 @@ def _synset(row: tuple[str, str, str, str]) -> Synset:
 
 
 def _candidates() -> Iterator[Path]:
-    """Places where WordNet may lie: a named folder, NLTK's data folders, Debian's package."""
+    """Places where WordNet may be: a named folder, NLTK's data folders, Debian's package."""
     if named := os.environ.get("IMAGENET_SD_WORDNET"):
         yield Path(named)
         return
@@ -119,7 +116,7 @@ def open_wordnet() -> WordNet:
             return wordnet
         except sqlite3.DatabaseError:
             if attempt:
-                raise WordNetError(f"{extract} cannot be read", "delete the file; it is made anew") from None
+                raise WordNetError(f"{extract} cannot be read", "delete the file; it will be built again") from None
             extract.unlink()
     raise AssertionError
 
