@@ -10,7 +10,8 @@ import pytest
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
-from imagenet_sd.generation.plan import estimate_bytes, fingerprint, load_plan, make_plan
+from imagenet_sd.generation.plan import estimate_bytes, make_plan
+from imagenet_sd.storage.dataset import Dataset, fingerprint
 from tests.conftest import ROOT
 
 GUIDE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -31,15 +32,19 @@ def table(header: str) -> list[list[str]]:
     return rows
 
 
-def plan_of(classes: int, images: int, rounds: int, shard_size: int = 1000) -> GenerationPlan:
-    """The plan that the command of the guide makes, with so many images in a round, spread over the classes."""
+def dataset_of(classes: int, images: int, rounds: int, shard_size: int = 1000, folder: Path = Path()) -> Dataset:
+    """The dataset that the command of the guide makes, with so many images in a round, spread over the classes."""
     config = GenerationConfig(classes=f"imagenet-{'1k' if classes == 1000 else classes}", shard_size=shard_size)
     _, document = make_plan(config, offline_identity(config))
     for k, entry in enumerate(document["classes"]):
         entry["count"] = images // classes + (k < images % classes)
     document["rounds"] = rounds
     document["fingerprint"] = fingerprint(document)
-    return load_plan(document)
+    return Dataset.from_document(folder, document)
+
+
+def plan_of(*counts: int, **options: int) -> GenerationPlan:
+    return dataset_of(*counts, **options).plan
 
 
 def makespan(num_shards: int, gpus: int, shard_seconds: float) -> tuple[int, float]:
@@ -123,9 +128,10 @@ def test_guide_agrees_with_the_code():
 
 
 def test_metrics_named_in_the_guide_are_those_written(tmp_path: Path):
-    from imagenet_sd.generation.workers.status import status, write_metrics
+    from imagenet_sd.generation.workers.metrics import write_metrics
+    from imagenet_sd.generation.workers.status import status
 
-    write_metrics(status(tmp_path, plan_of(100, 1000, 1)), tmp_path / "metrics.prom")
+    write_metrics(status(dataset_of(100, 1000, 1, folder=tmp_path)), tmp_path / "metrics.prom")
     written = set(re.findall(r"^(imagenet_sd_\w+)\{dataset=", (tmp_path / "metrics.prom").read_text(), re.M))
     assert set(re.findall(r"`(imagenet_sd_\w+)", GUIDE)) == written
 

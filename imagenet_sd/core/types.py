@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
+from imagenet_sd.core.layout import shard_name
 from imagenet_sd.core.seeds import Permutation, image_seed
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRequest:
-    """One image to draw: its id `{wnid}_{index:06d}`, its prompt, and the seed of its initial noise in [0, 2**63)."""
+    """An image to generate: id `{wnid}_{index:06d}`, prompt, and the seed of its initial noise in [0, 2**63)."""
 
     image_id: str
     prompt: Prompt
@@ -71,7 +72,7 @@ class ImageRequest:
 
 
 class PromptSource(Protocol):
-    """Whatever can write the prompt of image `index` of a class."""
+    """Something that writes the prompt of image `index` of a class."""
 
     def prompt(self, spec: ClassSpec, index: int = 0) -> Prompt: ...  # noqa: D102
 
@@ -96,8 +97,8 @@ class Shard:
 
     @property
     def filename(self) -> str:
-        """Name of the Parquet file, e.g. `train-00017-of-00127.parquet`."""
-        return f"train-{self.index:05d}-of-{self.num_shards:05d}.parquet"
+        """Name of the Parquet file; see `layout.shard_name`."""
+        return shard_name(self.index, self.num_shards)
 
     @property
     def num_rows(self) -> int:
@@ -107,7 +108,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardManifest:
-    """What is known of a finished shard; it is written after the shard, so its presence means "done".
+    """What is known of a finished shard; it is written after the shard.
 
     Attributes:
         fingerprint: of the plan the shard belongs to.
@@ -116,7 +117,7 @@ class ShardManifest:
         num_rows: number of images.
         sha256: of the Parquet file, hexadecimal.
         num_bytes: size of the Parquet file; 0 in manifests that do not know it.
-        generator: facts about what drew it: model, device, dtype, batch size, library versions, seconds.
+        generator: facts about what generated it: model, device, dtype, batch size, library versions, seconds.
     """
 
     fingerprint: str

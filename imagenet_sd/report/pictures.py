@@ -11,6 +11,7 @@ from imagenet_sd.report.gallery import choose_images, data_uri
 from imagenet_sd.report.plots import class_curve
 from imagenet_sd.report.results import Dataset, Mistake, Score
 from imagenet_sd.report.settings import Setting, summary
+from imagenet_sd.storage.dataset import Dataset as GeneratedDataset
 
 _MOST_GROUPS = 40
 """Row groups that are read of one dataset: some 4,000 images."""
@@ -138,7 +139,7 @@ def _worst(
 
 def _pictures(dataset: Dataset, wnids: list[str], images: int, remarks: list[str]) -> dict[str, tuple[Picture, ...]]:
     try:
-        chosen = choose_images(dataset.path, wnids, images, _MOST_GROUPS)
+        chosen = choose_images(GeneratedDataset.open(dataset.path), wnids, images, _MOST_GROUPS)
         return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}
     except DatasetError as error:
         remarks.append(f"{dataset.name}: {error}")
@@ -153,4 +154,4 @@ def _picture(row: dict[str, Any]) -> Picture:
 
 
 def _small(dataset: Dataset) -> bool:
-    return dataset.document["recipe"]["width"] < 96
+    return dataset.document["settings"]["width"] < 96
