@@ -57,6 +57,11 @@ def gallery_path(folder: Path) -> Path:
     return folder / "gallery.html"
 
 
+def data_folder(folder: Path) -> Path:
+    """Folder of the rounds."""
+    return folder / "data"
+
+
 def shard_name(index: int, num_shards: int) -> str:
     """File name of shard `index` of the `num_shards` of a round, e.g. `train-00017-of-00127.parquet`."""
     return f"{SPLIT}-{index:05d}-of-{num_shards:05d}.parquet"

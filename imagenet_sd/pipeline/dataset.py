@@ -227,7 +227,7 @@ def preview(folder: Path, page: Path | None = None, *, images_per_class: int = 1
 def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
     """The dataset of this run, which must be the one in the folder, if there is one; it may have grown."""
     if not layout.description_path(folder).exists():
-        if (folder / "data").exists():
+        if layout.data_folder(folder).exists():
             raise PlanError(
                 f"{folder} has a data folder but no dataset.json", "restore dataset.json, or name another folder"
             )

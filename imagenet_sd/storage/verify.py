@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.core.types import ImageRequest, Shard
@@ -46,7 +47,7 @@ def verify_dataset(dataset: Dataset, on_shard: Callable[[int], None] = lambda ro
         if message := _check_shard(dataset, shard):
             faults.append(Fault(shard=i, path=dataset.name(path), message=message))
         on_shard(shard.num_rows)
-    for path in sorted(dataset.folder.glob("data/*/*.parquet")):
+    for path in sorted(layout.data_folder(dataset.folder).glob("*/*.parquet")):
         if path not in expected:
             faults.append(Fault(shard=None, path=dataset.name(path), message="is not part of the plan"))
     return faults

@@ -175,7 +175,7 @@ RED = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
 def test_an_unusable_image_fails_its_shard_alone(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, value: Any
 ):
-    """Through the real generator: retried, marked, not published; the run goes on and lists it; a rerun completes it."""
+    """Through the real generator: retried, marked, not published; the run goes on and lists it; a rerun succeeds."""
     from imagenet_sd.generation.config import GenerationConfig
     from imagenet_sd.pipeline import generate
 
