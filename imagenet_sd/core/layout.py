@@ -39,7 +39,7 @@ DATA_FILES = f"data/round-*/{SPLIT}-*.parquet"
 EXPORT_DESCRIPTION = ".export.json"
 EXPORT_METADATA = "metadata.jsonl"
 
-_SHARD = re.compile(rf"data/round-([0-9]{{3,}})/{SPLIT}-([0-9]{{5,}})-of-([0-9]{{5,}})\.parquet")
+_SHARD = re.compile(rf"data/round-(\d+)/{SPLIT}-(\d+)-of-(\d+)\.parquet", re.ASCII)
 
 
 def description_path(folder: Path) -> Path:
@@ -69,13 +69,19 @@ def shard_name(index: int, num_shards: int) -> str:
 
 def shard_path(folder: Path, shard: "Shard") -> Path:
     """Path of a shard's Parquet file."""
-    return folder / f"data/round-{shard.round:03d}/{shard.filename}"
+    return folder / _shard_path(shard.round, shard.filename)
+
+
+def _shard_path(round_: int, filename: str) -> str:
+    return f"data/round-{round_:03d}/{filename}"
 
 
 def parse_shard_path(path: str) -> tuple[int, int, int] | None:
     """(round, index, num_shards) of a shard's path, relative to the folder, with slashes; None for any other path."""
-    match = _SHARD.fullmatch(path)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+    if not (match := _SHARD.fullmatch(path)):
+        return None
+    round_, index, num_shards = map(int, match.groups())
+    return (round_, index, num_shards) if path == _shard_path(round_, shard_name(index, num_shards)) else None
 
 
 def manifests_folder(folder: Path, round_: int) -> Path:

@@ -189,6 +189,10 @@ class GenerationPlan:
         stop = min(start + self.shard_size, self.images_per_round)
         return Shard(round=round_, index=index, num_shards=self.shards_per_round, start=start, stop=stop)
 
+    def number(self, round_: int, index: int) -> int:
+        """Number in the whole dataset of shard `index` of a round: the inverse of `shard`."""
+        return round_ * self.shards_per_round + index
+
     def shards(self) -> Iterator[Shard]:
         """All shards in order."""
         return map(self.shard, range(self.num_shards))
@@ -221,7 +225,7 @@ class GenerationPlan:
         order = Permutation(self.images_per_round, "shard-order", self.seed, round_)
         position = order.index(_running_total(self.counts)[c] - self.counts[c] + index)
         shard, row = divmod(position, self.shard_size)
-        return round_ * self.shards_per_round + shard, row
+        return self.number(round_, shard), row
 
     def request(self, spec: ClassSpec, index: int) -> ImageRequest:
         """Image `index` of a class."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,14 +160,17 @@ class Dataset:
         per_round = self.plan.shards_per_round
         listed: set[int] = set()
         for round_ in range(self.plan.rounds):
+            first = self.plan.number(round_, 0)
             with suppress(FileNotFoundError):
                 indices = map(layout.parse_manifest_name, os.listdir(layout.manifests_folder(self.folder, round_)))
-                listed.update(round_ * per_round + i for i in indices if i is not None and i < per_round)
+                listed.update(first + i for i in indices if i is not None and i < per_round)
         return listed
 
-    def count_images(self, shards: Iterable[int]) -> int:
-        """Number of images in the shards with these numbers."""
-        return sum(self.plan.shard(i).num_rows for i in shards)
+    def count_images(self, shards: Collection[int]) -> int:
+        """Number of images in the shards with these numbers; the last shard of a round may be smaller."""
+        per_round, size = self.plan.shards_per_round, self.plan.shard_size
+        smaller = per_round * size - self.plan.images_per_round
+        return len(shards) * size - smaller * sum(i % per_round == per_round - 1 for i in shards)
 
     def finished_files(self, rounds: int = 0) -> list[Path]:
         """The Parquet files that have a manifest, in the order of the plan; of the first `rounds` rounds, 0 for all."""

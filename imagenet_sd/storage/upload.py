@@ -116,7 +116,7 @@ class Upload:
             layout.CARD: card.read_bytes() if card.is_file() else dataset_card(self.dataset.document).encode(),
         }
         rounds = self._remote_rounds(contents[layout.DESCRIPTION])
-        self._check_strangers(max(rounds, self.plan.rounds))
+        self._check_foreign_files(max(rounds, self.plan.rounds))
         if rounds > self.plan.rounds:
             text = f"{self.repo.repo_id} holds {rounds} rounds of this dataset, more than the {self.plan.rounds} here"
             print(f"{text}; its dataset.json and README.md stay as they are", file=sys.stderr)
@@ -148,7 +148,7 @@ class Upload:
             )
         return rounds
 
-    def _check_strangers(self, rounds: int) -> None:
+    def _check_foreign_files(self, rounds: int) -> None:
         """Refuse a repository with data files that `load_dataset` would mix with ours."""
         per_round = self.plan.shards_per_round
         for path in self.remote:

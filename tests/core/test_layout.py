@@ -43,6 +43,7 @@ def test_other_names_are_no_manifests(name: str):
     "path",
     ["data/round-000/train-00000-of-00001.parquet.tmp", "data/round-000/x/train-00000-of-00001.parquet",
      "round-000/train-00000-of-00001.parquet", "data/round-000/train-0-of-1.parquet", "data/x.parquet",
+     "data/round-0000/train-00000-of-00001.parquet",
      "data/round-000/train-\u0660\u0660\u0660\u0660\u0660-of-00001.parquet"],
 )  # fmt: skip
 def test_other_paths_are_no_shards(path: str):

@@ -38,7 +38,7 @@ class RunProgress:
     def __init__(self, dataset: Dataset, bar: Progress, metrics_file: Path | None, interval: float = 1.0):
         self.dataset, self.bar = dataset, bar
         self.metrics_file, self.interval = metrics_file, interval
-        self._unpublished: dict[int, tuple[str, int]] = {}  # process id -> (shard id, images done of it)
+        self._in_progress: dict[int, tuple[int, int]] = {}  # process id -> (number of a shard, images done of it)
         self._updated = self._measured = 0.0
 
     def on_batch(self, shard: Shard, images_done: int) -> None:
@@ -48,7 +48,7 @@ class RunProgress:
 
     def note(self, worker: int, shard_id: str, images_done: int) -> None:
         """Note how many images of a shard the worker with this process id has done."""
-        self._unpublished[worker] = (shard_id, images_done)
+        self._in_progress[worker] = (self.dataset.plan.number(*layout.parse_shard_id(shard_id)), images_done)
 
     def update(self, last: bool = False) -> None:
         """Bring bar and metrics up to date, at most once per interval."""
@@ -56,8 +56,7 @@ class RunProgress:
         if not last and now - self._updated < self.interval:
             return
         listed, self._updated = self.dataset.listed_shards(), now
-        published = {layout.shard_id(self.dataset.plan.shard(i)) for i in listed}
-        partial = sum(images for shard_id, images in self._unpublished.values() if shard_id not in published)
+        partial = sum(images for i, images in list(self._in_progress.values()) if i not in listed)
         self.bar.update(min(self.dataset.plan.num_images, self.dataset.count_images(listed) + partial))
         if self.metrics_file and (last or now - self._measured > 10):
             self._measured = now
@@ -104,8 +103,7 @@ def failures(dataset: Dataset) -> dict[str, str]:
     errors = {}
     for path in sorted(layout.failures_folder(dataset.folder).glob("*.json")):
         with suppress(ValueError, IndexError, DatasetError, KeyError, TypeError):
-            round_, index = layout.parse_shard_id(path.stem)
-            shard = dataset.plan.shard(round_ * dataset.plan.shards_per_round + index)
+            shard = dataset.plan.shard(dataset.plan.number(*layout.parse_shard_id(path.stem)))
             if not dataset.is_done(shard):
                 errors[dataset.name(dataset.shard_path(shard))] = str(read_json(path)["error"])
     return errors
