@@ -24,7 +24,7 @@ ROOMS = {  # room -> the rooms that it may import, beside `core` and itself
     "study": ("prompts", "generation", "data", "training", "evaluation", "pipeline"),
     "cli": ("prompts", "generation", "training", "evaluation", "pipeline", "study"),
 }
-LAYOUT = re.compile(r"""train-|\.manifests|round-|/\.work\b|["']\.(?:work|export)""")
+LAYOUT = re.compile(r"""train-|\.manifests\b|round-|/\.work\b|["']\.(?:work|export)""")
 HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -62,6 +62,17 @@ def data_folder(folder: Path) -> Path:
     return folder / "data"
 
 
+def round_name(round_: int) -> str:
+    """Name of the folder of a round, e.g. `round-000`."""
+    return f"round-{round_:03d}"
+
+
+def parse_round_name(name: str) -> int | None:
+    """Number of the round whose folder has this name; None for any other name."""
+    digits = name.removeprefix("round-")
+    return int(digits) if digits.isdecimal() and name == round_name(int(digits)) else None
+
+
 def shard_name(index: int, num_shards: int) -> str:
     """File name of shard `index` of the `num_shards` of a round, e.g. `train-00017-of-00127.parquet`."""
     return f"{SPLIT}-{index:05d}-of-{num_shards:05d}.parquet"
@@ -69,11 +80,7 @@ def shard_name(index: int, num_shards: int) -> str:
 
 def shard_path(folder: Path, shard: "Shard") -> Path:
     """Path of a shard's Parquet file."""
-    return folder / _shard_path(shard.round, shard.filename)
-
-
-def _shard_path(round_: int, filename: str) -> str:
-    return f"data/round-{round_:03d}/{filename}"
+    return folder / f"data/{round_name(shard.round)}/{shard.filename}"
 
 
 def parse_shard_path(path: str) -> tuple[int, int, int] | None:
@@ -81,17 +88,18 @@ def parse_shard_path(path: str) -> tuple[int, int, int] | None:
     if not (match := _SHARD.fullmatch(path)):
         return None
     round_, index, num_shards = map(int, match.groups())
-    return (round_, index, num_shards) if path == _shard_path(round_, shard_name(index, num_shards)) else None
+    same = path == f"data/{round_name(round_)}/{shard_name(index, num_shards)}"
+    return (round_, index, num_shards) if same else None
 
 
-def manifests_folder(folder: Path, round_: int) -> Path:
+def manifest_folder(folder: Path, round_: int) -> Path:
     """Folder of the manifests of a round."""
-    return folder / f"data/round-{round_:03d}/.manifests"
+    return folder / f"data/{round_name(round_)}/.manifests"
 
 
 def manifest_path(folder: Path, shard: "Shard") -> Path:
     """Path of a shard's manifest."""
-    return folder / f"data/round-{shard.round:03d}/.manifests/{SPLIT}-{shard.index:05d}.json"
+    return folder / f"data/{round_name(shard.round)}/.manifests/{SPLIT}-{shard.index:05d}.json"
 
 
 def parse_manifest_name(name: str) -> int | None:

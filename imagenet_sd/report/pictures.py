@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.report.checks import clean, slug
 from imagenet_sd.report.gallery import choose_images, data_uri
 from imagenet_sd.report.plots import class_curve
@@ -141,7 +141,7 @@ def _pictures(dataset: Dataset, wnids: list[str], images: int, remarks: list[str
     try:
         chosen = choose_images(GeneratedDataset.open(dataset.path), wnids, images, _MOST_GROUPS)
         return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}
-    except DatasetError as error:
+    except ImagenetSDError as error:
         remarks.append(f"{dataset.name}: {error}")
     except (KeyError, TypeError, OSError, ValueError, Image.DecompressionBombError) as error:
         remarks.append(f"{dataset.name}: its images cannot be read ({type(error).__name__}); run `imagenet-sd verify`")

@@ -159,11 +159,14 @@ class Dataset:
         """
         per_round = self.plan.shards_per_round
         listed: set[int] = set()
-        for round_ in range(self.plan.rounds):
-            first = self.plan.number(round_, 0)
-            with suppress(FileNotFoundError):
-                indices = map(layout.parse_manifest_name, os.listdir(layout.manifests_folder(self.folder, round_)))
-                listed.update(first + i for i in indices if i is not None and i < per_round)
+        with suppress(FileNotFoundError):
+            rounds = map(layout.parse_round_name, os.listdir(layout.data_folder(self.folder)))
+            for round_ in (number for number in rounds if number is not None and number < self.plan.rounds):
+                with suppress(FileNotFoundError):
+                    names = os.listdir(layout.manifest_folder(self.folder, round_))
+                    indices = map(layout.parse_manifest_name, names)
+                    first = self.plan.number(round_, 0)
+                    listed.update(first + i for i in indices if i is not None and i < per_round)
         return listed
 
     def count_images(self, shards: Collection[int]) -> int:
@@ -231,13 +234,18 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
                 "dataset.json does not match its fingerprint: it was changed after the dataset was begun",
                 "restore the file from a copy",
             )
+        counts = tuple(entry["count"] for entry in document["classes"])
+        rounds, shard_size, batch_size = document["rounds"], settings["shard_size"], settings["batch_size"]
+        for number in (rounds, shard_size, batch_size, sum(counts)):
+            if not (isinstance(number, int) and number >= 1):
+                raise TypeError(f"a count: {number!r}")
         return GenerationPlan(
             fingerprint=document["fingerprint"],
             classes=tuple(map(_class_spec, document["classes"])),
-            counts=tuple(entry["count"] for entry in document["classes"]),
-            rounds=document["rounds"],
-            shard_size=settings["shard_size"],
-            batch_size=settings["batch_size"],
+            counts=counts,
+            rounds=rounds,
+            shard_size=shard_size,
+            batch_size=batch_size,
             seed=settings["seed"],
             prompts=PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]), settings["seed"]),
         )

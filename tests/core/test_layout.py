@@ -16,8 +16,9 @@ def test_names_lead_back_to_their_shard(numbers: tuple[int, int, int]):
     shard = Shard(round=round_, index=index, num_shards=num_shards, start=0, stop=1)
     path = layout.shard_path(FOLDER, shard).relative_to(FOLDER).as_posix()
     assert layout.parse_shard_path(path) == numbers
+    assert layout.parse_round_name(path.split("/")[1]) == round_
     assert layout.parse_manifest_name(layout.manifest_path(FOLDER, shard).name) == index
-    assert layout.manifest_path(FOLDER, shard).parent == layout.manifests_folder(FOLDER, round_)
+    assert layout.manifest_path(FOLDER, shard).parent == layout.manifest_folder(FOLDER, round_)
     assert layout.parse_shard_id(layout.shard_id(shard)) == (round_, index)
     assert layout.failure_path(FOLDER, shard).stem == layout.shard_id(shard)
 
@@ -37,6 +38,11 @@ def test_the_names_of_the_documentation():
 )  # fmt: skip
 def test_other_names_are_no_manifests(name: str):
     assert layout.parse_manifest_name(name) is None
+
+
+@pytest.mark.parametrize("name", ["round-0", "round-0000", "round-", "round-x", "000", ".round-000", "round-000.tmp"])
+def test_other_names_are_no_rounds(name: str):
+    assert layout.parse_round_name(name) is None
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,9 @@ def test_a_document_changed_by_hand_is_noticed():
     for garbled in ({"format_version": 1}, {"format_version": 2}, {}, []):
         with pytest.raises(DatasetError, match="lacks or garbles"):
             load_plan(garbled)
+    for rounds in (0, -1, "1", None, 1.5):
+        with pytest.raises(DatasetError, match="lacks or garbles a count"):
+            load_plan(make_plan(GenerationConfig(classes="digits-10"), MODEL)[1] | {"rounds": rounds})
     with pytest.raises(DatasetError, match="has format 3, this version reads 1 to 2"):
         load_plan(document | {"format_version": 3})
 
