@@ -43,7 +43,7 @@ def regenerate_image(dataset: Dataset, image_id: str) -> dict[str, Any]:
     difference = int(np.abs(old - new).max()) if old.shape == new.shape else 255
     return {
         "image_id": image_id,
-        "shard": dataset.name(path),
+        "shard": dataset.relative(path),
         "row": row,
         "prompt": request.prompt.text,
         "seed": request.seed,

@@ -4,7 +4,7 @@ The heavy rooms (torch, diffusers) are imported inside the functions that need t
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
@@ -13,6 +13,9 @@ from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
 from imagenet_sd.storage.dataset import Dataset
+
+if TYPE_CHECKING:
+    from imagenet_sd.generation.workers.status import RunProgress
 
 
 def generate(
@@ -56,14 +59,7 @@ def generate(
 
         with Progress("images", plan.num_images, plan.num_images - dataset.count_images(todo)) as bar:
             progress = RunProgress(dataset, bar, metrics_file)
-            if engine == "ray":
-                from imagenet_sd.generation.workers.engines.ray import run_ray
-
-                run_ray(dataset, todo, gpus_per_worker, progress)
-            else:
-                from imagenet_sd.generation.workers.engines.local import run_local
-
-                run_local(dataset, workers, progress, len(todo))
+            _run_engine(dataset, todo, progress, engine, workers, gpus_per_worker)
             progress.update(last=True)
             rate = bar.rate()
         _require_complete(dataset)
@@ -75,6 +71,19 @@ def generate(
         "shards_generated": len(todo),
         "images_per_second": round(rate, 2),
     }
+
+
+def _run_engine(
+    dataset: Dataset, todo: list[int], progress: "RunProgress", engine: str, workers: int, gpus: float | None
+) -> None:
+    if engine == "ray":
+        from imagenet_sd.generation.workers.engines.ray import run_ray
+
+        run_ray(dataset, todo, gpus, progress)
+    else:
+        from imagenet_sd.generation.workers.engines.local import run_local
+
+        run_local(dataset, workers, progress, len(todo))
 
 
 def _require_complete(dataset: Dataset) -> None:
@@ -200,7 +209,7 @@ def _repair(dataset: Dataset, bad: list[int]) -> list[dict[str, Any]]:
                 promised = None
             manifest = worker.run_shard(i)
             identical = None if promised is None else manifest.sha256 == promised.sha256
-            repaired.append({"shard": dataset.name(dataset.shard_path(shard)), "identical": identical})
+            repaired.append({"shard": dataset.relative(dataset.shard_path(shard)), "identical": identical})
             progress.advance(shard.num_rows)
     return repaired
 

@@ -103,8 +103,8 @@ class Dataset:
         """Path of a shard's manifest."""
         return layout.manifest_path(self.folder, shard)
 
-    def name(self, path: Path) -> str:
-        """A path in the folder as others see it: relative, with slashes."""
+    def relative(self, path: Path) -> str:
+        """A path in the folder, relative to it and with slashes: the name of the file on the Hub and in messages."""
         return path.relative_to(self.folder).as_posix()
 
     def manifest(self, shard: Shard) -> ShardManifest | None:

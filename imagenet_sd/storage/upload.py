@@ -101,10 +101,10 @@ class Upload:
         ]
 
     def _remote_path(self, shard: Shard) -> str:
-        return self.dataset.name(self.dataset.shard_path(shard))
+        return self.dataset.relative(self.dataset.shard_path(shard))
 
     def _remote_manifest(self, shard: Shard) -> str:
-        return self.dataset.name(self.dataset.manifest_path(shard))
+        return self.dataset.relative(self.dataset.manifest_path(shard))
 
     def _describe(self) -> list["CommitOperationAdd"]:
         """What of dataset.json and README.md has to be uploaded, once it is clear that the repository is ours."""

@@ -45,11 +45,11 @@ def verify_dataset(dataset: Dataset, on_shard: Callable[[int], None] = lambda ro
         path = dataset.shard_path(shard)
         expected.add(path)
         if message := _check_shard(dataset, shard):
-            faults.append(Fault(shard=i, path=dataset.name(path), message=message))
+            faults.append(Fault(shard=i, path=dataset.relative(path), message=message))
         on_shard(shard.num_rows)
     for path in sorted(layout.data_folder(dataset.folder).glob("*/*.parquet")):
         if path not in expected:
-            faults.append(Fault(shard=None, path=dataset.name(path), message="is not part of the plan"))
+            faults.append(Fault(shard=None, path=dataset.relative(path), message="is not part of the plan"))
     return faults
 
 

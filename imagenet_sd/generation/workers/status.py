@@ -105,7 +105,7 @@ def failures(dataset: Dataset) -> dict[str, str]:
         with suppress(ValueError, IndexError, DatasetError, KeyError, TypeError):
             shard = dataset.plan.shard(dataset.plan.number(*layout.parse_shard_id(path.stem)))
             if not dataset.is_done(shard):
-                errors[dataset.name(dataset.shard_path(shard))] = str(read_json(path)["error"])
+                errors[dataset.relative(dataset.shard_path(shard))] = str(read_json(path)["error"])
     return errors
 
 
