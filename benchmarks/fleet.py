@@ -21,14 +21,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.core import layout
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
 from imagenet_sd.generation.workers.journal import Journal
-from imagenet_sd.generation.workers.leases import Lease, LeaseBoard, work_folder
+from imagenet_sd.generation.workers.leases import Lease, LeaseBoard
 from imagenet_sd.generation.workers.loop import WorkerLoop
+from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import Row
-from imagenet_sd.storage.writer import manifest_names, write_shard
+from imagenet_sd.storage.writer import write_shard
 
 BATCHES = 8
 
@@ -48,10 +49,10 @@ class Tally:
 
 
 class SleepingWorker:
-    """Sleeps instead of drawing; publishes a real, tiny shard."""
+    """Sleeps instead of generating; publishes a real, tiny shard."""
 
-    def __init__(self, out: Path, plan: GenerationPlan, seconds: float, tally: Tally, chance: random.Random):
-        self.out, self.plan, self.seconds, self.tally, self.chance = out, plan, seconds, tally, chance
+    def __init__(self, dataset: Dataset, seconds: float, tally: Tally, chance: random.Random):
+        self.dataset, self.seconds, self.tally, self.chance = dataset, seconds, tally, chance
         self.left, self.silent = self.next_preemption(), False
 
     def next_preemption(self) -> float:
@@ -75,17 +76,16 @@ class SleepingWorker:
             spent = time.monotonic() - begun
             with self.tally.lock:
                 self.tally.worked += spent
-        shard = self.plan.shard(i)
+        plan = self.dataset.plan
+        shard = plan.shard(i)
         rows = [
             Row(
                 jpeg=b"", label=0, wnid=request.prompt.wnid, image_id=request.image_id, prompt="", template="",
                 background="", seed=0, guidance_scale=2.0, num_inference_steps=1, model_id="sleep",
             )
-            for request in self.plan.requests(shard)
+            for request in plan.requests(shard)
         ]  # fmt: skip
-        wnids = [spec.wnid for spec in self.plan.classes]
-        facts: dict[str, object] = {"seconds": self.seconds}
-        manifest = write_shard(self.out, shard, rows, wnids, fingerprint=self.plan.fingerprint, generator=facts)
+        manifest = write_shard(self.dataset, shard, rows, {"seconds": self.seconds})
         with self.tally.lock:
             self.tally.published.append((time.monotonic(), i, spent))
         return manifest
@@ -107,8 +107,8 @@ class PlayedLease(Lease):
 class PlayedBoard(LeaseBoard):
     """Hands out such leases; the rest is the real board."""
 
-    def __init__(self, out: Path, name: str, ttl: float, worker: SleepingWorker):
-        super().__init__(work_folder(out) / "leases", name, ttl)
+    def __init__(self, folder: Path, name: str, ttl: float, worker: SleepingWorker):
+        super().__init__(layout.leases_folder(folder), name, ttl)
         self.player = worker
 
     def claim(self, name):
@@ -120,18 +120,18 @@ class PlayedBoard(LeaseBoard):
         return played
 
 
-def live(out: Path, plan: GenerationPlan, rank: int, options: argparse.Namespace, tally: Tally) -> None:
+def live(dataset: Dataset, rank: int, options: argparse.Namespace, tally: Tally) -> None:
     """One worker's life: work, be preempted, come back, until no shard is left."""
     seconds, ttl = options.seconds, 0.15 * options.seconds
     chance = random.Random(f"{options.seed} {rank}")
-    worker = SleepingWorker(out, plan, seconds, tally, chance)
+    worker = SleepingWorker(dataset, seconds, tally, chance)
     while True:
         worker.silent = False
         name = f"w{rank}-{chance.randrange(10**9)}"
-        board = PlayedBoard(out, name, ttl, worker)
+        board = PlayedBoard(dataset.folder, name, ttl, worker)
         try:
-            with Journal(out, name, ttl / 3) as journal:
-                loop = WorkerLoop(out, plan, worker.run_shard, board, journal, rank=rank, poll=seconds / 2)
+            with Journal(dataset.folder, name, ttl / 3) as journal:
+                loop = WorkerLoop(dataset, worker.run_shard, board, journal, rank=rank, poll=seconds / 2)
                 loop.run()
             board.close()
             return
@@ -141,10 +141,10 @@ def live(out: Path, plan: GenerationPlan, rank: int, options: argparse.Namespace
             time.sleep(chance.expovariate(1 / (options.pause * seconds)))
 
 
-def crowd(out: Path, plan: GenerationPlan, ranks: range, options: argparse.Namespace, results) -> None:
+def crowd(dataset: Dataset, ranks: range, options: argparse.Namespace, results) -> None:
     """One process: its workers, and then what they did."""
     tally = Tally()
-    threads = [threading.Thread(target=live, args=(out, plan, rank, options, tally)) for rank in ranks]
+    threads = [threading.Thread(target=live, args=(dataset, rank, options, tally)) for rank in ranks]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -202,18 +202,18 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        out = Path(folder)
         config = GenerationConfig(model="embedded", images_per_class=options.shards * 2 // 10, shard_size=2)
-        plan, _ = make_plan(config, ModelIdentity(model_id="sleep"))
-        assert plan.num_shards == options.shards
+        _, document = make_plan(config, ModelIdentity(model_id="sleep"))
+        dataset = Dataset.from_document(Path(folder), document)
+        assert dataset.plan.num_shards == options.shards
         context = multiprocessing.get_context("fork")
         results = context.Queue()
         started = time.monotonic()  # one clock for all processes
         for first in range(options.processes):
             ranks = range(first, options.workers, options.processes)
-            context.Process(target=crowd, args=(out, plan, ranks, options, results)).start()
+            context.Process(target=crowd, args=(dataset, ranks, options, results)).start()
         tallies = [results.get(timeout=100 * options.seconds) for _ in range(options.processes)]
-        assert sum(map(len, manifest_names(out, plan).values())) == plan.num_shards
+        assert len(dataset.listed_shards()) == options.shards
     worked = sum(tally[0] for tally in tallies)
     published = sorted(entry for tally in tallies for entry in tally[2])
     first_of_each: dict[int, tuple[float, float]] = {}

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ClassSpec": "core.types",
+    "Dataset": "storage.dataset",
     "GenerationConfig": "generation.config",
     "GenerationPlan": "core.types",
     "ImageGenerator": "generation.diffusion.generator",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from imagenet_sd.prompts.classes import load_classes as load_classes
     from imagenet_sd.prompts.lint import lint as lint
     from imagenet_sd.prompts.templates import load_templates as load_templates
+    from imagenet_sd.storage.dataset import Dataset as Dataset
     from imagenet_sd.study.runner import run as run
     from imagenet_sd.training.config import TrainConfig as TrainConfig
 

@@ -1,4 +1,4 @@
-"""Fakes for what is slow or rare: a generator that hands out images drawn before, and faults at chosen moments."""
+"""Fakes for what is slow or rare: a generator that hands out images made before, and faults at chosen moments."""
 
 import os
 import signal
@@ -9,32 +9,32 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from imagenet_sd.core.files import read_json
-from imagenet_sd.core.types import GenerationPlan, ShardManifest
-from imagenet_sd.generation.plan import load_plan
+from imagenet_sd.core import layout
+from imagenet_sd.core.types import ShardManifest
 from imagenet_sd.generation.workers.journal import Journal
-from imagenet_sd.generation.workers.leases import LeaseBoard, work_folder, worker_name
-from imagenet_sd.generation.workers.loop import Stop, WorkerLoop
+from imagenet_sd.generation.workers.leases import LeaseBoard, worker_name
+from imagenet_sd.generation.workers.loop import WorkerLoop
+from imagenet_sd.generation.workers.stop import Stop
+from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import Row
-from imagenet_sd.storage.writer import shard_path, write_shard
+from imagenet_sd.storage.writer import write_shard
 
 
 class Replay:
-    """Draws shards by reading the same rows from a finished dataset; publishes them with the real code."""
+    """Generates shards by reading the same rows from a finished dataset; publishes them with the real code."""
 
-    def __init__(self, reference: Path, out: Path, plan: GenerationPlan):
-        self.reference, self.out, self.plan = reference, out, plan
-        self.drawn: list[int] = []
+    def __init__(self, reference: Path, dataset: Dataset):
+        self.reference, self.dataset = reference, dataset
+        self.generated: list[int] = []
 
-    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
-        shard = self.plan.shard(i)
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda images_done: None) -> ShardManifest:
+        shard = self.dataset.plan.shard(i)
         rows = []
-        for row in pq.read_table(shard_path(self.reference, shard)).to_pylist():
+        for row in pq.read_table(layout.shard_path(self.reference, shard)).to_pylist():
             on_batch(len(rows))
             rows.append(Row(jpeg=row.pop("image")["bytes"], **row))
-        self.drawn.append(i)
-        wnids = [spec.wnid for spec in self.plan.classes]
-        return write_shard(self.out, shard, rows, wnids, fingerprint=self.plan.fingerprint, generator={"seconds": 1.0})
+        self.generated.append(i)
+        return write_shard(self.dataset, shard, rows, {"seconds": 1.0})
 
 
 @contextmanager
@@ -43,11 +43,11 @@ def replay_loop(reference: Path, out: Path, ttl: float = 30.0, rank: int = 0, st
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "dataset.json").exists():
         (out / "dataset.json").write_bytes((reference / "dataset.json").read_bytes())
-    plan, name = load_plan(read_json(out / "dataset.json")), worker_name()
-    replay = Replay(reference, out, plan)
-    board = LeaseBoard(work_folder(out) / "leases", name, ttl)
+    dataset, name = Dataset.open(out), worker_name()
+    replay = Replay(reference, dataset)
+    board = LeaseBoard(layout.leases_folder(out), name, ttl)
     with Journal(out, name, ttl / 4) as journal:
-        yield WorkerLoop(out, plan, replay.run_shard, board, journal, rank=rank, stop=stop, poll=0.02), replay
+        yield WorkerLoop(dataset, replay.run_shard, board, journal, rank=rank, stop=stop, poll=0.02), replay
     board.close()
 
 

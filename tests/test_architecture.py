@@ -15,15 +15,16 @@ ROOMS = {  # room -> the rooms that it may import, beside `core` and itself
     "core": (),
     "prompts": (),
     "generation": ("prompts", "storage"),
-    "storage": (),
+    "storage": ("prompts",),  # the dataset handle computes the prompts of its plan
     "data": ("prompts", "storage"),  # WordNet and the class lists lie in `prompts`
     "training": ("data", "storage"),
     "evaluation": ("data",),
-    "report": ("data",),
+    "report": ("data", "storage"),  # the dataset handle
     "pipeline": ("prompts", "generation", "storage", "data", "training", "evaluation", "report"),
     "study": ("prompts", "generation", "data", "training", "evaluation", "pipeline"),
     "cli": ("prompts", "generation", "training", "evaluation", "pipeline", "study"),
 }
+LAYOUT = re.compile(r"""train-|\.manifests\b|round-|/\.work\b|["']\.(?:work|export)""")
 HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -79,6 +80,12 @@ def test_configs_import_nothing_heavy(path: Path):
 def test_the_top_imports_nothing_heavy_at_import_time(path: Path):
     for module in imports(path, top_level_only=True):
         assert module.split(".")[0] not in HEAVY
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_names_in_a_dataset_folder_are_spelt_in_one_file(path: Path):
+    spelt = LAYOUT.findall(path.read_text(encoding="utf-8"))
+    assert bool(spelt) == (path == PACKAGE / "core" / "layout.py"), f"{path} spells {spelt}; use core/layout.py"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -335,7 +335,9 @@ def test_slurm_with_the_real_command(slurm: Slurm):
     options = "--model embedded --classes digits-10 --steps 5 --images-per-class 6 --shard-size 3 --batch-size 3"
     arguments = (*options.split(), "--workers", "1", "--out", str(out))
     job = slurm.start(*arguments)
+    deadline = time.monotonic() + PATIENCE
     while not (done := list(out.glob("data/*/.manifests/*.json"))) and job.poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
     assert job.wait(PATIENCE) == 143

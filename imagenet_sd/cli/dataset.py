@@ -187,7 +187,7 @@ def generate(
         return print_json(summary)
     typer.echo(
         f"{summary['out']}: {summary['num_images']:,} images in {summary['num_shards']} shards are done, "
-        f"{summary['shards_drawn']} shards drawn in this run"
+        f"{summary['shards_generated']} shards generated in this run"
     )
 
 
@@ -243,9 +243,9 @@ def _parse_interval(text: str) -> tuple[float, float]:
 def _print_plan(plan: dict[str, Any]) -> None:
     typer.echo(f"folder    {plan['out']}")
     typer.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {plan['rounds']} round(s)")
-    typer.echo(f"shards    {plan['num_shards']:,} of {plan['recipe']['shard_size']:,} images")
+    typer.echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
     typer.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
-    for key, value in plan["recipe"].items():
+    for key, value in plan["settings"].items():
         typer.echo(f"  {key:20s} {value}")
     if measured := plan.get("calibration"):
         rate, hours = measured["images_per_second"], measured["device_hours"]

@@ -58,12 +58,12 @@ def _print_state(state: dict[str, Any]) -> None:
         f"{state['out']}: {state['shards_done']:,} of {state['num_shards']:,} shards, "
         f"{state['images_done']:,} of {state['num_images']:,} images ({share:.1%})"
     )
-    left = "complete" if state["complete"] else "nobody is at work"
+    left = "complete" if state["complete"] else "no worker is running"
     if state["eta_seconds"]:
         left = f"{duration(state['eta_seconds'])} left at {state['images_per_second']:.1f} images/s"
     typer.echo(
         f"{left}; {state['workers_live']} live workers, {state['workers_stale']} stale, "
-        f"{state['shards_at_work']} shards at work, {len(state['failed'])} failed"
+        f"{state['shards_at_work']} shards in progress, {len(state['failed'])} failed"
     )
     for path, error in state["failed"].items():
         typer.echo(f"failed {path}: {error}")

@@ -6,7 +6,7 @@ from types import TracebackType
 
 
 class Progress:
-    """Counts work done and tells rate and time left. A context manager.
+    """Counts work done and shows rate and time left. A context manager.
 
     Args:
         what: what is being done, e.g. "images".
@@ -18,7 +18,7 @@ class Progress:
     def __init__(self, what: str, total: int, done: int = 0, interval: float = 10.0):
         self.what, self.total, self.done, self.interval = what, total, done, interval
         self._start, self._skipped, self._last = time.monotonic(), done, time.monotonic()
-        self._shown = -1
+        self._printed = -1
         self._bar = self._task = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -57,12 +57,15 @@ class Progress:
         """Set the number of finished units and show it."""
         self.done = done
         rate = self.rate()
-        text = f"{rate:.1f} {self.what}/s, {duration((self.total - self.done) / rate)} left" if rate else ""
+        rate_and_left = (
+            (f"{rate:.1f} {self.what}/s", f"{duration((self.total - self.done) / rate)} left") if rate else ()
+        )
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, rate=text)
-        elif time.monotonic() - self._last >= self.interval or self.done >= self.total > self._shown:
-            self._last, self._shown = time.monotonic(), self.done
-            print(f"{self.what} {self.done}/{self.total}, {text}", file=sys.stderr, flush=True)
+            self._bar.update(self._task, completed=self.done, rate=", ".join(rate_and_left))
+        elif time.monotonic() - self._last >= self.interval or self.done >= self.total > self._printed:
+            self._last, self._printed = time.monotonic(), self.done
+            line = ", ".join((f"{self.what} {self.done}/{self.total}", *rate_and_left))
+            print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
+from imagenet_sd.core.layout import shard_name
 from imagenet_sd.core.seeds import Permutation, image_seed
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRequest:
-    """One image to draw: its id `{wnid}_{index:06d}`, its prompt, and the seed of its initial noise in [0, 2**63)."""
+    """An image to generate: id `{wnid}_{index:06d}`, prompt, and the seed of its initial noise in [0, 2**63)."""
 
     image_id: str
     prompt: Prompt
@@ -71,7 +72,7 @@ class ImageRequest:
 
 
 class PromptSource(Protocol):
-    """Whatever can write the prompt of image `index` of a class."""
+    """Something that writes the prompt of image `index` of a class."""
 
     def prompt(self, spec: ClassSpec, index: int = 0) -> Prompt: ...  # noqa: D102
 
@@ -96,8 +97,8 @@ class Shard:
 
     @property
     def filename(self) -> str:
-        """Name of the Parquet file, e.g. `train-00017-of-00127.parquet`."""
-        return f"train-{self.index:05d}-of-{self.num_shards:05d}.parquet"
+        """Name of the Parquet file; see `layout.shard_name`."""
+        return shard_name(self.index, self.num_shards)
 
     @property
     def num_rows(self) -> int:
@@ -107,7 +108,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardManifest:
-    """What is known of a finished shard; it is written after the shard, so its presence means "done".
+    """What is known of a finished shard; it is written after the shard.
 
     Attributes:
         fingerprint: of the plan the shard belongs to.
@@ -116,7 +117,7 @@ class ShardManifest:
         num_rows: number of images.
         sha256: of the Parquet file, hexadecimal.
         num_bytes: size of the Parquet file; 0 in manifests that do not know it.
-        generator: facts about what drew it: model, device, dtype, batch size, library versions, seconds.
+        generator: facts about what generated it: model, device, dtype, batch size, library versions, seconds.
     """
 
     fingerprint: str
@@ -188,6 +189,10 @@ class GenerationPlan:
         stop = min(start + self.shard_size, self.images_per_round)
         return Shard(round=round_, index=index, num_shards=self.shards_per_round, start=start, stop=stop)
 
+    def number(self, round_: int, index: int) -> int:
+        """Number in the whole dataset of shard `index` of a round: the inverse of `shard`."""
+        return round_ * self.shards_per_round + index
+
     def shards(self) -> Iterator[Shard]:
         """All shards in order."""
         return map(self.shard, range(self.num_shards))
@@ -220,7 +225,7 @@ class GenerationPlan:
         order = Permutation(self.images_per_round, "shard-order", self.seed, round_)
         position = order.index(_running_total(self.counts)[c] - self.counts[c] + index)
         shard, row = divmod(position, self.shard_size)
-        return round_ * self.shards_per_round + shard, row
+        return self.number(round_, shard), row
 
     def request(self, spec: ClassSpec, index: int) -> ImageRequest:
         """Image `index` of a class."""

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.layout import holds_dataset
+from imagenet_sd.storage.dataset import Dataset
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -259,19 +261,13 @@ def parquet_folder(folder: Path, rounds: int = 0) -> ParquetSet:
     Raises:
         DatasetError: there are no such shards, or fewer rounds than asked for.
     """
-    if (folder / "dataset.json").is_file():
-        files = [
-            path
-            for path in sorted(folder.glob("data/round-*/train-*.parquet"))
-            if (path.parent / ".manifests" / f"train-{path.name.split('-')[1]}.json").exists()
-        ]
-        if rounds:
-            found = {path.parent.name for path in files}
-            files = [path for path in files if int(path.parent.name.removeprefix("round-")) < rounds]
-            if len({path.parent.name for path in files}) < rounds:
-                raise DatasetError(
-                    f"{folder} holds {len(found)} rounds, fewer than {rounds}", "generate a larger --multiple first"
-                )
+    if holds_dataset(folder):
+        files = Dataset.open(folder).finished_files(rounds)
+        begun = len({path.parent for path in files})
+        if begun < rounds:
+            raise DatasetError(
+                f"{folder} holds {begun} rounds, fewer than {rounds}", "generate a larger --multiple first"
+            )
     elif rounds:
         raise DatasetError(f"{folder} has no rounds: it has no dataset.json", "leave out @rounds")
     else:

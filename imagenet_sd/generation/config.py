@@ -9,6 +9,8 @@ from imagenet_sd.generation.diffusion.options import Attention, Levers
 
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
+"""How images are encoded: what `dataset.json` records, and what the encoder hands to Pillow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,5 @@
-"""From a configuration to a plan, to `dataset.json`, and back. Imports no heavy library."""
+"""From a configuration to a plan and its `dataset.json`. Imports no heavy library."""
 
-import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -8,24 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
-from imagenet_sd.core.errors import DatasetError, PlanError
-from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate
-from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.core.errors import PlanError
+from imagenet_sd.core.types import ClassSpec, GenerationPlan
+from imagenet_sd.generation.config import JPEG, GenerationConfig
 from imagenet_sd.generation.diffusion.options import DEFAULTS as LEVERS
 from imagenet_sd.generation.identity import ModelIdentity, checker_identity
-from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates
+from imagenet_sd.storage.dataset import FORMAT_VERSION, fingerprint, load_plan
 
-FORMAT_VERSION = 1
-JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
-# Settings that a recipe names only where they differ from these, so that older datasets keep their fingerprints.
+# Settings that a dataset.json names only where they differ from these, so that older datasets keep their fingerprints.
 _OPTIONAL: dict[str, Any] = {**LEVERS, "guidance_interval": list(LEVERS["guidance_interval"]), "nsfw_checker": None}
 
 
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
-    """Work out the plan, and the content of `dataset.json` that `load_plan` reads it back from.
+    """Work out the plan, and the content of `dataset.json`, from which `load_plan` reads it back.
 
     Raises:
         ImagenetSDError: the class list, the template or the counts are wrong.
@@ -34,7 +31,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
     counts = _counts(config, classes)
     width, height = config.size
-    recipe = {
+    settings = {
         "class_list": class_list_name(config.class_list),
         "prompt": template.key,
         "template": template.text,
@@ -53,12 +50,12 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         **config.levers.recorded(),
     }
     if checker := checker_identity(config, model):
-        recipe["nsfw_checker"] = checker
+        settings["nsfw_checker"] = checker
     document = {
         "format_version": FORMAT_VERSION,
         "made_with": f"imagenet-sd {__version__}",
         "fingerprint": "",
-        "recipe": recipe,
+        "settings": settings,
         "rounds": int(config.multiple) if config.multiple >= 1 else 1,
         "model_source": config.model,
         "classes": [{**asdict(spec), "count": count} for spec, count in zip(classes, counts, strict=True)],
@@ -68,58 +65,10 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     return load_plan(document), document
 
 
-def fingerprint(document: dict[str, Any]) -> str:
-    """Hash of all that decides the pixels and their place: recipe and classes, but neither rounds nor tool version."""
-    decisive = [document["format_version"], document["recipe"], document["classes"]]
-    return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def load_plan(document: dict[str, Any]) -> GenerationPlan:
-    """The plan that a `dataset.json` describes.
-
-    Raises:
-        DatasetError: the document is not of this format, or was changed by hand.
-    """
-    try:
-        recipe = document["recipe"]
-        if document["format_version"] != FORMAT_VERSION:
-            raise DatasetError(
-                f"dataset.json has format {document['format_version']}, this version reads {FORMAT_VERSION}",
-                "use the version of imagenet-sd that made the dataset",
-            )
-        if document["fingerprint"] != fingerprint(document):
-            raise DatasetError(
-                "dataset.json does not match its fingerprint: it was changed after the dataset was begun",
-                "restore the file from a copy",
-            )
-        classes = tuple(
-            ClassSpec(
-                wnid=entry["wnid"],
-                class_index=entry["class_index"],
-                lemmas=tuple(entry["lemmas"]),
-                hypernyms=tuple(entry["hypernyms"]),
-                definition=entry["definition"],
-            )
-            for entry in document["classes"]
-        )
-        return GenerationPlan(
-            fingerprint=document["fingerprint"],
-            classes=classes,
-            counts=tuple(entry["count"] for entry in document["classes"]),
-            rounds=document["rounds"],
-            shard_size=recipe["shard_size"],
-            batch_size=recipe["batch_size"],
-            seed=recipe["seed"],
-            prompts=PromptBuilder(PromptTemplate(key=recipe["prompt"], text=recipe["template"]), recipe["seed"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
-
-
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The settings in which two `dataset.json` documents differ, one line each; empty when they are one dataset."""
-    keys = dict.fromkeys([*new["recipe"], *old["recipe"]])
-    values = {key: [document["recipe"].get(key, _OPTIONAL.get(key)) for document in (old, new)] for key in keys}
+    keys = dict.fromkeys([*new["settings"], *old["settings"]])
+    values = {key: [document["settings"].get(key, _OPTIONAL.get(key)) for document in (old, new)] for key in keys}
     lines = [f"{key}: {there!r} there, {asked!r} asked for" for key, (there, asked) in values.items() if there != asked]
     if old["classes"] != new["classes"]:
         before, after = sum(c["count"] for c in old["classes"]), sum(c["count"] for c in new["classes"])
@@ -130,7 +79,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def default_folder(config: GenerationConfig) -> str:
-    """Name of the output folder after the recipe: class list, prompt, scale, seed."""
+    """Name of the output folder after the settings: class list, prompt, scale, seed."""
     name = class_list_name(config.class_list)
     return f"{name}-sd_{config.prompt}_scale{config.guidance_scale:g}_seed{config.seed}"
 

@@ -1,57 +1,50 @@
-"""The worker: one shard of the plan becomes one published file. Called the same way whoever shares out the shards."""
+"""The worker: one shard of the plan becomes one published file. Each engine calls it the same way."""
 
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 import transformers
 
 from imagenet_sd import __version__
-from imagenet_sd.core.types import GenerationPlan, ShardManifest
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.types import ShardManifest
+from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
 from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
 from imagenet_sd.generation.diffusion.options import Levers
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.models import ModelIdentity, fetch
+from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import write_shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """Draws shards with one generator on one device.
+    """Generates shards of a dataset with one generator on one device."""
 
-    Attributes:
-        out: dataset folder.
-        plan: what to draw.
-        recipe: the `recipe` of `dataset.json`.
-        generator: draws the images.
-    """
-
-    out: Path
-    plan: GenerationPlan
-    recipe: dict[str, Any]
+    dataset: Dataset
     generator: ImageGenerator
 
-    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
-        """Draw shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda images_done: None) -> ShardManifest:
+        """Generate shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
 
         Args:
             i: number of the shard.
-            on_batch: called before each batch with the number of images drawn; what it raises hands the shard back.
+            on_batch: called before each batch with the number of images done; it may raise to give the shard back.
 
         Raises:
             GenerationError: an image is unusable; nothing is published.
             OSError: the shard cannot be written; nothing half-written is left under its name.
         """
-        shard = self.plan.shard(i)
-        requests = self.plan.requests(shard)
+        plan, settings = self.dataset.plan, self.dataset.settings
+        shard = plan.shard(i)
+        requests = plan.requests(shard)
         started = time.monotonic()
         rows = [
             Row(
@@ -63,56 +56,53 @@ class Worker:
                 template=request.prompt.template,
                 background=request.prompt.background,
                 seed=request.seed,
-                guidance_scale=self.recipe["guidance_scale"],
-                num_inference_steps=self.recipe["num_inference_steps"],
-                model_id=self.recipe["model_id"],
+                guidance_scale=settings["guidance_scale"],
+                num_inference_steps=settings["num_inference_steps"],
+                model_id=settings["model_id"],
                 nsfw=image.nsfw,
             )
             for request, image in zip(requests, self.generator.drawn(requests, on_batch), strict=True)
         ]
         facts = generator_facts(self.generator) | {"seconds": round(time.monotonic() - started, 3)}
-        return write_shard(
-            self.out,
-            shard,
-            rows,
-            [spec.wnid for spec in self.plan.classes],
-            fingerprint=self.plan.fingerprint,
-            generator=facts,
-        )
+        return write_shard(self.dataset, shard, rows, facts)
 
 
-def make_worker(
-    out: Path, plan: GenerationPlan, document: dict[str, Any], kind: type[ImageGenerator] = ImageGenerator
-) -> Worker:
-    """Load the model that `dataset.json` names onto this process's device, for a generator of the given class.
+def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -> Worker:
+    """Load the model that the dataset's settings name onto this process's device, for a generator of the given class.
 
     On a CPU the process uses one thread: bits then do not depend on the number of cores, and as many workers as cores
-    run side by side without hindering each other.
+    run at the same time without slowing each other down.
 
     Raises:
-        ModelError: the weights cannot be had, or are not those of the plan.
+        ModelError: the weights cannot be loaded, or are not those of the plan.
+        DatasetError: the settings record another image encoding than the one of this version.
     """
-    recipe = document["recipe"]
-    identity = ModelIdentity(**{key: recipe[key] for key in ("model_id", "revision", "weights_sha256")})
-    flag_nsfw = recipe.get("nsfw_checker") is not None
-    folder = fetch(document["model_source"], identity, flag_nsfw=flag_nsfw)
+    settings = dataset.settings
+    if settings["image"] != JPEG:
+        raise DatasetError(
+            f"{dataset.folder} records its images as {settings['image']}, this version writes {JPEG}",
+            "use the version of imagenet-sd that made the dataset",
+        )
+    identity = ModelIdentity(**{key: settings[key] for key in ("model_id", "revision", "weights_sha256")})
+    flag_nsfw = settings.get("nsfw_checker") is not None
+    folder = fetch(dataset.document["model_source"], identity, flag_nsfw=flag_nsfw)
     device = pick_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
-    pipeline = load_pipeline(folder, pick_dtype(recipe["dtype"], device), device)
+    pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device)
     generator = kind(
         pipeline,
-        guidance_scale=recipe["guidance_scale"],
-        num_inference_steps=recipe["num_inference_steps"],
-        negative_prompt=recipe["negative_prompt"],
-        width=recipe["width"],
-        height=recipe["height"],
-        batch_size=recipe["batch_size"],
-        levers=Levers.from_recipe(recipe),
+        guidance_scale=settings["guidance_scale"],
+        num_inference_steps=settings["num_inference_steps"],
+        negative_prompt=settings["negative_prompt"],
+        width=settings["width"],
+        height=settings["height"],
+        batch_size=settings["batch_size"],
+        levers=Levers.from_recipe(settings),
         checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
     )
-    return Worker(out=out, plan=plan, recipe=recipe, generator=generator)
+    return Worker(dataset=dataset, generator=generator)
 
 
 def generator_facts(generator: ImageGenerator) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A dataset in the hands of others: exported to other formats, pushed to the Hub."""
+"""A dataset for others: exported to other formats, pushed to the Hub."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,13 +7,13 @@ from imagenet_sd.core.progress import Progress
 from imagenet_sd.pipeline.dataset import open_dataset
 
 
-def export_dataset(out: Path, kind: Literal["imagefolder", "webdataset"], target: Path) -> dict[str, Any]:
+def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], target: Path) -> dict[str, Any]:
     """Write the finished shards of a dataset as an image folder or as WebDataset tars; goes on where it stopped.
 
     An unfinished dataset is exported as far as it goes; a later call adds the rest and touches nothing that is there.
 
     Args:
-        out: dataset folder.
+        folder: dataset folder.
         kind: the format.
         target: folder to write: a new or empty one, or one with an export of this dataset in this format.
 
@@ -27,10 +27,8 @@ def export_dataset(out: Path, kind: Literal["imagefolder", "webdataset"], target
     """
     from imagenet_sd.storage.export import ExportTarget
 
-    plan, document = open_dataset(out)
-    recipe = document["recipe"]
-    name = f"{recipe['class_list']}, {recipe['prompt']}, scale {recipe['guidance_scale']:g}, seed {recipe['seed']}"
-    with ExportTarget(out, plan, kind, target, name) as export:
+    dataset = open_dataset(folder)
+    with ExportTarget(dataset, kind, target) as export:
         survey = export.survey()
         done = sum(shard.num_rows for shard in survey.done)
         images = done + sum(shard.num_rows for shard in survey.todo)
@@ -40,11 +38,11 @@ def export_dataset(out: Path, kind: Literal["imagefolder", "webdataset"], target
                 progress.advance(shard.num_rows)
         export.finish()
     return {
-        "out": str(out),
+        "out": str(folder),
         "target": str(target),
         "format": kind,
         "images": images,
-        "num_shards": plan.num_shards,
+        "num_shards": dataset.plan.num_shards,
         "shards_written": len(survey.todo),
         "shards_skipped": len(survey.done),
         "shards_missing": len(survey.missing),
@@ -52,7 +50,7 @@ def export_dataset(out: Path, kind: Literal["imagefolder", "webdataset"], target
 
 
 def push(
-    out: Path,
+    folder: Path,
     repo_id: str,
     *,
     follow: bool = False,
@@ -69,7 +67,7 @@ def push(
     was set before `huggingface_hub` is first imported.
 
     Args:
-        out: dataset folder.
+        folder: dataset folder.
         repo_id: "NAMESPACE/NAME"; made when it does not exist.
         follow: go on until every shard of the plan is there, as workers finish them.
         private: make the repository private; a public one of that name is refused.
@@ -90,30 +88,25 @@ def push(
     """
     from imagenet_sd.storage.hub import HubRepo
     from imagenet_sd.storage.upload import Upload, check_limits
-    from imagenet_sd.storage.writer import published
 
-    plan, document = open_dataset(out)
-    check_limits(plan)
+    dataset = open_dataset(folder)
+    check_limits(dataset.plan)
     repo = HubRepo(repo_id, revision=revision, token=token, attempts=attempts)
     repo.open(private=private)
-    upload = Upload(out, plan, document, repo, shards_per_commit=shards_per_commit)
+    upload = Upload(dataset, repo, shards_per_commit=shards_per_commit)
     upload.prepare()
-
-    def images(numbers: set[int]) -> int:
-        return sum(plan.shard(number).num_rows for number in numbers)
-
-    here = {r * plan.shards_per_round + i for r, i in published(out, plan) if i < plan.shards_per_round}
-    with Progress("images", plan.num_images if follow else images(here), images(upload.there)) as progress:
+    total = dataset.plan.num_images if follow else dataset.count_images(dataset.listed_shards())
+    with Progress("images", total, dataset.count_images(upload.there)) as progress:
         upload.on_images = progress.advance
         upload.run(follow=follow, poll=poll)
     return {
-        "out": str(out),
+        "out": str(folder),
         "repo_id": repo_id,
         "revision": revision,
-        "num_shards": plan.num_shards,
+        "num_shards": dataset.plan.num_shards,
         "shards_there": len(upload.there),
         "shards_uploaded": sum(path.endswith(".parquet") for path in upload.uploaded),
         "files_uploaded": len(upload.uploaded),
-        "shards_missing": plan.num_shards - len(upload.there) - len(upload.refused),
+        "shards_missing": dataset.plan.num_shards - len(upload.there) - len(upload.refused),
         "refused": upload.refusals(),
     }

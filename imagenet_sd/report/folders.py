@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from imagenet_sd.core.files import data_path
+from imagenet_sd.core.layout import DESCRIPTION
 from imagenet_sd.report.checks import TIMES, Record, ReportError, clean, read_object, read_text
 from imagenet_sd.report.results import Dataset, Run, Score, wilson
+from imagenet_sd.storage.dataset import upgrade
 
 _SMALL = 4 << 20
 _AUGMENTATIONS = {"dino": "strong", "pytorch": "plain"}
@@ -21,8 +23,8 @@ def read_dataset(path: Path) -> Dataset:
     Raises:
         ReportError: the file is missing, or a value in it is missing or out of its range.
     """
-    record = read_object(path / "dataset.json")
-    recipe, names, images = record.record("recipe", required=True), {}, 0
+    record = Record(upgrade(read_object(path / DESCRIPTION).value), path / DESCRIPTION)
+    settings, names, images = record.record("settings", required=True), {}, 0
     for entry in record.records("classes"):
         lemmas = entry.texts("lemmas")
         names[entry.text("wnid")] = clean(lemmas[0]) if lemmas else entry.text("wnid")
@@ -30,22 +32,22 @@ def read_dataset(path: Path) -> Dataset:
     rounds = int(record.number("rounds", 1, 1e6))
     factors = {
         "data": "synthetic",
-        "prompt": recipe.text("prompt"),
-        "guidance_scale": recipe.number("guidance_scale", 0),
-        "num_inference_steps": recipe.number("num_inference_steps", 1),
+        "prompt": settings.text("prompt"),
+        "guidance_scale": settings.number("guidance_scale", 0),
+        "num_inference_steps": settings.number("num_inference_steps", 1),
         "multiple": float(rounds),
     }
     for key in ("width", "height"):
-        recipe.number(key, 1, 1 << 14)
+        settings.number(key, 1, 1 << 14)
     facts = {
-        "classes": f"{len(names):,} ({recipe.text('class_list')})",
+        "classes": f"{len(names):,} ({settings.text('class_list')})",
         "images": f"{images * rounds:,}",
-        "prompt": f"{recipe.text('prompt')}: {recipe.text('template')}",
-        "model": recipe.text("model_id"),
+        "prompt": f"{settings.text('prompt')}: {settings.text('template')}",
+        "model": settings.text("model_id"),
         "guidance scale": f"{factors['guidance_scale']:g}",
         "steps": f"{factors['num_inference_steps']:g}",
-        "size": f"{recipe.number('width'):g}{TIMES}{recipe.number('height'):g}",
-        "dataset seed": f"{recipe.number('seed'):g}",
+        "size": f"{settings.number('width'):g}{TIMES}{settings.number('height'):g}",
+        "dataset seed": f"{settings.number('seed'):g}",
         "made with": record.text("made_with"),
         "fingerprint": record.text("fingerprint"),
     }
@@ -55,7 +57,7 @@ def read_dataset(path: Path) -> Dataset:
         document=record.value,
         facts=facts,
         factors=factors,
-        class_list=known_class_list(frozenset(names)) or recipe.text("class_list"),
+        class_list=known_class_list(frozenset(names)) or settings.text("class_list"),
         names=names,
         num_images=images * rounds,
     )

@@ -3,29 +3,25 @@
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write
+from imagenet_sd.storage.dataset import Dataset
 
 _THUMBNAIL = 160
 _COLUMNS = ["image", "wnid", "image_id", "prompt", "seed"]
 _EMBED_LIMIT = 20_000  # bytes up to which an image is put into the page as it is
 
 
-def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, images_per_class: int) -> int:
+def write_gallery(dataset: Dataset, page: Path, sheet: Path, images_per_class: int) -> int:
     """Write the page and the contact sheet.
 
     Args:
-        out: dataset folder.
-        document: its `dataset.json`.
+        dataset: finished or not.
         page: HTML file to write. It holds its pictures and needs no network and no other file.
         sheet: PNG file to write: a row of pictures per class.
         images_per_class: how many pictures a class gets at most; the first in the order of the shards.
@@ -38,10 +34,10 @@ def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, 
     """
     import jinja2
 
-    chosen = choose_images(out, [entry["wnid"] for entry in document["classes"]], images_per_class)
+    chosen = choose_images(dataset, dataset.wnids, images_per_class)
     shown = sum(map(len, chosen.values()))
     if not shown:
-        raise DatasetError(f"{out} has no finished shard to show", "run `imagenet-sd generate` first")
+        raise DatasetError(f"{dataset.folder} has no finished shard to show", "run `imagenet-sd generate` first")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("imagenet_sd.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -58,26 +54,28 @@ def write_gallery(out: Path, document: dict[str, Any], page: Path, sheet: Path, 
                 for row in chosen[entry["wnid"]]
             ],
         }
-        for entry in document["classes"]
+        for entry in dataset.document["classes"]
     ]
-    images = sum(entry["count"] for entry in document["classes"]) * document["rounds"]
-    recipe = document["recipe"]
     html = environment.get_template("gallery.html.j2").render(
-        rows=rows, recipe=recipe, shown=shown, images=images, small=recipe["width"] < 96
+        rows=rows,
+        settings=dataset.settings,
+        shown=shown,
+        images=dataset.plan.num_images,
+        small=dataset.image_size[0] < 96,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(page, lambda path: path.write_text(html, encoding="utf-8"))
-    _write_sheet(document, chosen, sheet, images_per_class)
+    _write_sheet(dataset, chosen, sheet, images_per_class)
     return shown
 
 
 def choose_images(
-    out: Path, wnids: list[str], images_per_class: int, most_groups: int | None = None
+    dataset: Dataset, wnids: list[str], images_per_class: int, most_groups: int | None = None
 ) -> dict[str, list[dict]]:
     """The first pictures of every class: wnid -> rows of the shards. Reads no further than needed.
 
     Args:
-        out: dataset folder.
+        dataset: finished or not.
         wnids: the classes.
         images_per_class: pictures a class gets at most.
         most_groups: row groups (of about 100 images) that are read at most; None: all.
@@ -87,7 +85,7 @@ def choose_images(
     """
     chosen: dict[str, list[dict]] = defaultdict(list)
     open_classes = set(wnids)
-    for group in islice(_row_groups(out), most_groups):
+    for group in islice(dataset.row_groups(_COLUMNS), most_groups):
         ids = group.column("wnid").to_pylist()
         for number, wnid in enumerate(ids):
             if wnid in open_classes:
@@ -97,20 +95,6 @@ def choose_images(
         if not open_classes:
             break
     return chosen
-
-
-def _row_groups(out: Path) -> Iterator[pa.Table]:
-    for path in sorted((out / "data").glob("round-*/train-*.parquet")):
-        number = path.name.split("-")[1]
-        if not (path.parent / ".manifests" / f"train-{number}.json").exists():
-            continue
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=_COLUMNS)
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DatasetError(f"{path} is damaged: {reason}", "run `imagenet-sd verify --repair`") from None
 
 
 def data_uri(jpeg: bytes) -> str:
@@ -124,12 +108,12 @@ def data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
-def _write_sheet(document: dict[str, Any], chosen: dict[str, list[dict]], sheet: Path, columns: int) -> None:
+def _write_sheet(dataset: Dataset, chosen: dict[str, list[dict]], sheet: Path, columns: int) -> None:
     """A PNG with one row a class: its name, then its pictures."""
-    width, height = document["recipe"]["width"], document["recipe"]["height"]
+    width, height = dataset.image_size
     scale = min(1.0, 96 / max(width, height)) if max(width, height) > 96 else max(1, 64 // max(width, height))
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
-    gap, label, classes = 2, 150, document["classes"][:200]
+    gap, label, classes = 2, 150, dataset.document["classes"][:200]
     canvas = Image.new(
         "RGB", (label + columns * (cell[0] + gap), max(1, len(classes)) * (cell[1] + gap)), (250, 250, 250)
     )

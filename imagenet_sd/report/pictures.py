@@ -5,12 +5,13 @@ from typing import Any
 
 from PIL import Image
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.report.checks import clean, slug
 from imagenet_sd.report.gallery import choose_images, data_uri
 from imagenet_sd.report.plots import class_curve
 from imagenet_sd.report.results import Dataset, Mistake, Score
 from imagenet_sd.report.settings import Setting, summary
+from imagenet_sd.storage.dataset import Dataset as GeneratedDataset
 
 _MOST_GROUPS = 40
 """Row groups that are read of one dataset: some 4,000 images."""
@@ -138,9 +139,9 @@ def _worst(
 
 def _pictures(dataset: Dataset, wnids: list[str], images: int, remarks: list[str]) -> dict[str, tuple[Picture, ...]]:
     try:
-        chosen = choose_images(dataset.path, wnids, images, _MOST_GROUPS)
+        chosen = choose_images(GeneratedDataset.open(dataset.path), wnids, images, _MOST_GROUPS)
         return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}
-    except DatasetError as error:
+    except ImagenetSDError as error:
         remarks.append(f"{dataset.name}: {error}")
     except (KeyError, TypeError, OSError, ValueError, Image.DecompressionBombError) as error:
         remarks.append(f"{dataset.name}: its images cannot be read ({type(error).__name__}); run `imagenet-sd verify`")
@@ -153,4 +154,4 @@ def _picture(row: dict[str, Any]) -> Picture:
 
 
 def _small(dataset: Dataset) -> bool:
-    return dataset.document["recipe"]["width"] < 96
+    return dataset.document["settings"]["width"] < 96

@@ -4,11 +4,11 @@ JPEG bytes are copied, never encoded again. The shard is the unit of work and of
 written last, says that a shard is there, and from which Parquet file (its SHA-256) it came.
 
 ```
-imagefolder   DIR/{wnid}/{image_id}.jpg     DIR/metadata.jsonl: `file_name` and the other columns, one line an image
-webdataset    DIR/train-r000-00017.tar      one tar a shard: {key}.jpg, {key}.cls (the label), {key}.json (the columns)
-both          DIR/.export.json              which dataset this is an export of
-              DIR/.export-r000-00017.jsonl  marker of a shard (files, since ImageFolder takes any folder for a class)
+imagefolder   {wnid}/{image_id}.jpg, and metadata.jsonl: `file_name` and the other columns, one line for each image
+webdataset    one tar for each shard: {key}.jpg, {key}.cls (the label), {key}.json (the columns)
 ```
+
+`core/layout.py` names the files of an export.
 
 WebDataset ends a key at the first dot, so the key is the image id with `%2E` for every dot; ids hold no `%`, so
 `urllib.parse.unquote(key)` gives the id back and no two ids share a key.
@@ -31,15 +31,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.files import atomic_write, check_safe_name, read_json, sha256_file, write_json
-from imagenet_sd.core.types import GenerationPlan, ImageRequest, Shard
+from imagenet_sd.core.types import ImageRequest, Shard
+from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import COLUMNS, FLAG, arrow_schema
-from imagenet_sd.storage.writer import read_manifest, shard_path
 
 FORMATS = ("imagefolder", "webdataset")
-METADATA = "metadata.jsonl"
-_DESCRIPTION = ".export.json"
 _REPAIR = "run `imagenet-sd verify --repair`, then export again; what is exported stays"
 
 
@@ -48,7 +47,7 @@ class Survey:
     """The shards of a dataset, in the order of the plan, by what an export has to do with them.
 
     Attributes:
-        todo: finished, not yet exported (or drawn again since, with other bytes).
+        todo: finished, not yet exported (or generated again since, with other bytes).
         done: exported.
         missing: not generated yet.
     """
@@ -62,26 +61,27 @@ class ExportTarget:
     """The folder that an export goes to. A context manager: one process at a time may hold it.
 
     Args:
-        out: dataset folder.
-        plan: the plan of its `dataset.json`.
+        dataset: what to export.
         kind: "imagefolder" or "webdataset".
         target: folder to write; it is made where it does not exist.
-        name: what the dataset is called in messages.
 
     Raises:
         ImagenetSDError: `kind` is unknown, or a class id is no harmless name.
         DatasetError: the plan's classes are not sorted and distinct, so that no folder could give their labels.
     """
 
-    def __init__(self, out: Path, plan: GenerationPlan, kind: str, target: Path, name: str):
+    def __init__(self, dataset: Dataset, kind: str, target: Path):
         if kind not in FORMATS:
             raise ImagenetSDError(f"there is no export format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
-        wnids = [check_safe_name(spec.wnid, "class id") for spec in plan.classes]
+        wnids = [check_safe_name(spec.wnid, "class id") for spec in dataset.plan.classes]
         if wnids != sorted(set(wnids)):
-            raise DatasetError(f"{out / 'dataset.json'} lists a class twice or out of order", "restore it from a copy")
-        if METADATA in wnids and kind == "imagefolder":
-            raise ImagenetSDError(f"the class id {METADATA!r} is taken in an image folder", "export to webdataset")
-        self.out, self.plan, self.kind, self.target, self.name = out, plan, kind, target, name
+            path = layout.description_path(dataset.folder)
+            raise DatasetError(f"{path} lists a class twice or out of order", "restore it from a copy")
+        if layout.EXPORT_METADATA in wnids and kind == "imagefolder":
+            raise ImagenetSDError(
+                f"the class id {layout.EXPORT_METADATA!r} is taken in an image folder", "export to webdataset"
+            )
+        self.dataset, self.plan, self.kind, self.target = dataset, dataset.plan, kind, target
         self._wnids, self._lock = wnids, -1
 
     def __enter__(self) -> "ExportTarget":
@@ -97,8 +97,8 @@ class ExportTarget:
         try:
             self._take_lock()
             self._claim()
-            for left_over in self.target.glob(".*.tmp"):
-                left_over.unlink(missing_ok=True)
+            for temporary in self.target.glob(".*.tmp"):
+                temporary.unlink(missing_ok=True)
             if self.kind == "imagefolder":
                 self._make_class_folders()
         except BaseException:
@@ -117,16 +117,16 @@ class ExportTarget:
         Raises:
             DatasetError: a manifest is garbled or belongs to another plan.
         """
-        found: dict[str, list[Shard]] = {"todo": [], "done": [], "missing": []}
+        by_state: dict[str, list[Shard]] = {"todo": [], "done": [], "missing": []}
         for shard in self.plan.shards():
-            manifest = read_manifest(self.out, shard)
+            manifest = self.dataset.manifest(shard)
             if manifest is None:
-                found["missing"].append(shard)
+                by_state["missing"].append(shard)
             elif manifest.fingerprint != self.plan.fingerprint:
                 raise self._fault(shard, "belongs to another plan")
             else:
-                found["done" if self._is_exported(shard, manifest.sha256) else "todo"].append(shard)
-        return Survey(**{key: tuple(shards) for key, shards in found.items()})
+                by_state["done" if self._is_exported(shard, manifest.sha256) else "todo"].append(shard)
+        return Survey(**{key: tuple(shards) for key, shards in by_state.items()})
 
     def export(self, shard: Shard) -> None:
         """Write one finished shard; its marker comes last.
@@ -137,17 +137,19 @@ class ExportTarget:
         """
         digest = self._check_digest(shard)
         if self.kind == "imagefolder":
-            (self.target / METADATA).unlink(missing_ok=True)  # finish() writes it again, with this shard in it
+            (self.target / layout.EXPORT_METADATA).unlink(
+                missing_ok=True
+            )  # finish() writes it again, with this shard in it
             atomic_write(self._marker(shard), lambda path: self._write_images(path, shard, digest))
         else:
-            tar = self.target / f"train-{self._unit(shard)}.tar"
+            tar = layout.export_tar(self.target, shard)
             atomic_write(tar, lambda path: self._write_tar(path, shard))
             said = {"sha256": digest, "images": shard.num_rows, "bytes": tar.stat().st_size}
             atomic_write(self._marker(shard), lambda path: path.write_text(json.dumps(said) + "\n", encoding="utf-8"))
 
     def finish(self) -> None:
         """Write `metadata.jsonl` of an image folder: the lines of all exported shards in the order of the plan."""
-        metadata = self.target / METADATA
+        metadata = self.target / layout.EXPORT_METADATA
         markers = [self._marker(shard) for shard in self.plan.shards() if self._marker(shard).exists()]
         if self.kind != "imagefolder" or metadata.exists() or not markers:
             return
@@ -170,8 +172,10 @@ class ExportTarget:
             pass  # a file system without locks; each file is still published whole
 
     def _claim(self) -> None:
-        path = self.target / _DESCRIPTION
-        ours = {"format": self.kind, "fingerprint": self.plan.fingerprint, "dataset": self.name}
+        path = self.target / layout.EXPORT_DESCRIPTION
+        settings = self.dataset.settings
+        name = "{class_list}, {prompt}, scale {guidance_scale:g}, seed {seed}".format(**settings)
+        ours = {"format": self.kind, "fingerprint": self.plan.fingerprint, "dataset": name}
         if not path.exists():
             if foreign := self._first_foreign_entry():
                 raise ImagenetSDError(
@@ -190,7 +194,7 @@ class ExportTarget:
             )
 
     def _first_foreign_entry(self) -> str:
-        prefix = f".{_DESCRIPTION}."  # what a crash while writing the description leaves
+        prefix = f".{layout.EXPORT_DESCRIPTION}."  # what a crash while writing the description leaves
         names = sorted(entry.name for entry in os.scandir(self.target))
         return next((name for name in names if not (name.startswith(prefix) and name.endswith(".tmp"))), "")
 
@@ -204,12 +208,8 @@ class ExportTarget:
                 "export to webdataset, or to another file system",
             )
 
-    def _unit(self, shard: Shard) -> str:
-        """Name of a shard in the target; wide enough for names to sort in the order of the plan."""
-        return f"r{shard.round:03d}-{shard.index:0{max(5, len(str(shard.num_shards - 1)))}d}"
-
     def _marker(self, shard: Shard) -> Path:
-        return self.target / f".export-{self._unit(shard)}.jsonl"
+        return layout.export_marker(self.target, shard)
 
     def _is_exported(self, shard: Shard, digest: str) -> bool:
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -219,18 +219,18 @@ class ExportTarget:
                 return False
             if self.kind == "imagefolder":
                 return True
-            return (self.target / f"train-{self._unit(shard)}.tar").stat().st_size == said["bytes"]
+            return layout.export_tar(self.target, shard).stat().st_size == said["bytes"]
         return False
 
     def _fault(self, shard: Shard, message: str) -> DatasetError:
-        return DatasetError(f"{shard_path(self.out, shard)}: {message}", _REPAIR)
+        return DatasetError(f"{self.dataset.shard_path(shard)}: {message}", _REPAIR)
 
     def _check_digest(self, shard: Shard) -> str:
-        manifest = read_manifest(self.out, shard)
+        manifest = self.dataset.manifest(shard)
         if manifest is None:
             raise self._fault(shard, "not finished: it has no manifest")
         try:
-            digest = sha256_file(shard_path(self.out, shard))
+            digest = sha256_file(self.dataset.shard_path(shard))
         except OSError as error:
             raise self._fault(shard, f"unreadable: {error.strerror}") from None
         if digest != manifest.sha256:
@@ -248,7 +248,7 @@ class ExportTarget:
     def _read(self, shard: Shard, num_rows: int) -> Iterator[dict[str, Any]]:
         done = 0
         try:
-            with pq.ParquetFile(shard_path(self.out, shard), page_checksum_verification=True) as file:
+            with pq.ParquetFile(self.dataset.shard_path(shard), page_checksum_verification=True) as file:
                 schema = arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)
                 if not file.schema_arrow.equals(schema):
                     raise ValueError(f"columns are {file.schema_arrow.names}, or of another type")

@@ -9,14 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import GenerationPlan, Shard, ShardManifest
 from imagenet_sd.storage.card import dataset_card
+from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.hub import HubError, HubRepo, RemoteFile
-from imagenet_sd.storage.writer import manifest_path, published, read_manifest, shard_path
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -39,9 +40,7 @@ class Upload:
     """Brings a repository up to what is finished of a dataset: first `prepare`, then `run`.
 
     Args:
-        out: dataset folder.
-        plan: its plan.
-        document: its `dataset.json`.
+        dataset: what to upload.
         repo: where to; opened.
         shards_per_commit: shards that become visible together, at least 1. The Hub allows about 128 commits an hour.
         on_images: called with the number of images of each shard that arrived.
@@ -49,15 +48,13 @@ class Upload:
 
     def __init__(
         self,
-        out: Path,
-        plan: GenerationPlan,
-        document: dict[str, Any],
+        dataset: Dataset,
         repo: HubRepo,
         *,
         shards_per_commit: int = 16,
         on_images: Callable[[int], object] = lambda images: None,
     ):
-        self.out, self.plan, self.document, self.repo = out, plan, document, repo
+        self.dataset, self.plan, self.repo = dataset, dataset.plan, repo
         self.shards_per_commit, self.on_images = shards_per_commit, on_images
         self.there: set[int] = set()
         self._description: list[CommitOperationAdd] = []
@@ -98,20 +95,28 @@ class Upload:
 
     def refusals(self) -> list[dict[str, str]]:
         """The damaged shards: `shard` (its path) and `message`."""
-        paths = {i: _remote_path(self.out, shard_path(self.out, self.plan.shard(i))) for i in self.refused}
-        return [{"shard": paths[i], "message": message} for i, message in sorted(self.refused.items())]
+        return [
+            {"shard": self._remote_path(self.plan.shard(i)), "message": message}
+            for i, message in sorted(self.refused.items())
+        ]
+
+    def _remote_path(self, shard: Shard) -> str:
+        return self.dataset.relative(self.dataset.shard_path(shard))
+
+    def _remote_manifest(self, shard: Shard) -> str:
+        return self.dataset.relative(self.dataset.manifest_path(shard))
 
     def _describe(self) -> list["CommitOperationAdd"]:
         """What of dataset.json and README.md has to be uploaded, once it is clear that the repository is ours."""
-        document = published_document(self.document)
+        document = published_document(self.dataset.document)
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        card = self.out / "README.md"
+        card = self.dataset.folder / layout.CARD
         contents = {
-            "dataset.json": text.encode(),
-            "README.md": card.read_bytes() if card.is_file() else dataset_card(self.document).encode(),
+            layout.DESCRIPTION: text.encode(),
+            layout.CARD: card.read_bytes() if card.is_file() else dataset_card(self.dataset.document).encode(),
         }
-        rounds = self._remote_rounds(contents["dataset.json"])
-        self._check_strangers(max(rounds, self.plan.rounds))
+        rounds = self._remote_rounds(contents[layout.DESCRIPTION])
+        self._check_foreign_files(max(rounds, self.plan.rounds))
         if rounds > self.plan.rounds:
             text = f"{self.repo.repo_id} holds {rounds} rounds of this dataset, more than the {self.plan.rounds} here"
             print(f"{text}; its dataset.json and README.md stay as they are", file=sys.stderr)
@@ -125,35 +130,32 @@ class Upload:
 
     def _remote_rounds(self, ours: bytes) -> int:
         """Number of rounds that the repository's dataset.json speaks of; 0 when it has none."""
-        there = self.remote.get("dataset.json")
+        there = self.remote.get(layout.DESCRIPTION)
         if there is None:
             return 0
         if there.holds(ours):
             return self.plan.rounds
         try:
-            theirs = json.loads(self.repo.read("dataset.json"))
+            theirs = json.loads(self.repo.read(layout.DESCRIPTION))
             fingerprint, rounds = str(theirs["fingerprint"]), int(theirs["rounds"])
         except (ValueError, TypeError, KeyError, RecursionError):
             fingerprint, rounds = "", 0
         if fingerprint != self.plan.fingerprint:
             raise HubError(
                 f"{self.repo.repo_id} holds another dataset: its fingerprint is {fingerprint[:64]!r}, "
-                f"that of {self.out} is {self.plan.fingerprint!r}",
+                f"that of {self.dataset.folder} is {self.plan.fingerprint!r}",
                 "name another repository; nothing was changed",
             )
         return rounds
 
-    def _check_strangers(self, rounds: int) -> None:
+    def _check_foreign_files(self, rounds: int) -> None:
         """Refuse a repository with data files that `load_dataset` would mix with ours."""
         per_round = self.plan.shards_per_round
-        ours = {_remote_path(self.out, shard_path(self.out, shard)) for shard in self.plan.shards()}
         for path in self.remote:
-            name = PurePosixPath(path)
-            if name.suffix != ".parquet" or path in ours:
+            if not path.endswith(".parquet"):
                 continue
-            index = name.name.removeprefix("train-").removesuffix(f"-of-{per_round:05d}.parquet")
-            known = str(name.parent) in {f"data/round-{round_:03d}" for round_ in range(self.plan.rounds, rounds)}
-            if not (known and index.isdigit() and int(index) < per_round):
+            round_, index, num_shards = layout.parse_shard_path(path) or (rounds, 0, 0)
+            if round_ >= rounds or index >= per_round or num_shards != per_round:
                 raise HubError(
                     f"{self.repo.repo_id} holds {path!r}, which is no shard of this dataset",
                     "name another repository, or delete that file on the Hub",
@@ -182,30 +184,23 @@ class Upload:
 
     def _finished(self) -> Iterator[Finished]:
         """Finished shards that are not known to be there; bad ones once, and again when their files changed."""
-        for round_, index in sorted(published(self.out, self.plan)):
-            number = round_ * self.plan.shards_per_round + index
-            if index >= self.plan.shards_per_round or number in self.there:
-                continue
+        for number in sorted(self.dataset.listed_shards() - self.there):
             shard = self.plan.shard(number)
-            stamp = _stamp(manifest_path(self.out, shard)) + _stamp(shard_path(self.out, shard))
+            manifest_path = self.dataset.manifest_path(shard)
+            stamp = _stamp(manifest_path) + _stamp(self.dataset.shard_path(shard))
             if number in self.refused and stamp == self._seen.get(number):
                 continue
             self._seen[number] = stamp
             self.refused.pop(number, None)
             try:
-                content = manifest_path(self.out, shard).read_bytes()
-                manifest = read_manifest(self.out, shard)
+                content = manifest_path.read_bytes()
+                manifest = self.dataset.manifest(shard)
             except (DatasetError, OSError) as error:
                 self._refuse(number, f"its manifest is not readable: {error}")
                 continue
             if manifest is None:
                 continue
-            if (manifest.fingerprint, manifest.round, manifest.index, manifest.num_rows) != (
-                self.plan.fingerprint,
-                shard.round,
-                shard.index,
-                shard.num_rows,
-            ):
+            if not self.dataset.owns(manifest, shard):
                 self._refuse(number, "its manifest belongs to another plan")
                 continue
             yield Finished(number=number, shard=shard, manifest=manifest, manifest_bytes=content)
@@ -213,11 +208,11 @@ class Upload:
     def _send(self, finished: Finished) -> list["CommitOperationAdd"] | None:
         """Send the shard's content where it is missing; returns what is left to commit, None for a damaged shard."""
         operations = []
-        path = shard_path(self.out, finished.shard)
+        path = self.dataset.shard_path(finished.shard)
         if not self._has_data(finished):
             try:
                 before = _stamp(path)
-                operation = _operation(_remote_path(self.out, path), path)
+                operation = _operation(self._remote_path(finished.shard), path)
                 digest = operation.upload_info.sha256.hex()
             except (OSError, ValueError) as error:
                 self._refuse(finished.number, f"it is not readable: {error}")
@@ -231,7 +226,7 @@ class Upload:
                 return None
             operations.append(operation)
         if not self._has_manifest(finished):
-            manifest = _remote_path(self.out, manifest_path(self.out, finished.shard))
+            manifest = self._remote_manifest(finished.shard)
             operations.append(_operation(manifest, finished.manifest_bytes))
         return operations
 
@@ -239,15 +234,15 @@ class Upload:
         return self._has_data(finished) and self._has_manifest(finished)
 
     def _has_data(self, finished: Finished) -> bool:
-        there = self.remote.get(_remote_path(self.out, shard_path(self.out, finished.shard)))
+        there = self.remote.get(self._remote_path(finished.shard))
         return there is not None and there.sha256 == finished.manifest.sha256
 
     def _has_manifest(self, finished: Finished) -> bool:
-        there = self.remote.get(_remote_path(self.out, manifest_path(self.out, finished.shard)))
+        there = self.remote.get(self._remote_manifest(finished.shard))
         return there is not None and there.holds(finished.manifest_bytes)
 
     def _refuse(self, number: int, message: str) -> None:
-        path = _remote_path(self.out, shard_path(self.out, self.plan.shard(number)))
+        path = self._remote_path(self.plan.shard(number))
         self.refused[number] = message = " ".join(message.split())
         print(f"{path} is not uploaded: {message}", file=sys.stderr)
 
@@ -283,7 +278,7 @@ def check_limits(plan: GenerationPlan) -> None:
     Raises:
         DatasetError: the plan has too many shards.
     """
-    hint = "generate it anew with a larger --shard-size; several rounds lie in several folders"
+    hint = "generate it again with a larger --shard-size; each round has a folder of its own"
     entries = plan.shards_per_round + 1
     if entries > MAX_FILES_PER_FOLDER:
         raise DatasetError(
@@ -299,10 +294,6 @@ def _operation(path: str, content: bytes | Path) -> "CommitOperationAdd":
     from huggingface_hub import CommitOperationAdd
 
     return CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
-
-
-def _remote_path(out: Path, path: Path) -> str:
-    return path.relative_to(out).as_posix()
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import sha256_file
-from imagenet_sd.core.types import GenerationPlan, ImageRequest, Shard
+from imagenet_sd.core.types import ImageRequest, Shard
+from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import COLUMNS, FLAG
-from imagenet_sd.storage.writer import manifest_path, read_manifest, shard_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,18 +26,14 @@ class Fault:
     message: str
 
 
-def verify_dataset(
-    out: Path, plan: GenerationPlan, size: tuple[int, int], on_shard: Callable[[int], None] = lambda rows: None
-) -> list[Fault]:
+def verify_dataset(dataset: Dataset, on_shard: Callable[[int], None] = lambda rows: None) -> list[Fault]:
     """Check every shard against its manifest and the plan.
 
     Read with page checksums; the rows' ids, labels, prompts and seeds are compared with the plan; every JPEG is
     decoded and its size compared.
 
     Args:
-        out: dataset folder.
-        plan: the plan of its `dataset.json`.
-        size: (width, height) of the images.
+        dataset: what to verify.
         on_shard: called after each shard with its number of rows, for progress.
 
     Returns:
@@ -44,35 +41,34 @@ def verify_dataset(
     """
     faults = []
     expected = set()
-    for i, shard in enumerate(plan.shards()):
-        path = shard_path(out, shard)
+    for i, shard in enumerate(dataset.plan.shards()):
+        path = dataset.shard_path(shard)
         expected.add(path)
-        message = _check_shard(out, plan, shard, size)
-        if message:
-            faults.append(Fault(shard=i, path=str(path.relative_to(out)), message=message))
+        if message := _check_shard(dataset, shard):
+            faults.append(Fault(shard=i, path=dataset.relative(path), message=message))
         on_shard(shard.num_rows)
-    for path in sorted((out / "data").glob("*/*.parquet")):
+    for path in sorted(layout.data_folder(dataset.folder).glob("*/*.parquet")):
         if path not in expected:
-            faults.append(Fault(shard=None, path=str(path.relative_to(out)), message="is not part of the plan"))
+            faults.append(Fault(shard=None, path=dataset.relative(path), message="is not part of the plan"))
     return faults
 
 
-def _check_shard(out: Path, plan: GenerationPlan, shard: Shard, size: tuple[int, int]) -> str:
-    path = shard_path(out, shard)
+def _check_shard(dataset: Dataset, shard: Shard) -> str:
+    path = dataset.shard_path(shard)
     try:
-        manifest = read_manifest(out, shard)
+        manifest = dataset.manifest(shard)
     except DatasetError as error:
         return f"manifest unreadable: {error}"
     if manifest is None:
         return "not finished: it has no manifest" if path.exists() else "missing"
     if not path.is_file():
-        return f"missing, though {manifest_path(out, shard).name} says it is done"
-    if manifest.fingerprint != plan.fingerprint:
+        return f"missing, though {dataset.manifest_path(shard).name} says it is done"
+    if manifest.fingerprint != dataset.fingerprint:
         return "belongs to another plan: the fingerprint in its manifest differs"
     digest_differs = sha256_file(path) != manifest.sha256
-    message = _check_rows(path, plan.requests(shard), size)
+    message = _check_rows(path, dataset.plan.requests(shard), dataset.image_size)
     if digest_differs:
-        return f"SHA-256 differs from its manifest ({message or 'every row reads well'})"
+        return f"SHA-256 differs from its manifest ({message or 'every row is as planned'})"
     return message
 
 

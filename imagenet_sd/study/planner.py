@@ -19,6 +19,7 @@ from imagenet_sd.data.images import split_limit
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
+from imagenet_sd.pipeline import open_dataset
 from imagenet_sd.prompts.classes import class_list_name
 from imagenet_sd.study import Cell, EvalSection, Recipe, RecipeError, to_mapping
 from imagenet_sd.training.config import resolved
@@ -60,7 +61,7 @@ class Stage:
         stamp = read_stamp(self.folder)
         if stamp.get("inputs") != self.inputs or not (self.folder / self.product).is_file():
             return False
-        return not self.shards or sum(1 for _ in self.folder.glob("data/round-*/train-*.parquet")) >= self.shards
+        return not self.shards or len(open_dataset(self.folder).finished_files()) >= self.shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ import torch
 import yaml
 
 from imagenet_sd import __version__
-from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.data.images import ImageSet, open_images
 from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
@@ -53,11 +52,10 @@ def train_run(
 
 
 def _growing(folder: Path) -> ImageSet:
+    from imagenet_sd.storage.dataset import Dataset
     from imagenet_sd.training.stream import GrowingSet
 
-    if not (folder / "dataset.json").is_file():
-        raise DatasetError(f"{folder} holds no dataset: there is no dataset.json", "start `imagenet-sd generate` first")
-    return GrowingSet(folder, read_json(folder / "dataset.json"))
+    return GrowingSet(Dataset.open(folder))
 
 
 def _agree(run: Path, description: dict[str, Any]) -> None:

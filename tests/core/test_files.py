@@ -21,14 +21,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_the_new_content_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    calls = []
+def test_a_name_stands_for_content_that_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file has all its content on the disk before its name shows it; its name is on the disk when it is published."""
+    path = tmp_path / "x.json"
+    synced: dict[int, bytes | None] = {}  # inode -> the content of x.json, or None without one, when it was synced last
     real_fsync, real_replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real_replace(a, b)))
-    write_json(tmp_path / "x.json", {"a": 1})
-    assert calls == ["fsync", "replace", "fsync"]
-    assert read_json(tmp_path / "x.json") == {"a": 1}
+
+    def fsync(fd: int) -> None:
+        real_fsync(fd)
+        synced[os.fstat(fd).st_ino] = path.read_bytes() if path.exists() else None
+
+    def replace(source: Path, target: Path) -> None:
+        assert os.stat(source).st_ino in synced, "renamed before its content was on the disk"
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_json(path, {"a": 1})
+    assert read_json(path) == {"a": 1}
+    assert synced[os.stat(tmp_path).st_ino] == path.read_bytes(), "the folder was not synced after the rename"
 
 
 def test_unreadable_json_is_one_line(tmp_path: Path):

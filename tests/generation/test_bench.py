@@ -24,6 +24,7 @@ from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.models import identify
 from imagenet_sd.generation.plan import make_plan
 from imagenet_sd.generation.worker import Worker, make_worker
+from imagenet_sd.storage.dataset import Dataset
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(model="embedded", num_inference_steps=2, batch_size=2, batches=2, rounds=2).resolved(CPU)
@@ -189,17 +190,15 @@ def test_calibration_adds_up(capsys: pytest.CaptureFixture):
 
 
 def worker_of(config: GenerationConfig, folder: Path) -> Worker:
-    plan, document = make_plan(config, identify(config))
-    return make_worker(folder, plan, document)
+    return make_worker(Dataset.from_document(folder, make_plan(config, identify(config))[1]))
 
 
 def test_disk_estimate_meets_the_real_shards(tmp_path: Path):
     with worker_threads(CPU):
         worker = worker_of(config_of(images_per_class=12, shard_size=60, batch_size=20), tmp_path)
-        estimate = calibrate.shard_bytes(
-            worker, list(worker.generator.drawn(worker.plan.requests(worker.plan.shard(0))))
-        )
-        for i in range(worker.plan.num_shards):
+        plan = worker.dataset.plan
+        estimate = calibrate.shard_bytes(worker, list(worker.generator.drawn(plan.requests(plan.shard(0)))))
+        for i in range(plan.num_shards):
             worker.run_shard(i)
     real = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet") if "of-00002" in path.name)
     assert estimate == pytest.approx(real, rel=0.03)

@@ -15,9 +15,9 @@ import pytest
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.seeds import Permutation
 from imagenet_sd.core.types import ShardManifest
-from imagenet_sd.generation.plan import load_plan
-from imagenet_sd.generation.workers.status import status, write_metrics
-from imagenet_sd.storage.writer import manifest_path
+from imagenet_sd.generation.workers.metrics import write_metrics
+from imagenet_sd.generation.workers.status import status
+from imagenet_sd.storage.dataset import Dataset, fingerprint
 from tests.conftest import SMALL, CliRun
 from tests.fakes import replay_loop
 from tests.generation.test_resume import shard_hashes
@@ -101,16 +101,14 @@ def test_ray_with_two_nodes_one_of_which_is_lost(small_dataset: Path, tmp_path: 
 
 
 def test_regenerate_says_whether_the_pixels_match(small_dataset: Path, tmp_path: Path, cli: CliRun):
-    plan = load_plan(read_json(small_dataset / "dataset.json"))
+    plan = Dataset.open(small_dataset).plan
     first, last = (plan.requests(plan.shard(i))[-1].image_id for i in (0, 3))
     result = json.loads(cli("regenerate", small_dataset, "--id", last, "--format", "json").stdout)
     assert (result["identical"], result["identical_bytes"], result["largest_difference"]) == (True, True, 0)
     changed = tmp_path / "changed"
     shutil.copytree(small_dataset, changed)
     document = json.loads((changed / "dataset.json").read_text())
-    document["recipe"]["guidance_scale"] = 7.5  # the folder now claims to be another dataset
-    from imagenet_sd.generation.plan import fingerprint
-
+    document["settings"]["guidance_scale"] = 7.5  # the folder now claims to be another dataset
     document["fingerprint"] = fingerprint(document)
     (changed / "dataset.json").write_text(json.dumps(document))
     for path in changed.glob("data/*/.manifests/*.json"):
@@ -125,7 +123,8 @@ def test_regenerate_says_whether_the_pixels_match(small_dataset: Path, tmp_path:
 
 
 def test_every_image_is_found_where_it_lies(small_dataset: Path):
-    plan = load_plan(read_json(small_dataset / "dataset.json") | {"rounds": 3})
+    document = read_json(small_dataset / "dataset.json") | {"rounds": 3}
+    plan = Dataset.from_document(small_dataset, document).plan
     for i in range(plan.num_shards):
         for row, request in enumerate(plan.requests(plan.shard(i))):
             assert plan.locate(request.image_id) == (i, row)
@@ -134,31 +133,31 @@ def test_every_image_is_found_where_it_lies(small_dataset: Path):
         assert [order.index(order[k]) for k in range(size)] == list(range(size))
 
 
-def test_status_of_a_dataset_at_work(small_dataset: Path, tmp_path: Path):
+def test_status_of_a_dataset_in_progress(small_dataset: Path, tmp_path: Path):
     from prometheus_client.parser import text_string_to_metric_families
 
     out = tmp_path / "out"
     seen: list[dict] = []
     with replay_loop(small_dataset, out) as (loop, _):
-        loop.on_batch = lambda shard, drawn: seen.append(status(out, loop.plan)) if shard.index == 2 else None
+        loop.on_batch = lambda shard, images: seen.append(status(loop.dataset)) if shard.index == 2 else None
         loop.run()
     state = seen[0]
     assert (state["shards_done"], state["images_done"], state["workers_live"], state["shards_at_work"]) == (2, 12, 1, 1)
     assert state["images_per_second"] == 6.0 and state["eta_seconds"] == round(8 / 6, 1)  # replay says 1 s a shard
     events = next((out / ".work/events").iterdir())
     lines = events.read_text().splitlines()
-    assert json.loads(lines[-1])["event"] == "stop" and status(out, loop.plan)["workers_live"] == 0
+    assert json.loads(lines[-1])["event"] == "stop" and status(loop.dataset)["workers_live"] == 0
     events.write_text("\n".join(lines[:-1]) + "\n")  # as if it had been killed
-    state = status(out, loop.plan)
+    state = status(loop.dataset)
     assert (state["workers_live"], state["complete"]) == (0, True)  # nobody works on what is complete
-    manifest_path(out, loop.plan.shard(3)).unlink()
-    assert status(out, loop.plan)["workers_live"] == 1
+    loop.dataset.manifest_path(loop.plan.shard(3)).unlink()
+    assert status(loop.dataset)["workers_live"] == 1
     for age, stale in ((600, 1), (7200, 0)):  # silent, and after an hour forgotten
         os.utime(events, (time.time() - age,) * 2)
-        state = status(out, loop.plan)
+        state = status(loop.dataset)
         assert (state["workers_live"], state["workers_stale"], state["complete"]) == (0, stale, False)
     os.utime(events, (time.time() - 600,) * 2)
-    state = status(out, loop.plan)
+    state = status(loop.dataset)
     write_metrics(state, tmp_path / "m" / "x.prom")
     families = text_string_to_metric_families((tmp_path / "m" / "x.prom").read_text())
     values = {family.name: family.samples[0] for family in families}
@@ -169,16 +168,20 @@ def test_status_of_a_dataset_at_work(small_dataset: Path, tmp_path: Path):
 def test_status_command_and_6400_shards_in_a_second(small_dataset: Path, tmp_path: Path, cli: CliRun):
     document = read_json(small_dataset / "dataset.json") | {"rounds": 1600}
     (tmp_path / "dataset.json").write_text(json.dumps(document))
-    plan = load_plan(document)
-    for shard in plan.shards():
-        folder = tmp_path / f"data/round-{shard.round:03d}/.manifests"
-        folder.mkdir(parents=True, exist_ok=True)
+    dataset = Dataset.open(tmp_path)
+    for shard in dataset.plan.shards():
+        path = dataset.manifest_path(shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
         manifest = ShardManifest(
-            fingerprint=plan.fingerprint, round=shard.round, index=shard.index, num_rows=shard.num_rows, sha256="0" * 64
+            fingerprint=dataset.fingerprint,
+            round=shard.round,
+            index=shard.index,
+            num_rows=shard.num_rows,
+            sha256="0" * 64,
         )
-        (folder / f"train-{shard.index:05d}.json").write_text(json.dumps(asdict(manifest)))
+        path.write_text(json.dumps(asdict(manifest)))
     started = time.process_time()
-    state = status(tmp_path, plan)
+    state = status(dataset)
     assert time.process_time() - started < 1
     assert (state["shards_done"], state["images_done"], state["complete"]) == (6400, 32000, True)
     done = cli("status", tmp_path)

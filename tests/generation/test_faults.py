@@ -16,30 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, Interrupted, ModelError
-from imagenet_sd.core.files import read_json
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
-from imagenet_sd.generation.plan import load_plan
-from imagenet_sd.generation.workers.leases import work_folder
-from imagenet_sd.generation.workers.loop import Stop, failures, shard_name
-from imagenet_sd.storage.writer import manifest_path, shard_path
+from imagenet_sd.generation.workers.status import failures
+from imagenet_sd.generation.workers.stop import Stop
+from imagenet_sd.storage.dataset import Dataset
 from tests.conftest import ROOT, SMALL, CliRun
 from tests.fakes import replay_loop
 from tests.generation.test_resume import shard_hashes
 
 
-def plan_of(out: Path):
-    return load_plan(read_json(out / "dataset.json"))
-
-
 def rerun(reference: Path, out: Path) -> list[int]:
-    """Complete a dataset; returns the shards drawn. Nothing half-done may be left afterwards."""
+    """Complete a dataset; returns the shards generated. Nothing half-done may be left afterwards."""
     with replay_loop(reference, out) as (loop, replay):
         loop.run()
     assert shard_hashes(out) == shard_hashes(reference)
-    assert not list((work_folder(out) / "leases").glob("*.lease"))
-    return replay.drawn
+    assert not list(layout.leases_folder(out).glob("*.lease"))
+    return replay.generated
 
 
 def truncate(path: Path) -> None:
@@ -53,14 +48,14 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("what", [shard_path, manifest_path], ids=lambda f: f.__name__)
-def test_a_damaged_file_is_drawn_again(small_dataset: Path, tmp_path: Path, damage, what):
+@pytest.mark.parametrize("what", [layout.shard_path, layout.manifest_path], ids=lambda f: f.__name__)
+def test_a_damaged_file_is_generated_again(small_dataset: Path, tmp_path: Path, damage, what):
     out = tmp_path / "out"
     shutil.copytree(small_dataset, out, copy_function=shutil.copy2)
-    damage(what(out, plan_of(out).shard(2)))
-    drawn = rerun(small_dataset, out)
+    damage(what(out, Dataset.open(out).plan.shard(2)))
+    generated = rerun(small_dataset, out)
     # A bit of a manifest that says nothing of importance (device, versions) may flip unseen; all else is found.
-    assert drawn == [2] or (drawn == [] and damage is flip_a_bit and what is manifest_path)
+    assert generated == [2] or (generated == [] and damage is flip_a_bit and what is layout.manifest_path)
     assert rerun(small_dataset, out) == []
 
 
@@ -89,7 +84,7 @@ def test_a_full_disk_stops_the_worker_and_loses_nothing(
             loop.run()
     assert not list(out.rglob("*.tmp"))
     assert len(shard_hashes(out)) == (0 if number == 1 else 2 if call == "write" else 1)  # a failed one gets no name
-    assert not failures(out, plan_of(out))
+    assert not failures(Dataset.open(out))
     assert shard_hashes(out).items() <= shard_hashes(small_dataset).items()
     assert rerun(small_dataset, out)
 
@@ -102,7 +97,7 @@ def test_killed_at_each_point_of_publishing(small_dataset: Path, tmp_path: Path,
     assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGKILL
     assert shard_hashes(out).items() <= shard_hashes(small_dataset).items()
     assert len(list(out.glob("data/*/.manifests/*.json"))) == (1 if step >= 6 else 0)
-    assert list((work_folder(out) / "leases").glob("*.lease"))  # the dead worker's; stale at once on this machine
+    assert list(layout.leases_folder(out).glob("*.lease"))  # the dead worker's; stale at once on this machine
     started = time.monotonic()
     assert len(rerun(small_dataset, out)) == (3 if step >= 6 else 4)
     assert time.monotonic() - started < 20  # without waiting for the lease to time out
@@ -154,19 +149,19 @@ def test_two_workers_on_one_shard_write_the_same_bytes(
 
 def test_many_workers_share_the_shards_without_doubles(small_dataset: Path, tmp_path: Path):
     out = tmp_path / "out"
-    drawn: list[int] = []
+    generated: list[int] = []
 
     def work(rank: int) -> None:
         with replay_loop(small_dataset, out, rank=rank) as (loop, replay):
             loop.run()
-        drawn.extend(replay.drawn)
+        generated.extend(replay.generated)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(drawn) == [0, 1, 2, 3]
+    assert sorted(generated) == [0, 1, 2, 3]
     assert shard_hashes(out) == shard_hashes(small_dataset)
 
 
@@ -180,19 +175,18 @@ RED = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
 def test_an_unusable_image_fails_its_shard_alone(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, value: Any
 ):
-    """Through the real generator: retried, marked, never published; the run goes on and lists it; a rerun mends it."""
-    from imagenet_sd.generation import worker
+    """Through the real generator: retried, marked, not published; the run goes on and lists it; a rerun succeeds."""
     from imagenet_sd.generation.config import GenerationConfig
     from imagenet_sd.pipeline import generate
 
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    out, plan, calls = tmp_path / "out", plan_of(small_dataset), []
+    out, plan, calls = tmp_path / "out", Dataset.open(small_dataset).plan, []
     bad = plan.requests(plan.shard(1))[4].image_id
     config = GenerationConfig(
         model="embedded", prompt="c_dc", guidance_scale=2, num_inference_steps=5, images_per_class=2, shard_size=6,
         batch_size=4,
     )  # fmt: skip
-    real_draw, real_load = ImageGenerator.draw, worker.load_pipeline
+    real_draw = ImageGenerator.draw
 
     def draw(self, requests):
         ids = [request.image_id for request in requests]
@@ -216,16 +210,15 @@ def test_an_unusable_image_fails_its_shard_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageGenerator, "draw", draw)
-        patch.setattr(worker, "load_pipeline", real_load)
         with pytest.raises(GenerationError, match=r"1 of 4 shards are not done.*train-00001-of-00004") as caught:
             generate(config, out, workers=1)
     assert ("a kernel failed" if what == "raises" else what) in str(caught.value)
     assert calls.count(bad) == 3
-    assert len(shard_hashes(out)) == 3 and not shard_path(out, plan.shard(1)).exists()
-    assert list(failures(out, plan)) == ["data/round-000/train-00001-of-00004.parquet"]
-    assert generate(config, out, workers=1)["shards_drawn"] == 1
+    assert len(shard_hashes(out)) == 3 and not layout.shard_path(out, plan.shard(1)).exists()
+    assert list(failures(Dataset.open(out))) == ["data/round-000/train-00001-of-00004.parquet"]
+    assert generate(config, out, workers=1)["shards_generated"] == 1
     assert shard_hashes(out) == shard_hashes(small_dataset)
-    assert not failures(out, plan)
+    assert not failures(Dataset.open(out))
 
 
 def test_too_little_memory_is_said_and_changes_nothing(
@@ -241,15 +234,15 @@ def test_too_little_memory_is_said_and_changes_nothing(
     def hungry(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    with open_loop(out) as loop:
+    with open_loop(Dataset.open(out)) as loop:
         with monkeypatch.context() as patch:
             patch.setattr(ImageGenerator, "_denoise", hungry)
             with pytest.raises(GenerationMemoryError, match="batch of 4") as caught:
                 loop.run()
         assert "--batch-size 2" in caught.value.hint
-        assert not shard_hashes(out) and not failures(out, loop.plan)
-        assert not list((work_folder(out) / "leases").glob("*.lease"))
-    with open_loop(out) as loop:
+        assert not shard_hashes(out) and not failures(loop.dataset)
+        assert not list(layout.leases_folder(out).glob("*.lease"))
+    with open_loop(Dataset.open(out)) as loop:
         loop.run()
     assert shard_hashes(out) == shard_hashes(small_dataset)
 
@@ -271,11 +264,11 @@ def test_damaged_weights_are_refused(small_dataset: Path, tmp_path: Path, damage
 def test_a_shard_is_handed_back_at_the_next_batch(small_dataset: Path, tmp_path: Path):
     out, stop = tmp_path / "out", Stop()
     with replay_loop(small_dataset, out, stop=stop) as (loop, replay):
-        loop.on_batch = lambda shard, drawn: setattr(stop, "signum", signal.SIGTERM) if drawn == 3 else None
+        loop.on_batch = lambda shard, images: setattr(stop, "signum", signal.SIGTERM) if images == 3 else None
         with pytest.raises(Interrupted):
             loop.run()
-    assert not replay.drawn and not shard_hashes(out)
-    events = [json.loads(line)["event"] for line in next((work_folder(out) / "events").iterdir()).open()]
+    assert not replay.generated and not shard_hashes(out)
+    events = [json.loads(line)["event"] for line in next(layout.events_folder(out).iterdir()).open()]
     assert events == ["start", "claim", "released", "stop"]
     assert rerun(small_dataset, out) == [0, 1, 2, 3]
 
@@ -327,7 +320,3 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
         path.read_text().rpartition(")")[2].split()[0] for k in pids if (path := Path(f"/proc/{k}/stat")).exists()
     ]
     assert set(states) <= {"Z"}  # dead, if perhaps not yet buried
-
-
-def test_names_of_leases_tell_round_and_index(small_dataset: Path):
-    assert [shard_name(shard) for shard in plan_of(small_dataset).shards()][:2] == ["000-00000", "000-00001"]

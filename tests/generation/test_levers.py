@@ -336,10 +336,10 @@ def test_datasets_from_before_the_levers_keep_their_fingerprint(own_classes: Pat
     document = plan_document(own_classes)
     assert document["fingerprint"] == "49d780ef90a0ff157fe114ae37bcbb2e"
     assert not {"scheduler", "guidance_interval", "cache_interval", "attention", "compile", "nsfw_checker"} & set(
-        document["recipe"]
+        document["settings"]
     )
     assert load_plan(document).fingerprint == document["fingerprint"]
-    assert Levers.from_recipe(document["recipe"]) == Levers()
+    assert Levers.from_recipe(document["settings"]) == Levers()
 
 
 @pytest.mark.parametrize(
@@ -354,13 +354,13 @@ def test_datasets_from_before_the_levers_keep_their_fingerprint(own_classes: Pat
 )
 def test_a_lever_is_recorded_and_told_apart_both_ways(own_classes: Path, setting: dict, line: str):
     without, with_ = plan_document(own_classes), plan_document(own_classes, **setting)
-    assert set(with_["recipe"]) - set(without["recipe"]) == set(setting)
+    assert set(with_["settings"]) - set(without["settings"]) == set(setting)
     assert with_["fingerprint"] != without["fingerprint"]
     assert difference(without, with_) == [line]
     name, there, asked = line.split(": ")[0], *line.split(": ")[1].removesuffix(" asked for").split(" there, ")
     assert difference(with_, without) == [f"{name}: {asked} there, {there} asked for"]
     read_back = json.loads(json.dumps(with_))
-    assert Levers.from_recipe(read_back["recipe"]) == Levers(**setting)
+    assert Levers.from_recipe(read_back["settings"]) == Levers(**setting)
     assert load_plan(read_back).fingerprint == with_["fingerprint"]
 
 
@@ -401,8 +401,8 @@ def test_levers_from_the_command_line_to_the_folder(small_dataset: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     document = json.loads((out / "dataset.json").read_text())
     recorded = {"scheduler": "dpm++", "guidance_interval": [0.2, 0.8], "cache_interval": 2}
-    assert recorded.items() <= document["recipe"].items()
-    assert "attention" not in document["recipe"]
+    assert recorded.items() <= document["settings"].items()
+    assert "attention" not in document["settings"]
     facts = json.loads((out / "data/round-000/.manifests/train-00000.json").read_text())["generator"]
     assert facts["scheduler"] == "DPMSolverMultistepScheduler"
     assert cli("verify", out).returncode == 0

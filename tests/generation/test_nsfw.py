@@ -116,8 +116,8 @@ def test_flags_are_those_of_the_checker_and_no_image_is_touched(runs: tuple[Path
 
     checker = StableDiffusionSafetyChecker.from_pretrained(model_folder / "safety_checker")
     processor = CLIPImageProcessor.from_pretrained(model_folder / "feature_extractor")
-    plan, document = open_dataset(runs[0])
-    generator = make_worker(runs[0], plan, document).generator
+    dataset = open_dataset(runs[0])
+    plan, generator = dataset.plan, make_worker(dataset).generator
     expected = []
     for shard in plan.shards():
         requests = plan.requests(shard)
@@ -142,7 +142,7 @@ def test_the_checker_leaves_the_pixels_alone(model_folder: Path):
 def test_the_checker_is_part_of_the_plan(runs: tuple[Path, Path], model_folder: Path, cli: CliRun):
     flagged, plain = (read_json(out / "dataset.json") for out in runs)
     checker = {"model_id": "checked", "revision": "", "weights_sha256": folder_hash(model_folder / "safety_checker")}
-    assert flagged["recipe"] == plain["recipe"] | {"nsfw_checker": checker}
+    assert flagged["settings"] == plain["settings"] | {"nsfw_checker": checker}
     assert flagged["fingerprint"] != plain["fingerprint"]
     assert difference(plain, flagged) == [f"nsfw_checker: None there, {checker} asked for"]
     arguments = small(model_folder)
@@ -167,11 +167,10 @@ def test_verify_accepts_the_column_and_finds_a_gap_in_it(runs: tuple[Path, Path]
     table = pq.read_table(path)
     gap = pa.array([None, *table["nsfw"].to_pylist()[1:]], pa.bool_())
     pq.write_table(table.set_column(len(COLUMNS), "nsfw", gap), path)
-    plan, _ = open_dataset(out)
-    faults = [fault.message for fault in verify_dataset(out, plan, (32, 32))]
+    faults = [fault.message for fault in verify_dataset(open_dataset(out))]
     assert len(faults) == 1 and "row 0: nsfw is None" in faults[0]
     pq.write_table(table.append_column("more", gap), path)
-    faults = [fault.message for fault in verify_dataset(out, plan, (32, 32))]
+    faults = [fault.message for fault in verify_dataset(open_dataset(out))]
     assert len(faults) == 1 and "columns are" in faults[0]
 
 

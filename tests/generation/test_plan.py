@@ -9,7 +9,8 @@ from imagenet_sd.core.errors import DatasetError, PlanError
 from imagenet_sd.core.seeds import image_seed
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.plan import ModelIdentity, default_folder, fingerprint, load_plan, make_plan
+from imagenet_sd.generation.plan import ModelIdentity, default_folder, make_plan
+from imagenet_sd.storage.dataset import fingerprint, load_plan
 
 MODEL = ModelIdentity(model_id="some/model", revision="abc")
 
@@ -26,9 +27,9 @@ def test_every_image_once_and_classes_mixed():
     plan = plan_of(images_per_class=37, shard_size=50)
     assert (plan.num_images, plan.num_shards) == (370, 8)
     assert [plan.shard(i).num_rows for i in range(8)] == [50] * 7 + [20]
-    found = ids(plan)
-    assert sorted(found) == sorted(f"{c.wnid}_{i:06d}" for c in plan.classes for i in range(37))
-    first = Counter(image_id.split("_")[0] for image_id in found[:50])
+    images = ids(plan)
+    assert sorted(images) == sorted(f"{c.wnid}_{i:06d}" for c in plan.classes for i in range(37))
+    first = Counter(image_id.split("_")[0] for image_id in images[:50])
     assert len(first) >= 8  # a shard without mixing would hold two classes
 
 
@@ -111,11 +112,17 @@ def test_the_plan_comes_back_from_its_document():
 
 def test_a_document_changed_by_hand_is_noticed():
     _, document = make_plan(GenerationConfig(classes="digits-10"), MODEL)
-    document["recipe"]["guidance_scale"] = 3.0
+    document["settings"]["guidance_scale"] = 3.0
     with pytest.raises(DatasetError, match="fingerprint"):
         load_plan(document)
-    with pytest.raises(DatasetError, match="lacks or garbles"):
-        load_plan({"format_version": 1})
+    for garbled in ({"format_version": 1}, {"format_version": 2}, {}, []):
+        with pytest.raises(DatasetError, match="lacks or garbles"):
+            load_plan(garbled)
+    for rounds in (0, -1, "1", None, 1.5):
+        with pytest.raises(DatasetError, match="lacks or garbles a count"):
+            load_plan(make_plan(GenerationConfig(classes="digits-10"), MODEL)[1] | {"rounds": rounds})
+    with pytest.raises(DatasetError, match="has format 3, this version reads 1 to 2"):
+        load_plan(document | {"format_version": 3})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +177,7 @@ def test_bad_settings_are_one_clear_line(settings: dict, message: str):
     assert caught.value.hint and "\n" not in str(caught.value)
 
 
-def test_folder_is_named_after_the_recipe():
+def test_folder_is_named_after_the_settings():
     config = GenerationConfig(prompt="c_dc", guidance_scale=2.0, seed=3)
     assert default_folder(config) == "imagenet-100-sd_c_dc_scale2_seed3"
 

@@ -53,7 +53,7 @@ def test_a_finished_dataset_is_left_alone(small_dataset: Path, cli: CliRun):
     before = {path: path.stat().st_mtime_ns for path in small_dataset.rglob("*")}
     done = cli(*SMALL, "--out", small_dataset)
     assert done.returncode == 0
-    assert "0 shards drawn in this run" in done.stdout
+    assert "0 shards generated in this run" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in small_dataset.rglob("*")} == before
 
 
@@ -66,7 +66,7 @@ def test_a_finished_dataset_is_left_alone(small_dataset: Path, cli: CliRun):
         ("--images-per-class", "3", "10 with 20 images there, 10 with 30 asked for"),
     ],
 )
-def test_another_recipe_is_refused_by_name(small_dataset: Path, cli: CliRun, option: str, value: str, named: str):
+def test_other_settings_are_refused_by_name(small_dataset: Path, cli: CliRun, option: str, value: str, named: str):
     before = shard_hashes(small_dataset)
     done = cli(*SMALL, option, value, "--out", small_dataset)
     assert done.returncode == 1

@@ -89,18 +89,18 @@ def test_the_hubs_client_reads_the_header(document: dict[str, Any]):
     ],
 )
 def test_the_licence_is_the_generators(document: dict[str, Any], model: str, license_: str, name: str | None):
-    document["recipe"]["model_id"] = model
+    document["settings"]["model_id"] = model
     data = DatasetCard(dataset_card(document)).data.to_dict()
     assert (data["license"], data.get("license_link")) == (license_, name)
     assert ("license_name" in data) == (license_ == "other")
 
 
-def test_recipe_classes_and_prompts_are_listed(small_dataset: Path, document: dict[str, Any]):
-    plan, _ = open_dataset(small_dataset)
-    document["recipe"] |= {"scheduler": "dpm++", "guidance_interval": [0.2, 0.8]}
+def test_settings_classes_and_prompts_are_listed(small_dataset: Path, document: dict[str, Any]):
+    plan = open_dataset(small_dataset).plan
+    document["settings"] |= {"scheduler": "dpm++", "guidance_interval": [0.2, 0.8]}
     card = dataset_card(document)
     rows = Page(body(card)).rows
-    for key, value in document["recipe"].items():
+    for key, value in document["settings"].items():
         text = value if isinstance(value, str) else json.dumps(value)
         assert [key, shown(text) or "(empty)"] in rows
     for spec, count in zip(plan.classes, plan.counts, strict=True):
@@ -113,7 +113,7 @@ def test_recipe_classes_and_prompts_are_listed(small_dataset: Path, document: di
 
 
 def test_example_prompts_name_a_scene(document: dict[str, Any]):
-    document["recipe"]["template"] = "{name}, {hypernym} inside {background}"
+    document["settings"]["template"] = "{name}, {hypernym} inside {background}"
     document["classes"][0] |= {"lemmas": ["papillon"], "hypernyms": ["toy spaniel"]}
     document["classes"][2] |= {"lemmas": ["entity"], "hypernyms": []}
     rows = Page(body(dataset_card(document))).rows
@@ -127,7 +127,7 @@ def test_known_limits_are_told(document: dict[str, Any]):
         assert word in card, word
     assert "Carlini et al., 2023" in card and "Bianchi et al., 2022" in card and "not zero-shot" in card
     assert "No filter was used" in card and "`nsfw`" not in card
-    document["recipe"] |= {"nsfw_checker": {"model_id": "x/y", "revision": "1"}, "model_id": "x/y"}
+    document["settings"] |= {"nsfw_checker": {"model_id": "x/y", "revision": "1"}, "model_id": "x/y"}
     checked = dataset_card(document)
     assert "column `nsfw`" in checked and "No filter was used" not in checked and "not zero-shot" not in checked
 
@@ -136,7 +136,7 @@ def test_known_limits_are_told(document: dict[str, Any]):
 def test_hostile_text_stays_text(document: dict[str, Any], text: str):
     plain = Page(body(dataset_card(document))).tags
     document["classes"][0] |= {"lemmas": [text], "definition": text}
-    document["recipe"] |= {"negative_prompt": text, "class_list": text, "model_id": text, "prompt": text}
+    document["settings"] |= {"negative_prompt": text, "class_list": text, "model_id": text, "prompt": text}
     card = dataset_card(document)
     data = DatasetCard(card).data.to_dict()
     assert data["license"] == "other" and data["pretty_name"].startswith(shown(text)) and "stolen" not in data.values()
@@ -150,7 +150,7 @@ def test_hostile_text_stays_text(document: dict[str, Any], text: str):
 
 def test_a_hostile_key_or_id_is_no_markup(document: dict[str, Any]):
     plain = Page(body(dataset_card(document))).tags
-    document["recipe"]["`</code><img src=x>|"] = 1
+    document["settings"]["`</code><img src=x>|"] = 1
     document["classes"][0]["wnid"] = "`<img src=x>`|x"
     document["fingerprint"] = "`<img src=x>`"
     assert Page(body(dataset_card(document))).tags <= plain

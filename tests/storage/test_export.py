@@ -21,34 +21,34 @@ from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.files import sha256_file
-from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.data.builtin import DIGIT_WNIDS
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
-from imagenet_sd.generation.plan import fingerprint, make_plan
+from imagenet_sd.generation.plan import make_plan
 from imagenet_sd.pipeline import export_dataset, open_dataset
+from imagenet_sd.storage.dataset import Dataset, fingerprint
 from imagenet_sd.storage.schema import COLUMNS, Row
-from imagenet_sd.storage.writer import manifest_path, shard_path, write_shard
+from imagenet_sd.storage.writer import write_shard
 from tests.conftest import CliRun
 
 KINDS = ("imagefolder", "webdataset")
 
 
-def make_dataset(out: Path, classes: str = "digits-10", pixels: int = 8, **options: int) -> GenerationPlan:
+def make_dataset(out: Path, classes: str = "digits-10", pixels: int = 8, **options: int) -> Dataset:
     """A dataset of noise, whose shards hold what its plan says: quick to make with any classes and any size."""
     config = GenerationConfig(classes=classes, model="embedded", **options)
-    plan, document = make_plan(config, offline_identity(config))
     out.mkdir()
-    (out / "dataset.json").write_text(json.dumps(document))
-    for i in range(plan.num_shards):
-        write_noise(out, plan, i, pixels)
-    return plan
+    (out / "dataset.json").write_text(json.dumps(make_plan(config, offline_identity(config))[1]))
+    dataset = Dataset.open(out)
+    for i in range(dataset.plan.num_shards):
+        write_noise(dataset, i, pixels)
+    return dataset
 
 
-def write_noise(out: Path, plan: GenerationPlan, i: int, pixels: int = 8, **changes: object) -> None:
+def write_noise(dataset: Dataset, i: int, pixels: int = 8, **changes: object) -> None:
     """Publish shard `i`; `changes` are put into its first row."""
-    rows = []
-    for request in plan.requests(plan.shard(i)):
+    rows, shard = [], dataset.plan.shard(i)
+    for request in dataset.plan.requests(shard):
         noise = np.random.default_rng(request.seed).integers(0, 256, (pixels, pixels, 3), dtype=np.uint8)
         jpeg = io.BytesIO()
         Image.fromarray(noise).save(jpeg, "JPEG", quality=95)
@@ -66,8 +66,7 @@ def write_noise(out: Path, plan: GenerationPlan, i: int, pixels: int = 8, **chan
             "model_id": "embedded",
         }
         rows.append(Row(**(values | (changes if not rows else {}))))
-    wnids = [spec.wnid for spec in plan.classes]
-    write_shard(out, plan.shard(i), rows, wnids, fingerprint=plan.fingerprint, generator={})
+    write_shard(dataset, shard, rows, {})
 
 
 def parquet_rows(out: Path) -> dict[str, dict]:
@@ -90,9 +89,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: content for name, (_, content) in snapshot(folder).items()}
 
 
-def rewrite_manifest(out: Path, plan: GenerationPlan, i: int) -> None:
+def rewrite_manifest(dataset: Dataset, i: int) -> None:
     """Let the manifest of a shard agree with the file, whatever it holds."""
-    path, file = manifest_path(out, plan.shard(i)), shard_path(out, plan.shard(i))
+    shard = dataset.plan.shard(i)
+    path, file = dataset.manifest_path(shard), dataset.shard_path(shard)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": sha256_file(file)}))
 
 
@@ -193,10 +193,10 @@ def test_class_ids_with_dots_keep_their_keys_apart(tmp_path: Path):
 def test_a_class_without_images_does_not_shift_the_labels(tmp_path: Path):
     from torchvision.datasets import ImageFolder
 
-    plan = make_dataset(tmp_path / "ds", images_per_class=1, shard_size=2)
-    for shard in list(plan.shards())[1:]:
-        manifest_path(tmp_path / "ds", shard).unlink()
-        shard_path(tmp_path / "ds", shard).unlink()
+    dataset = make_dataset(tmp_path / "ds", images_per_class=1, shard_size=2)
+    for shard in list(dataset.plan.shards())[1:]:
+        dataset.manifest_path(shard).unlink()
+        dataset.shard_path(shard).unlink()
     export_dataset(tmp_path / "ds", "imagefolder", tmp_path / "images")
     folder = ImageFolder(str(tmp_path / "images"), allow_empty=True)
     expected = {key: row["label"] for key, row in parquet_rows(tmp_path / "ds").items()}
@@ -205,7 +205,7 @@ def test_a_class_without_images_does_not_shift_the_labels(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_that_is_killed_goes_on_and_touches_nothing_that_is_done(tmp_path: Path, kind: str):
-    plan = make_dataset(tmp_path / "ds", images_per_class=30, shard_size=3)
+    plan = make_dataset(tmp_path / "ds", images_per_class=30, shard_size=3).plan
     target = tmp_path / "out"
     command = [sys.executable, "-m", "imagenet_sd", "export", tmp_path / "ds", "--format", kind, "--out", target]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -253,8 +253,8 @@ def test_an_image_folder_killed_before_its_metadata_gets_it_next_time(small_data
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unfinished_dataset_is_exported_as_far_as_it_goes(dataset: Path, tmp_path: Path, cli: CliRun, kind: str):
-    plan, _ = open_dataset(dataset)
-    later = [manifest_path(dataset, plan.shard(i)) for i in (0, 2)]
+    handle = open_dataset(dataset)
+    later = [handle.manifest_path(handle.plan.shard(i)) for i in (0, 2)]
     for path in later:
         path.rename(path.with_suffix(".later"))
     done = cli("export", dataset, "--format", kind, "--out", tmp_path / "out")
@@ -273,10 +273,10 @@ def test_an_unfinished_dataset_is_exported_as_far_as_it_goes(dataset: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_shard_that_was_drawn_again_with_other_bytes_replaces_its_export(tmp_path: Path, kind: str):
-    plan = make_dataset(tmp_path / "ds", images_per_class=1, shard_size=4)
+def test_a_shard_that_was_generated_again_with_other_bytes_replaces_its_export(tmp_path: Path, kind: str):
+    noise = make_dataset(tmp_path / "ds", images_per_class=1, shard_size=4)
     export_dataset(tmp_path / "ds", kind, tmp_path / "out")
-    write_noise(tmp_path / "ds", plan, 1, pixels=16)
+    write_noise(noise, 1, pixels=16)
     assert export_dataset(tmp_path / "ds", kind, tmp_path / "out")["shards_written"] == 1
     export_dataset(tmp_path / "ds", kind, tmp_path / "fresh")
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
@@ -344,8 +344,7 @@ def test_two_exports_do_not_write_to_one_folder_at_a_time(small_dataset: Path, t
     ids=repr,
 )
 def test_rows_that_are_not_the_plans_never_reach_the_disk(tmp_path: Path, kind: str, changes: dict):
-    plan = make_dataset(tmp_path / "ds", images_per_class=1, shard_size=5)
-    write_noise(tmp_path / "ds", plan, 1, **changes)
+    write_noise(make_dataset(tmp_path / "ds", images_per_class=1, shard_size=5), 1, **changes)
     (tmp_path / "a/b").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"train-00001-of-00002\.parquet: row 0: "):
         export_dataset(tmp_path / "ds", kind, tmp_path / "a/b/out")
@@ -370,8 +369,8 @@ def test_class_ids_of_the_plan_that_are_paths_are_refused(tmp_path: Path, wnid: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path, cli: CliRun, kind: str):
-    plan, _ = open_dataset(dataset)
-    path = shard_path(dataset, plan.shard(2))
+    handle = open_dataset(dataset)
+    path = handle.shard_path(handle.plan.shard(2))
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :])
     done = cli("export", dataset, "--format", kind, "--out", tmp_path / "out")
@@ -384,12 +383,12 @@ def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path
 
 def test_damage_that_the_manifest_does_not_know_is_found_by_reading(dataset: Path, tmp_path: Path):
     """Page checksums, the columns' types, the number of rows: with a manifest that fits the bytes."""
-    plan, _ = open_dataset(dataset)
-    path = shard_path(dataset, plan.shard(1))
+    handle = open_dataset(dataset)
+    path = handle.shard_path(handle.plan.shard(1))
     good, table = path.read_bytes(), pq.read_table(path)
 
     def refused() -> str:
-        rewrite_manifest(dataset, plan, 1)
+        rewrite_manifest(handle, 1)
         with pytest.raises(DatasetError, match=r"train-00001-of-00004\.parquet") as error:
             export_dataset(dataset, "webdataset", tmp_path / "out")
         assert not (tmp_path / "out/train-r000-00001.tar").exists()
@@ -415,8 +414,8 @@ def test_damage_that_the_manifest_does_not_know_is_found_by_reading(dataset: Pat
 
 
 def test_a_shard_of_another_plan_is_refused_by_name(dataset: Path, tmp_path: Path):
-    plan, _ = open_dataset(dataset)
-    path = manifest_path(dataset, plan.shard(3))
+    handle = open_dataset(dataset)
+    path = handle.manifest_path(handle.plan.shard(3))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "0" * 32}))
     with pytest.raises(DatasetError, match=r"train-00003-of-00004\.parquet: belongs to another plan"):
         export_dataset(dataset, "webdataset", tmp_path / "out")

@@ -20,8 +20,8 @@ import pytest
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import GenerationPlan
-from imagenet_sd.generation.plan import fingerprint
 from imagenet_sd.pipeline import open_dataset
+from imagenet_sd.storage.dataset import fingerprint
 from imagenet_sd.storage.hub import git_blob_id, scrub, wait_before_retry
 from imagenet_sd.storage.upload import check_limits, published_document
 from tests.conftest import ROOT, CliRun
@@ -344,7 +344,7 @@ def test_another_dataset_is_not_mixed_in(hub: Hub, dataset: Path, tmp_path: Path
     commits = hub.commits("taken")
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     document = json.loads((other / "dataset.json").read_text())
-    document["recipe"]["seed"] = 1
+    document["settings"]["seed"] = 1
     document["fingerprint"] = fingerprint(document)
     (other / "dataset.json").write_text(json.dumps(document))
     done = cli("push", other, "me/taken", env=hub.env())
@@ -408,7 +408,7 @@ def test_access_and_privacy(hub: Hub, dataset: Path, cli: CliRun):
 
 
 def test_the_path_to_a_local_model_stays_at_home(dataset: Path, tmp_path: Path):
-    _, document = open_dataset(dataset)
+    document = open_dataset(dataset).document
     assert published_document(document) == document
     local = document | {"model_source": str(tmp_path / "models" / "mine")}
     assert published_document(local) == document | {"model_source": "mine"}
@@ -421,7 +421,7 @@ def test_the_path_to_a_local_model_stays_at_home(dataset: Path, tmp_path: Path):
     [((9_999,), 1, ""), ((10_000,), 1, "10,000 files a folder"), ((6_000,), 9, "100,000 in a repository")],
 )
 def test_limits_of_the_hub(small_dataset: Path, counts: tuple[int, ...], rounds: int, word: str):
-    plan, _ = open_dataset(small_dataset)
+    plan = open_dataset(small_dataset).plan
     large = GenerationPlan(
         fingerprint="f", classes=plan.classes[:1], counts=counts, rounds=rounds, shard_size=1, prompts=plan.prompts
     )

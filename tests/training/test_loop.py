@@ -219,15 +219,17 @@ def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun
 
 def test_training_while_generation_goes_on(tmp_path: Path, cli: CliRun):
     """The trainer starts first and waits; each image is seen once."""
-    from imagenet_sd.core.files import read_json
+    from imagenet_sd.storage.dataset import Dataset
     from imagenet_sd.training.stream import GrowingSet
 
     out = tmp_path / "d"
     arguments = f"generate --model embedded --steps 2 --images-per-class 6 --shard-size 20 --out {out}".split()
     process = subprocess.Popen([sys.executable, "-m", "imagenet_sd", *arguments], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
     while not (out / "dataset.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    growing = GrowingSet(out, read_json(out / "dataset.json"), poll=0.05)
+    growing = GrowingSet(Dataset.open(out), poll=0.05)
     assert growing.group_sizes == [20, 20, 20]
     result = train(quick("optimizer.epochs=2", "lanes=1"), str(out), tmp_path / "run", stream=True)
     process.wait(timeout=60)

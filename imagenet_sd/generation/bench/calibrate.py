@@ -18,7 +18,7 @@ from imagenet_sd.generation.models import identify
 from imagenet_sd.generation.plan import estimate_bytes, make_plan
 from imagenet_sd.generation.worker import Worker, generator_facts, make_worker
 from imagenet_sd.generation.workers.engines.local import cores
-from imagenet_sd.storage.writer import shard_path
+from imagenet_sd.storage.dataset import Dataset
 
 _ROWS = 100  # of a row group: compression works on no more at a time
 
@@ -63,7 +63,7 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     """
     plan, document = make_plan(config, identify(config))
     with tempfile.TemporaryDirectory() as folder:
-        worker = make_worker(Path(folder), plan, document)
+        worker = make_worker(Dataset.from_document(Path(folder), document))
         sample = draw_sample(worker, seconds)
         total = shard_bytes(worker, sample.images) if sample.images else estimate_bytes(plan, *config.size)
     on_gpu = worker.generator.device.type == "cuda"
@@ -110,7 +110,7 @@ def draw_sample(worker: Worker, seconds: float, clock: Callable[[], float] = tim
     whole = generator.pipeline
     generator.pipeline = StandIn(whole, unet=StandIn(unet, call))  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        for batch in _batches(worker.plan):
+        for batch in _batches(worker.dataset.plan):
             before = clock()
             images += generator.drawn(batch)
             times.append((clock() - before) / len(batch))
@@ -151,14 +151,14 @@ def shard_bytes(worker: Worker, images: list[DrawnImage]) -> int:
         worker: writes into a folder that is not kept.
         images: the first images of the plan.
     """
-    plan = worker.plan
+    plan = worker.dataset.plan
     few, many = 1, min(len(images), plan.images_per_round, plan.shard_size, 10 * _ROWS)
 
     def size(rows: int) -> int:
         drawn = StandIn(worker.generator, drawn=lambda requests, on_batch: iter(images[:rows]))
-        part = replace(worker, plan=replace(plan, shard_size=rows), generator=drawn)  # pyright: ignore[reportArgumentType]
-        part.run_shard(0)
-        return shard_path(part.out, part.plan.shard(0)).stat().st_size
+        part = replace(worker.dataset, plan=replace(plan, shard_size=rows))
+        replace(worker, dataset=part, generator=drawn).run_shard(0)  # pyright: ignore[reportArgumentType]
+        return part.shard_path(part.plan.shard(0)).stat().st_size
 
     smallest = size(few)
     a_row = (size(many) - smallest) / (many - few) if many > few else 0.0

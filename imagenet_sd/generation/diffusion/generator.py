@@ -19,6 +19,7 @@ from PIL import Image
 
 from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, ModelError
 from imagenet_sd.core.types import ImageRequest
+from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.acceleration import make_scheduler, prepare, warm_up
 from imagenet_sd.generation.diffusion.caching import DeepFeatures, PromptProjections
 from imagenet_sd.generation.diffusion.options import Levers
@@ -263,9 +264,9 @@ class ImageGenerator:
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """A JPEG file of quality 95 without chroma subsampling from uint8 [height, width, 3]."""
+    """A JPEG file, encoded as `generation.config.JPEG` says, from uint8 [height, width, 3]."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
+    Image.fromarray(pixels).save(buffer, **JPEG)
     return buffer.getvalue()
 
 

@@ -8,12 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from imagenet_sd.generation.workers.leases import Lease, work_folder
-
-
-def events_folder(out: Path) -> Path:
-    """Where the workers of a dataset write their events."""
-    return work_folder(out) / "events"
+from imagenet_sd.core import layout
+from imagenet_sd.generation.workers.leases import Lease
 
 
 class Journal:
@@ -23,14 +19,15 @@ class Journal:
     people; nothing is decided by it).
 
     Args:
-        out: dataset folder.
+        folder: dataset folder.
         worker: name of this worker.
         beat: seconds between two heartbeats.
     """
 
-    def __init__(self, out: Path, worker: str, beat: float = 30.0):
-        events_folder(out).mkdir(parents=True, exist_ok=True)
-        self.path = events_folder(out) / f"{worker}.jsonl"
+    def __init__(self, folder: Path, worker: str, beat: float = 30.0):
+        events = layout.events_folder(folder)
+        events.mkdir(parents=True, exist_ok=True)
+        self.path = events / f"{worker}.jsonl"
         self.worker, self.beat = worker, beat
         self.lease: Lease | None = None
         self._descriptor = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
@@ -51,7 +48,7 @@ class Journal:
         os.close(self._descriptor)
 
     def write(self, event: str, **facts: object) -> None:
-        """Append one event in one write. A full disk must not stop the work, so its error is left unsaid."""
+        """Append one event in one write. A full disk must not stop the work, so its error is ignored."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False) + "\n"
         with suppress(OSError):
             os.write(self._descriptor, line.encode())

@@ -16,11 +16,6 @@ TTL = 120.0
 _SUFFIX = ".lease"
 
 
-def work_folder(out: Path) -> Path:
-    """Folder of leases, events and failures in a dataset folder; `datasets` and the Hub ignore it."""
-    return out / ".work"
-
-
 def worker_name() -> str:
     """A name for this worker that no other worker has: host, process id, six random digits."""
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
@@ -57,7 +52,7 @@ class LeaseBoard:
     at once.
 
     Args:
-        folder: where the lease files lie; made when missing.
+        folder: folder of the lease files; made when missing.
         worker: name of this worker.
         ttl: seconds without renewal after which a lease may be stolen.
     """
@@ -81,8 +76,8 @@ class LeaseBoard:
 
     def names(self) -> set[str]:
         """Names of all leases, live or stale, by one listing of the folder."""
-        found = os.listdir(self.folder)
-        return {name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX) and not name.startswith(".")}
+        files = os.listdir(self.folder)
+        return {name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX) and not name.startswith(".")}
 
     def is_live(self, name: str, now: float) -> bool:
         """Whether somebody holds a lease and renews it; `now` is of this board."""
@@ -118,22 +113,22 @@ class LeaseBoard:
             seen = os.stat(path)
             if not self._stale(path, seen, self.now()):
                 return False
-            away = path.with_name(f".{path.name}.{uuid.uuid4().hex}.stale")
-            os.rename(path, away)
+            moved = path.with_name(f".{path.name}.{uuid.uuid4().hex}.stale")
+            os.rename(path, moved)
         except FileNotFoundError:
             return True
-        taken = os.stat(away)
+        taken = os.stat(moved)
         fresh = (taken.st_ino, taken.st_mtime_ns) != (seen.st_ino, seen.st_mtime_ns)
-        if fresh:  # renewed, or another thief's new one, between the look and the grasp: put it back
+        if fresh:  # renewed, or another thief's new one, between the check and the rename: put it back
             with suppress(OSError):
-                os.link(away, path)
-        away.unlink()
+                os.link(moved, path)
+        moved.unlink()
         return not fresh
 
-    def _stale(self, path: Path, found: os.stat_result, now: float) -> bool:
-        if abs(now - found.st_mtime) > self.ttl:  # from the future: not renewed through this server's clock
+    def _stale(self, path: Path, facts: os.stat_result, now: float) -> bool:
+        if abs(now - facts.st_mtime) > self.ttl:  # from the future: not renewed through this server's clock
             return True
-        key = (path.name, found.st_ino)
+        key = (path.name, facts.st_ino)
         if key not in self._owners:
             try:
                 content = json.loads(path.read_bytes())

@@ -1,6 +1,6 @@
-"""Watching a dataset grow: the progress bar of a run, `status`, and metrics for Prometheus.
+"""How far a dataset is: the progress of a run, and `status`, over all workers of all machines.
 
-What it knows it reads from files; to ask the file server's clock it writes one in `.work` and deletes it.
+What they know they read from files; to ask the file server's clock they write a file among the leases and delete it.
 """
 
 import json
@@ -8,79 +8,62 @@ import os
 import statistics
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import read_json
 from imagenet_sd.core.progress import Progress
-from imagenet_sd.core.types import GenerationPlan, Shard
-from imagenet_sd.generation.workers.journal import events_folder
-from imagenet_sd.generation.workers.leases import TTL, LeaseBoard, work_folder
-from imagenet_sd.generation.workers.loop import failures, shard_name
-from imagenet_sd.storage.writer import is_done, manifest_names, read_manifest
+from imagenet_sd.core.types import Shard
+from imagenet_sd.generation.workers.leases import TTL, LeaseBoard
+from imagenet_sd.generation.workers.metrics import write_metrics
+from imagenet_sd.storage.dataset import Dataset
 
 _RECENT = 64
 _FORGOTTEN = 3600.0
 
 
-class Watch:
-    """Shows how far a dataset is, over all workers of all machines, while this process works on it.
+class RunProgress:
+    """Shows how far a dataset is while this process works on it.
 
     Args:
-        out: dataset folder.
-        plan: its plan.
-        progress: the bar.
+        dataset: the dataset.
+        bar: what shows it.
         metrics_file: Prometheus text file to keep up to date; None for none.
-        interval: seconds between two looks at the folder.
+        interval: seconds between two listings of the folder.
     """
 
-    def __init__(
-        self, out: Path, plan: GenerationPlan, progress: Progress, metrics_file: Path | None, interval: float = 1.0
-    ):
-        self.out, self.plan, self.progress = out, plan, progress
+    def __init__(self, dataset: Dataset, bar: Progress, metrics_file: Path | None, interval: float = 1.0):
+        self.dataset, self.bar = dataset, bar
         self.metrics_file, self.interval = metrics_file, interval
-        self._partial: dict[int, tuple[str, int]] = {}
-        self._looked = self._measured = 0.0
-        self._done = manifest_names(out, plan)
+        self._in_progress: dict[int, tuple[int, int]] = {}  # process id -> (number of a shard, images done of it)
+        self._updated = self._measured = 0.0
 
-    def unfinished(self) -> bool:
-        """Whether a shard is not done, each looked at closely."""
-        return bool(unfinished(self.out, self.plan))
+    def on_batch(self, shard: Shard, images_done: int) -> None:
+        """Note how many images of a shard a worker of this process has done, and show it."""
+        self.note(os.getpid(), layout.shard_id(shard), images_done)
+        self.update()
 
-    def on_batch(self, shard: Shard, drawn: int) -> None:
-        """Note that a worker of this process has drawn so many images of a shard, and show it."""
-        self.note(os.getpid(), shard_name(shard), drawn)
-        self.show()
+    def note(self, worker: int, shard_id: str, images_done: int) -> None:
+        """Note how many images of a shard the worker with this process id has done."""
+        self._in_progress[worker] = (self.dataset.plan.number(*layout.parse_shard_id(shard_id)), images_done)
 
-    def _is_done(self, shard: str) -> bool:
-        round_, _, index = shard.partition("-")
-        return f"train-{index}.json" in self._done.get(int(round_), ())
-
-    def note(self, worker: int, shard: str, drawn: int) -> None:
-        """Note that a worker has drawn so many images of a shard."""
-        self._partial[worker] = (shard, drawn)
-
-    def show(self, last: bool = False) -> None:
+    def update(self, last: bool = False) -> None:
         """Bring bar and metrics up to date, at most once per interval."""
         now = time.monotonic()
-        if not last and now - self._looked < self.interval:
+        if not last and now - self._updated < self.interval:
             return
-        self._looked, self._done = now, manifest_names(self.out, self.plan)
-        partial = {shard: drawn for shard, drawn in self._partial.values() if not self._is_done(shard)}
-        self.progress.update(min(self.plan.num_images, count_images(self.plan, self._done) + sum(partial.values())))
+        listed, self._updated = self.dataset.listed_shards(), now
+        partial = sum(images for i, images in list(self._in_progress.values()) if i not in listed)
+        self.bar.update(min(self.dataset.plan.num_images, self.dataset.count_images(listed) + partial))
         if self.metrics_file and (last or now - self._measured > 10):
             self._measured = now
-            write_metrics(status(self.out, self.plan), self.metrics_file)
+            write_metrics(status(self.dataset), self.metrics_file)
 
 
-def count_images(plan: GenerationPlan, done: dict[int, set[str]]) -> int:
-    """Images in the shards of `manifest_names`; the last shard of a round may be smaller."""
-    short = plan.shards_per_round * plan.shard_size - plan.images_per_round
-    last = f"train-{plan.shards_per_round - 1:05d}.json"
-    return sum(len(names) * plan.shard_size - short * (last in names) for names in done.values())
-
-
-def status(out: Path, plan: GenerationPlan, ttl: float = TTL) -> dict[str, Any]:
+def status(dataset: Dataset, ttl: float = TTL) -> dict[str, Any]:
     """How far a dataset is and who works on it.
 
     Returns:
@@ -88,48 +71,54 @@ def status(out: Path, plan: GenerationPlan, ttl: float = TTL) -> dict[str, Any]:
         rate of the last 64 shards), `eta_seconds` (None when nobody works), `workers_live`, `workers_stale`,
         `shards_at_work`, `failed` (shard path -> last error), `complete`.
     """
-    done = manifest_names(out, plan)
-    images = count_images(plan, done)
-    board = LeaseBoard(work_folder(out) / "leases", f"status-{uuid.uuid4().hex[:6]}", ttl)
+    plan, listed = dataset.plan, dataset.listed_shards()
+    images = dataset.count_images(listed)
+    board = LeaseBoard(layout.leases_folder(dataset.folder), f"status-{uuid.uuid4().hex[:6]}", ttl)
     try:
-        live, stale = _workers(out, board.now(), ttl) if images < plan.num_images else (0, 0)
-        at_work = sum(board.held().values())
+        live, stale = _workers(dataset, board.now(), ttl) if images < plan.num_images else (0, 0)
+        in_progress = sum(board.held().values())
     finally:
         board.close()
-    rate = live * _recent_rate(out, plan)
+    rate = live * _recent_rate(dataset, listed)
     left = plan.num_images - images
     return {
-        "out": str(out),
+        "out": str(dataset.folder),
         "fingerprint": plan.fingerprint,
         "num_images": plan.num_images,
         "images_done": images,
         "num_shards": plan.num_shards,
-        "shards_done": sum(map(len, done.values())),
+        "shards_done": len(listed),
         "images_per_second": round(rate, 3),
         "eta_seconds": 0.0 if not left else round(left / rate, 1) if rate else None,
         "workers_live": live,
         "workers_stale": stale,
-        "shards_at_work": at_work,
-        "failed": failures(out, plan),
+        "shards_at_work": in_progress,
+        "failed": failures(dataset),
         "complete": left == 0,
     }
 
 
-def _recent_rate(out: Path, plan: GenerationPlan) -> float:
+def failures(dataset: Dataset) -> dict[str, str]:
+    """Failed shards that are not done yet: path of the shard's file in the dataset -> its last error."""
+    errors = {}
+    for path in sorted(layout.failures_folder(dataset.folder).glob("*.json")):
+        with suppress(ValueError, IndexError, DatasetError, KeyError, TypeError):
+            shard = dataset.plan.shard(dataset.plan.number(*layout.parse_shard_id(path.stem)))
+            if not dataset.is_done(shard):
+                errors[dataset.relative(dataset.shard_path(shard))] = str(read_json(path)["error"])
+    return errors
+
+
+def _recent_rate(dataset: Dataset, listed: set[int]) -> float:
     """Images a second of one worker: the median over the shards published last."""
-    stamps = []
-    for round_ in range(plan.rounds):
-        folder = out / "data" / f"round-{round_:03d}" / ".manifests"
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    index = entry.name.removeprefix("train-").removesuffix(".json")
-                    if index.isdigit() and int(index) < plan.shards_per_round:
-                        stamps.append((entry.stat().st_mtime_ns, round_, int(index)))
+    shards = map(dataset.plan.shard, listed)
+    by_time = sorted(
+        (dataset.manifest_path(shard).stat().st_mtime_ns, shard.round, shard.index, shard) for shard in shards
+    )
     rates = []
-    for _, round_, index in sorted(stamps)[-_RECENT:]:
+    for *_, shard in by_time[-_RECENT:]:
         try:
-            manifest = read_manifest(out, plan.shard(round_ * plan.shards_per_round + index))
+            manifest = dataset.manifest(shard)
             seconds = manifest.generator.get("seconds") if manifest else None
         except (DatasetError, AttributeError):
             continue
@@ -138,20 +127,15 @@ def _recent_rate(out: Path, plan: GenerationPlan) -> float:
     return statistics.median(rates) if rates else 0.0
 
 
-def _workers(out: Path, now: float, ttl: float) -> tuple[int, int]:
-    """(live, stale) workers: those that have not said `stop`, by the age of their heartbeat.
+def _workers(dataset: Dataset, now: float, ttl: float) -> tuple[int, int]:
+    """(live, stale) workers: those that have not written `stop`, by the age of their heartbeat.
 
-    A worker that was killed never says it; after an hour of silence it is forgotten.
+    A worker that was killed never writes it; after an hour of silence it is forgotten.
     """
-    folder = events_folder(out)
-    if not folder.is_dir():
-        return 0, 0
     live = stale = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.endswith(".jsonl") or _last_event(Path(entry.path)) == "stop":
-                continue
-            age = now - entry.stat().st_mtime
+    for path in layout.events_folder(dataset.folder).glob("*.jsonl"):
+        if _last_event(path) != "stop":
+            age = now - path.stat().st_mtime
             live, stale = live + (age <= ttl), stale + (ttl < age <= max(_FORGOTTEN, ttl))
     return live, stale
 
@@ -164,31 +148,3 @@ def _last_event(path: Path) -> str:
         return str(json.loads(lines[-1])["event"])
     except (IndexError, ValueError, KeyError, TypeError):
         return ""
-
-
-def write_metrics(state: dict[str, Any], path: Path) -> None:
-    """Publish a `status` in Prometheus text format, atomically, for node_exporter's textfile collector."""
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-
-    registry = CollectorRegistry()
-    gauges = {
-        "images": ("num_images", "Images of the whole dataset."),
-        "images_done": ("images_done", "Images in finished shards."),
-        "shards": ("num_shards", "Shards of the whole dataset."),
-        "shards_done": ("shards_done", "Finished shards."),
-        "images_per_second": ("images_per_second", "Present rate over all live workers."),
-        "workers_live": ("workers_live", "Workers with a fresh heartbeat."),
-        "workers_stale": ("workers_stale", "Workers that fell silent without a word."),
-    }
-    label = {"dataset": Path(state["out"]).resolve().name}
-    for name, (key, text) in gauges.items():
-        Gauge(f"imagenet_sd_{name}", text, list(label), registry=registry).labels(**label).set(state[key])
-    failed = Gauge("imagenet_sd_shards_failed", "Shards that failed each attempt.", list(label), registry=registry)
-    failed.labels(**label).set(len(state["failed"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_to_textfile(str(path), registry)
-
-
-def unfinished(out: Path, plan: GenerationPlan) -> list[int]:
-    """Numbers of the shards that are not done, each looked at closely."""
-    return [i for i in range(plan.num_shards) if not is_done(out, plan.shard(i), plan.fingerprint)]

@@ -1,4 +1,4 @@
-"""One worker process: loads the model once, works until no shard is left, tells its parent how far it is.
+"""One worker process: loads the model once, works until no shard is left, reports to its parent how far it is.
 
 Started as `python -m imagenet_sd.generation.workers.engines.child OUT RANK TTL`; the plan is read from the
 dataset folder, so nothing else has to be handed over. Writes JSON lines to standard output.
@@ -11,41 +11,39 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError, Interrupted
-from imagenet_sd.core.files import read_json
 from imagenet_sd.core.types import Shard
-from imagenet_sd.generation.plan import load_plan
 from imagenet_sd.generation.workers.journal import Journal
-from imagenet_sd.generation.workers.leases import TTL, LeaseBoard, work_folder, worker_name
-from imagenet_sd.generation.workers.loop import Stop, WorkerLoop, shard_name
+from imagenet_sd.generation.workers.leases import TTL, LeaseBoard, worker_name
+from imagenet_sd.generation.workers.loop import WorkerLoop
+from imagenet_sd.generation.workers.stop import Stop
+from imagenet_sd.storage.dataset import Dataset
 
 
 @contextmanager
 def open_loop(
-    out: Path,
+    dataset: Dataset,
     *,
     rank: int = 0,
     ttl: float = TTL,
     stop: Stop | None = None,
-    on_batch: Callable[[Shard, int], object] = lambda shard, drawn: None,
+    on_batch: Callable[[Shard, int], object] = lambda shard, images_done: None,
 ):
     """A worker loop on this process's device, with its model loaded.
 
     Raises:
-        ImagenetSDError: the dataset or the weights are not usable.
+        ImagenetSDError: the weights are not usable.
     """
     from imagenet_sd.generation.worker import make_worker
 
-    document = read_json(out / "dataset.json")
-    plan = load_plan(document)
     name = worker_name()
-    board = LeaseBoard(work_folder(out) / "leases", name, ttl)
+    board = LeaseBoard(layout.leases_folder(dataset.folder), name, ttl)
     try:
-        with Journal(out, name, ttl / 4) as journal:
-            worker = make_worker(out, plan, document)
+        with Journal(dataset.folder, name, ttl / 4) as journal:
+            worker = make_worker(dataset)
             yield WorkerLoop(
-                out,
-                plan,
+                dataset,
                 worker.run_shard,
                 board,
                 journal,
@@ -63,22 +61,25 @@ def main() -> int:
     out, rank, ttl = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     stop = Stop(watch_parent=True)
     try:
-        with stop.listening(), open_loop(out, rank=rank, ttl=ttl, stop=stop, on_batch=_tell) as loop:
+        with (
+            stop.listening(),
+            open_loop(Dataset.open(out), rank=rank, ttl=ttl, stop=stop, on_batch=_report) as loop,
+        ):
             loop.run()
     except Interrupted as interrupted:
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (ImagenetSDError, OSError) as error:
-        hint = error.hint if isinstance(error, ImagenetSDError) else "free space or mend the folder, then run again"
+        hint = error.hint if isinstance(error, ImagenetSDError) else "free space or repair the folder, then run again"
         print(json.dumps({"error": " ".join(str(error).split()), "hint": hint}), flush=True)
         return 1
     return 0
 
 
-def _tell(shard: Shard, drawn: int) -> None:
+def _report(shard: Shard, images_done: int) -> None:
     try:
-        print(json.dumps({"shard": shard_name(shard), "drawn": drawn}), flush=True)
+        print(json.dumps({"shard": layout.shard_id(shard), "images_done": images_done}), flush=True)
     except BrokenPipeError:
         raise DatasetError("the process that started this worker is gone") from None
 

@@ -11,15 +11,14 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import GenerationError, ImagenetSDError, Interrupted
-from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.workers.engines.child import open_loop
 from imagenet_sd.generation.workers.leases import TTL
-from imagenet_sd.generation.workers.loop import Stop
-from imagenet_sd.generation.workers.status import Watch
+from imagenet_sd.generation.workers.status import RunProgress
+from imagenet_sd.generation.workers.stop import Stop
+from imagenet_sd.storage.dataset import Dataset
 
 _RANKS = ("RANK", "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "SLURM_PROCID")
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -36,19 +35,18 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
-def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch, todo: int) -> None:
-    """Draw what is missing with workers on this machine.
+def run_local(dataset: Dataset, workers: int, progress: RunProgress, todo: int) -> None:
+    """Generate what is missing with workers on this machine.
 
     Args:
-        out: dataset folder, with its dataset.json.
-        plan: its plan.
+        dataset: what to generate; its dataset.json is written.
         workers: number of workers; 0: every visible GPU, or every CPU core. Under `accelerate launch` this process
             is one worker itself.
-        watch: shows progress.
-        todo: number of shards to draw; more workers are not started.
+        progress: shows how far the dataset is.
+        todo: number of shards to generate; more workers are not started.
 
     Raises:
-        Interrupted: by SIGINT or SIGTERM; shards at hand were handed back.
+        Interrupted: by SIGINT or SIGTERM; the shards in progress were given back.
         ImagenetSDError: no worker could work.
     """
     launched = "LOCAL_RANK" in os.environ
@@ -57,10 +55,10 @@ def run_local(out: Path, plan: GenerationPlan, workers: int, watch: Watch, todo:
     stop = Stop()
     with stop.listening():
         if workers == 1:
-            with open_loop(out, rank=rank(), ttl=lease_seconds(), stop=stop, on_batch=watch.on_batch) as loop:
+            with open_loop(dataset, rank=rank(), ttl=lease_seconds(), stop=stop, on_batch=progress.on_batch) as loop:
                 loop.run()
         else:
-            _Supervisor(out, [_environment(devices, k) for k in range(workers)], watch, stop).run()
+            _Supervisor(dataset, [_environment(devices, k) for k in range(workers)], progress, stop).run()
 
 
 def _visible_gpus() -> list[str]:
@@ -87,7 +85,7 @@ def _environment(devices: list[str], slot: int) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _Slot:
-    """One place for a worker: its process, how often it was started, and what it said."""
+    """One place for a worker: its process, how often it was started, and the error it reported."""
 
     number: int
     environment: dict[str, str]
@@ -99,30 +97,30 @@ class _Slot:
 class _Supervisor:
     """Starts the workers, starts one that was killed again, shows one progress bar, passes signals on."""
 
-    def __init__(self, out: Path, environments: list[dict[str, str]], watch: Watch, stop: Stop):
-        self.out, self.watch, self.stop = out, watch, stop
+    def __init__(self, dataset: Dataset, environments: list[dict[str, str]], progress: RunProgress, stop: Stop):
+        self.dataset, self.progress, self.stop = dataset, progress, stop
         self.slots = [_Slot(number, environment) for number, environment in enumerate(environments)]
 
     def run(self) -> None:
         try:
             for slot in self.slots:
                 self._start(slot)
-            told = False
+            signalled = False
             while any(slot.process is not None for slot in self.slots):
                 for slot in self.slots:
-                    self._look_after(slot)
-                if self.stop.signum and not told:
+                    self._restart_if_killed(slot)
+                if self.stop.signum and not signalled:
                     self._signal(signal.SIGTERM)
-                    told = True
-                self.watch.show()
+                    signalled = True
+                self.progress.update()
                 time.sleep(0.1)
-        finally:  # after a second Ctrl-C, or a fault of our own: nobody is left behind
+        finally:  # after a second Ctrl-C, or an error of this process: no worker is left behind
             self._signal(signal.SIGKILL)
         if self.stop.signum:
             raise Interrupted(self.stop.signum)
         errors = [slot.error for slot in self.slots if slot.error]
         dead = [slot for slot in self.slots if slot.starts > _RESPAWNS]
-        if not (errors or dead) or not self.watch.unfinished():
+        if not (errors or dead) or not self.dataset.unfinished():
             return
         if errors:
             raise ImagenetSDError(str(errors[0].get("error")), str(errors[0].get("hint")))
@@ -135,7 +133,13 @@ class _Supervisor:
     def _start(self, slot: _Slot) -> None:
         slot.starts += 1
         number = rank() * len(self.slots) + slot.number
-        command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child", str(self.out), str(number)]
+        command = [
+            sys.executable,
+            "-m",
+            "imagenet_sd.generation.workers.engines.child",
+            str(self.dataset.folder),
+            str(number),
+        ]
         slot.process = subprocess.Popen(
             [*command, str(lease_seconds())],
             stdout=subprocess.PIPE,
@@ -155,15 +159,15 @@ class _Supervisor:
                     continue
                 if "error" in message:
                     slot.error = message
-                elif "drawn" in message:
-                    self.watch.note(process.pid, message["shard"], message["drawn"])
+                elif "images_done" in message:
+                    self.progress.note(process.pid, message["shard"], message["images_done"])
 
-    def _look_after(self, slot: _Slot) -> None:
+    def _restart_if_killed(self, slot: _Slot) -> None:
         if slot.process is None or slot.process.poll() is None:
             return
         code, slot.process = slot.process.returncode, None
         known = code == 0 or code == 1 or self.stop.signum
-        if not known and self.watch.unfinished() and slot.starts <= _RESPAWNS:
+        if not known and self.dataset.unfinished() and slot.starts <= _RESPAWNS:
             print(f"worker {slot.number} ended with {code}; started again", file=sys.stderr, flush=True)
             self._start(slot)
 

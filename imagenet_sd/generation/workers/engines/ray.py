@@ -1,6 +1,6 @@
-"""The Ray engine: one Ray task per shard, on the cluster of $RAY_ADDRESS or a local one; the same files as ever.
+"""The Ray engine: one Ray task per shard, on the cluster of $RAY_ADDRESS or a local one; the files are the same.
 
-Ray shares the shards out and runs the tasks of a lost node again; what is done is told by the files alone.
+Ray distributes the shards and runs the tasks of a lost node again; the files alone say what is done.
 """
 
 import os
@@ -8,43 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import GenerationError, ImagenetSDError
-from imagenet_sd.core.types import GenerationPlan
-from imagenet_sd.generation.workers.loop import Stop
-from imagenet_sd.generation.workers.status import Watch
+from imagenet_sd.generation.workers.status import RunProgress
+from imagenet_sd.generation.workers.stop import Stop
+from imagenet_sd.storage.dataset import Dataset
 
 _RETRIES = 20
 """Of a task whose process or node is lost; a fault of the generator is not retried by Ray."""
 _LOOPS: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
 
-def draw_shard(out: str, fingerprint: str, rounds: int, i: int) -> str:
-    """Draw one shard in a Ray worker, which keeps its model for the next; returns "" or the shard's last error."""
+def generate_shard(folder: str, fingerprint: str, rounds: int, i: int) -> str:
+    """Generate one shard in a Ray worker, which keeps its model for the next; returns "" or the shard's last error."""
     from imagenet_sd.generation.workers.engines.child import open_loop
-    from imagenet_sd.storage.writer import is_done
 
-    key = (out, fingerprint, rounds)  # a Ray worker may outlive a run, and meet the folder again when it has grown
+    key = (folder, fingerprint, rounds)  # a Ray worker may outlive a run, and meet the folder again when it has grown
     if key not in _LOOPS:
-        context = open_loop(Path(out))
+        context = open_loop(Dataset.open(Path(folder)))
         _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
     loop = _LOOPS[key][1]
-    if is_done(Path(out), loop.plan.shard(i), loop.plan.fingerprint):
+    if loop.dataset.is_done(loop.plan.shard(i)):
         return ""
     return loop.attempt(i)
 
 
-def run_ray(out: Path, plan: GenerationPlan, todo: list[int], gpus: float | None, watch: Watch) -> None:
-    """Draw shards as Ray tasks.
+def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: RunProgress) -> None:
+    """Generate shards as Ray tasks.
 
     Args:
-        out: dataset folder, seen under the same path by every node.
-        plan: its plan.
-        todo: numbers of the shards to draw.
+        dataset: what to generate; every node sees its folder under the same path.
+        todo: numbers of the shards to generate.
         gpus: GPUs per task; None: 1 where the cluster has any, else 0. A task takes one CPU.
-        watch: shows progress.
+        progress: shows how far the dataset is.
 
     Raises:
-        ImagenetSDError: Ray is not installed, or a task met a fault that every other would meet too.
-        Interrupted: a signal came; the tasks at hand are cancelled.
+        ImagenetSDError: Ray is not installed, or a task met an error that every other would meet too.
+        Interrupted: a signal came; the tasks in progress are cancelled.
     """
     try:
         import ray
@@ -59,24 +57,26 @@ def run_ray(out: Path, plan: GenerationPlan, todo: list[int], gpus: float | None
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
         environment = {"env_vars": {"OMP_NUM_THREADS": "1"}} if not gpus else {}
-        task = ray.remote(draw_shard).options(  # pyright: ignore[reportAttributeAccessIssue]
+        task = ray.remote(generate_shard).options(  # pyright: ignore[reportAttributeAccessIssue]
             num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, runtime_env=environment
         )
-        waiting = [task.remote(str(out.resolve()), plan.fingerprint, plan.rounds, i) for i in todo]
+        waiting = [
+            task.remote(str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds, i) for i in todo
+        ]
         stop = Stop()
         with stop.listening():  # after `ray.init`, which sets a handler of its own
             while waiting:
                 stop.check()
                 ready, waiting = ray.wait(waiting, timeout=1)
                 ray.get(ready)
-                watch.show()
+                progress.update()
     except WorkerCrashedError:
         raise GenerationError(
             f"a Ray task died {_RETRIES + 1} times", "read Ray's log; with too little memory, run fewer tasks at a time"
         ) from None
     except RayTaskError as error:
         raise ImagenetSDError(
-            f"a Ray task failed: {' '.join(str(error.cause).split())[:400]}", "mend it and run the same command again"
+            f"a Ray task failed: {' '.join(str(error.cause).split())[:400]}", "fix it and run the same command again"
         ) from None
     finally:
         for left in waiting:

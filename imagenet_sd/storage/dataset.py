@@ -1,0 +1,263 @@
+"""The dataset handle: a folder, the plan and the settings of its `dataset.json`, and what of it is done."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagenet_sd.core import layout
+from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import atomic_write, read_json, sha256_file, write_json
+from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate, Shard, ShardManifest
+from imagenet_sd.prompts.build import PromptBuilder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 2
+_REPAIR = "run `imagenet-sd verify --repair`"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """A dataset folder, finished or not. It holds no state of its own: each method reads the folder when it is called.
+
+    Attributes:
+        folder: the folder; see `core/layout.py` for what is in it.
+        plan: which image stands where.
+        document: the content of `dataset.json`, in the present format.
+    """
+
+    folder: Path
+    plan: GenerationPlan
+    document: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """The dataset in a folder.
+
+        Raises:
+            DatasetError: the folder holds no dataset, or its description is damaged.
+        """
+        if not layout.holds_dataset(folder):
+            raise DatasetError(
+                f"{folder} holds no dataset: there is no {layout.DESCRIPTION}",
+                "name a folder that `imagenet-sd generate` made",
+            )
+        return cls.from_document(folder, read_json(layout.description_path(folder)))
+
+    @classmethod
+    def from_document(cls, folder: Path, document: dict[str, Any]) -> "Dataset":
+        """The dataset that a `dataset.json` of any format version describes; the folder need not exist yet.
+
+        Raises:
+            DatasetError: see `load_plan`.
+        """
+        document = upgrade(document)
+        return cls(folder=folder, plan=load_plan(document), document=document)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The generation settings: every choice that decides the pixels, of the classes and prompts only the names."""
+        return self.document["settings"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of settings and classes; see `fingerprint`."""
+        return self.plan.fingerprint
+
+    @property
+    def wnids(self) -> list[str]:
+        """The class ids, sorted."""
+        return [spec.wnid for spec in self.plan.classes]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) of every image in pixels."""
+        return self.settings["width"], self.settings["height"]
+
+    def write_description(self) -> None:
+        """Write `dataset.json` and the card where they do not say this already.
+
+        A `dataset.json` of an older format stays as it is as long as it says the same.
+        """
+        from imagenet_sd.storage.card import dataset_card
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        description, readme = layout.description_path(self.folder), self.folder / layout.CARD
+        if not description.exists() or upgrade(read_json(description)) != self.document:
+            write_json(description, self.document)
+        card = dataset_card(self.document)
+        if not readme.exists() or readme.read_text(encoding="utf-8") != card:
+            atomic_write(readme, lambda path: path.write_text(card, encoding="utf-8"))
+
+    def shard_path(self, shard: Shard) -> Path:
+        """Path of a shard's Parquet file."""
+        return layout.shard_path(self.folder, shard)
+
+    def manifest_path(self, shard: Shard) -> Path:
+        """Path of a shard's manifest."""
+        return layout.manifest_path(self.folder, shard)
+
+    def relative(self, path: Path) -> str:
+        """A path in the folder, relative to it and with slashes: the name of the file on the Hub and in messages."""
+        return path.relative_to(self.folder).as_posix()
+
+    def manifest(self, shard: Shard) -> ShardManifest | None:
+        """The manifest of a shard; None when it has none.
+
+        Raises:
+            DatasetError: the manifest is there but garbled.
+        """
+        path = self.manifest_path(shard)
+        if not path.exists():
+            return None
+        content = read_json(path)
+        try:
+            manifest = ShardManifest(**content)
+        except TypeError:
+            raise DatasetError(f"{path} is not a manifest", _REPAIR) from None
+        if not (isinstance(manifest.sha256, str) and isinstance(manifest.num_rows, int)):
+            raise DatasetError(f"{path} is not a manifest", _REPAIR)
+        return manifest
+
+    def owns(self, manifest: ShardManifest, shard: Shard) -> bool:
+        """Whether a manifest is that of this shard of this plan."""
+        expected = (self.fingerprint, shard.round, shard.index, shard.num_rows)
+        return (manifest.fingerprint, manifest.round, manifest.index, manifest.num_rows) == expected
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether the shard is finished: its manifest exists, is of this plan, and matches the file.
+
+        The file's size is compared always, its SHA-256 only when the file was written to after its manifest; rot that
+        leaves the time stamps alone is `verify`'s to find.
+        """
+        try:
+            manifest = self.manifest(shard)
+            if manifest is None or not self.owns(manifest, shard):
+                return False
+            path = self.shard_path(shard)
+            file, finished = path.stat(), self.manifest_path(shard).stat().st_mtime_ns
+            if manifest.num_bytes and file.st_size != manifest.num_bytes:
+                return False
+            return file.st_mtime_ns <= finished or sha256_file(path) == manifest.sha256
+        except (DatasetError, OSError):
+            return False
+
+    def unfinished(self) -> list[int]:
+        """Numbers of the shards that are not done, each checked with `is_done`."""
+        return [i for i, shard in enumerate(self.plan.shards()) if not self.is_done(shard)]
+
+    def listed_shards(self) -> set[int]:
+        """Numbers of the shards that have a manifest: a listing of folders, no check of what is in the files.
+
+        Cheap enough for every look at a dataset of thousands of shards; `is_done` decides.
+        """
+        per_round = self.plan.shards_per_round
+        listed: set[int] = set()
+        with suppress(FileNotFoundError):
+            rounds = map(layout.parse_round_name, os.listdir(layout.data_folder(self.folder)))
+            for round_ in (number for number in rounds if number is not None and number < self.plan.rounds):
+                with suppress(FileNotFoundError):
+                    names = os.listdir(layout.manifest_folder(self.folder, round_))
+                    indices = map(layout.parse_manifest_name, names)
+                    first = self.plan.number(round_, 0)
+                    listed.update(first + i for i in indices if i is not None and i < per_round)
+        return listed
+
+    def count_images(self, shards: Collection[int]) -> int:
+        """Number of images in the shards with these numbers; the last shard of a round may be smaller."""
+        per_round, size = self.plan.shards_per_round, self.plan.shard_size
+        smaller = per_round * size - self.plan.images_per_round
+        return len(shards) * size - smaller * sum(i % per_round == per_round - 1 for i in shards)
+
+    def finished_files(self, rounds: int = 0) -> list[Path]:
+        """The Parquet files that have a manifest, in the order of the plan; of the first `rounds` rounds, 0 for all."""
+        most = rounds * self.plan.shards_per_round if rounds else self.plan.num_shards
+        paths = (self.shard_path(self.plan.shard(i)) for i in sorted(self.listed_shards()) if i < most)
+        return [path for path in paths if path.exists()]
+
+    def row_groups(self, columns: list[str]) -> Iterator["pa.Table"]:
+        """The rows of all finished shards in the order of the plan, a row group (at most 100 images) at a time.
+
+        Raises:
+            DatasetError: a shard is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for path in self.finished_files():
+            try:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                    for group in range(file.num_row_groups):
+                        yield file.read_row_group(group, columns=columns)
+            except (pa.ArrowException, OSError) as error:
+                raise DatasetError(f"{path} is damaged: {' '.join(str(error).split())}", _REPAIR) from None
+
+
+def upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """A `dataset.json` in the present format. Version 1 called the settings "recipe"."""
+    if not isinstance(document, dict) or document.get("format_version") != 1:
+        return document
+    renamed = {"settings" if key == "recipe" else key: value for key, value in document.items()}
+    return renamed | {"format_version": FORMAT_VERSION}
+
+
+def fingerprint(document: dict[str, Any]) -> str:
+    """Hash of all that decides the pixels and their place: settings and classes, but not rounds or tool version."""
+    # The 1 is the format version in which the fingerprint was defined. Later versions rename keys around the content,
+    # not the content, so a dataset keeps its fingerprint, and its shards, when its description is upgraded.
+    decisive = [1, document["settings"], document["classes"]]
+    return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def load_plan(document: dict[str, Any]) -> GenerationPlan:
+    """The plan that a `dataset.json` describes, in any format version.
+
+    Raises:
+        DatasetError: the document is not of a known format, or was changed by hand.
+    """
+    document = upgrade(document)
+    try:
+        if document["format_version"] != FORMAT_VERSION:
+            raise DatasetError(
+                f"dataset.json has format {document['format_version']}, this version reads 1 to {FORMAT_VERSION}",
+                "use the version of imagenet-sd that made the dataset",
+            )
+        settings = document["settings"]
+        if document["fingerprint"] != fingerprint(document):
+            raise DatasetError(
+                "dataset.json does not match its fingerprint: it was changed after the dataset was begun",
+                "restore the file from a copy",
+            )
+        counts = tuple(entry["count"] for entry in document["classes"])
+        rounds, shard_size, batch_size = document["rounds"], settings["shard_size"], settings["batch_size"]
+        for number in (rounds, shard_size, batch_size, sum(counts)):
+            if not (isinstance(number, int) and number >= 1):
+                raise TypeError(f"a count: {number!r}")
+        return GenerationPlan(
+            fingerprint=document["fingerprint"],
+            classes=tuple(map(_class_spec, document["classes"])),
+            counts=counts,
+            rounds=rounds,
+            shard_size=shard_size,
+            batch_size=batch_size,
+            seed=settings["seed"],
+            prompts=PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]), settings["seed"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
+
+
+def _class_spec(entry: dict[str, Any]) -> ClassSpec:
+    return ClassSpec(
+        wnid=entry["wnid"],
+        class_index=entry["class_index"],
+        lemmas=tuple(entry["lemmas"]),
+        hypernyms=tuple(entry["hypernyms"]),
+        definition=entry["definition"],
+    )
