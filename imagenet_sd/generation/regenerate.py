@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import GenerationPlan
-from imagenet_sd.generation.diffusion.generator import encode_jpeg
+from imagenet_sd.generation.jpeg import encode_jpeg
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.storage.writer import ROW_GROUP, is_done, shard_path
 
@@ -38,7 +38,7 @@ def regenerate_image(out: Path, plan: GenerationPlan, document: dict[str, Any], 
     if stored["image_id"] != image_id:
         raise DatasetError(f"{path} holds {stored['image_id']} in the place of {image_id}", "run `verify --repair`")
     request = plan.requests(shard)[row]
-    drawn = encode_jpeg(make_worker(out, plan, document).generator.draw([request])[0])
+    drawn = encode_jpeg(make_worker(out, plan, document).generator.generate([request])[0])
     old, new = (_pixels(data) for data in (stored["image"]["bytes"], drawn))
     difference = int(np.abs(old - new).max()) if old.shape == new.shape else 255
     return {

@@ -14,24 +14,25 @@ import transformers
 
 from imagenet_sd import __version__
 from imagenet_sd.core.types import GenerationPlan, ShardManifest
-from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
-from imagenet_sd.generation.diffusion.options import Levers
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
+from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.models import ModelIdentity, fetch
+from imagenet_sd.generation.models import ModelIdentity
+from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import write_shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """Draws shards with one generator on one device.
+    """Generates shards with one generator on one device.
 
     Attributes:
         out: dataset folder.
-        plan: what to draw.
+        plan: what to generate.
         recipe: the `recipe` of `dataset.json`.
-        generator: draws the images.
+        generator: generates the images.
     """
 
     out: Path
@@ -39,12 +40,12 @@ class Worker:
     recipe: dict[str, Any]
     generator: ImageGenerator
 
-    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
-        """Draw shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda num_generated: None) -> ShardManifest:
+        """Generate shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
 
         Args:
             i: number of the shard.
-            on_batch: called before each batch with the number of images drawn; what it raises hands the shard back.
+            on_batch: called before each batch with the number of images generated; what it raises hands the shard back.
 
         Raises:
             GenerationError: an image is unusable; nothing is published.
@@ -68,7 +69,7 @@ class Worker:
                 model_id=self.recipe["model_id"],
                 nsfw=image.nsfw,
             )
-            for request, image in zip(requests, self.generator.drawn(requests, on_batch), strict=True)
+            for request, image in zip(requests, self.generator.generate_encoded(requests, on_batch), strict=True)
         ]
         facts = generator_facts(self.generator) | {"seconds": round(time.monotonic() - started, 3)}
         return write_shard(
@@ -90,7 +91,7 @@ def make_worker(
     run side by side without hindering each other.
 
     Raises:
-        ModelError: the weights cannot be had, or are not those of the plan.
+        ModelError: the weights cannot be loaded, or are not those of the plan.
     """
     recipe = document["recipe"]
     identity = ModelIdentity(**{key: recipe[key] for key in ("model_id", "revision", "weights_sha256")})
@@ -98,8 +99,7 @@ def make_worker(
     folder = fetch(document["model_source"], identity, flag_nsfw=flag_nsfw)
     device = pick_device()
     if device.type == "cpu":
-        torch.set_num_threads(1)
-        keep_freed_memory()
+        set_up_cpu_worker()
     pipeline = load_pipeline(folder, pick_dtype(recipe["dtype"], device), device)
     generator = kind(
         pipeline,
@@ -109,7 +109,7 @@ def make_worker(
         width=recipe["width"],
         height=recipe["height"],
         batch_size=recipe["batch_size"],
-        levers=Levers.from_recipe(recipe),
+        options=SamplingOptions.from_settings(recipe),
         checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
     )
     return Worker(out=out, plan=plan, recipe=recipe, generator=generator)
@@ -118,7 +118,7 @@ def make_worker(
 def generator_facts(generator: ImageGenerator) -> dict[str, object]:
     """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions."""
     device = generator.device
-    extras = {"xformers": version("xformers")} if generator.levers.attention == "xformers" else {}
+    extras = {"xformers": version("xformers")} if generator.options.attention == "xformers" else {}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "dtype": str(generator.dtype).removeprefix("torch."),
