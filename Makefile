@@ -33,7 +33,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/imagenet-sd bench generate
-	for script in loader probe sea embedded_quality kill_rounds fleet; do \
+	$(BIN)/imagenet-sd bench loader
+	$(BIN)/imagenet-sd bench probe
+	for script in sea embedded_quality kill_rounds fleet; do \
 		echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 embedded: setup

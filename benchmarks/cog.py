@@ -60,8 +60,8 @@ def main() -> None:
     started = time.perf_counter()
     lin = LinSimilarity(synsets, {*counts, *columns})
     build_seconds = time.perf_counter() - started
-    draw = random.Random(0)
-    sample = [(draw.randrange(len(rows)), draw.randrange(len(columns))) for _ in range(args.pairs)]
+    rng = random.Random(0)
+    sample = [(rng.randrange(len(rows)), rng.randrange(len(columns))) for _ in range(args.pairs)]
     samples: dict[str, list[float]] = {"ours": [], "nltk": []}
     difference = 0.0
     with nltk_reader() as reader:

@@ -1,4 +1,4 @@
-"""What the embedded generator draws, measured with a classifier that has seen real digits only.
+"""What the embedded model generates, measured with a classifier that has seen real digits only.
 
 For each prompt kind and guidance scale: the share of images that an RBF SVM, trained on the 4,000 real training digits,
 reads as the class that was asked for; and the spread within a class (root mean squared distance of an image from the
@@ -14,7 +14,8 @@ from sklearn.svm import SVC
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.data.builtin import mnist_digits
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.loading import load_pipeline
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity
 from imagenet_sd.generation.plan import make_plan
 
@@ -25,7 +26,7 @@ def spread(images: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sqrt(np.concatenate(distances).mean()))
 
 
-def draw(prompt: str, scale: float, steps: int, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+def generate(prompt: str, scale: float, steps: int, per_class: int) -> tuple[np.ndarray, np.ndarray]:
     """Grey images float [N, 784] in [0, 1] and the labels that were asked for."""
     config = GenerationConfig(model="embedded", prompt=prompt, guidance_scale=scale, images_per_class=per_class, seed=1)
     plan, _ = make_plan(config, ModelIdentity(model_id="embedded"))
@@ -41,7 +42,7 @@ def draw(prompt: str, scale: float, steps: int, per_class: int) -> tuple[np.ndar
     images = []
     with Progress("images", len(requests)) as progress:
         for start in range(0, len(requests), 50):
-            images.append(generator.draw(requests[start : start + 50]))
+            images.append(generator.generate(requests[start : start + 50]))
             progress.advance(len(images[-1]))
     grey = np.concatenate(images)[:, 2:30, 2:30].mean(3) / 255
     return grey.reshape(len(grey), -1), np.array([request.prompt.class_index for request in requests])
@@ -66,7 +67,7 @@ def main() -> None:
     for steps in args.steps:
         for prompt in args.prompts:
             for scale in args.scales:
-                images, asked = draw(prompt, scale, steps, args.per_class)
+                images, asked = generate(prompt, scale, steps, args.per_class)
                 agreement = (classifier.predict(images) == asked).mean()
                 print(
                     f"| {prompt} | {scale:g} | {steps} | {agreement:.1%} | {spread(images, asked) / reference:.2f} |",

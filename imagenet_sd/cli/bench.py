@@ -54,17 +54,17 @@ def generate(
 
 @bench.command()
 def loader(rounds: Rounds = 7, format: OutputFormat = Format.table) -> None:
-    """Time a multi-crop sample in a data worker against a plain torchvision pipeline (benchmarks/loader.py)."""
-    _print_script(pipeline.bench_script("loader", ["--rounds", rounds]), format)
+    """Time a multi-crop sample in a data worker against a plain torchvision pipeline."""
+    _print_result(pipeline.bench_loader(rounds), format)
 
 
 @bench.command()
 def probe(rounds: Rounds = 3, format: OutputFormat = Format.table) -> None:
-    """Time the linear probe's whole regularisation path against scikit-learn (benchmarks/probe.py)."""
-    _print_script(pipeline.bench_script("probe", ["--rounds", rounds]), format)
+    """Time the linear probe's whole regularisation path against scikit-learn."""
+    _print_result(pipeline.bench_probe(rounds), format)
 
 
-def _print_script(result: dict[str, Any], format: Format) -> None:
+def _print_result(result: dict[str, Any], format: Format) -> None:
     if format is not Format.table:
         return print_json(result)
     for name, value in result.items():

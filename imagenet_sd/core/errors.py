@@ -56,3 +56,8 @@ class Interrupted(Exception):
     def __init__(self, signum: int):
         super().__init__(f"stopped by signal {signum}")
         self.signum = signum
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error in one line of at most 200 characters, to be quoted in a message."""
+    return " ".join(str(error).split())[:200]

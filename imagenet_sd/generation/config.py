@@ -1,72 +1,73 @@
 """What a generated dataset is: every choice that decides its pixels, typed and checked."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from imagenet_sd.core.errors import PlanError
-from imagenet_sd.generation.diffusion.options import DEFAULTS as LEVERS
-from imagenet_sd.generation.diffusion.options import Attention, Levers
+from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS, Attention, SamplingOptions
 
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
-JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
-"""How images are encoded: what `dataset.json` records, and what the encoder hands to Pillow."""
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+HypernymLemmas = Literal["first", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationConfig:
     """Settings of `imagenet-sd generate`; the defaults are those of ImageNet-SD (thesis 5.5, implementation details).
 
+    The empty string and 0 stand for the default that a field's description names.
+
     Raises:
         PlanError: a value is out of its range, or two values contradict each other.
     """
 
     classes: str = ""
-    """Class list: a built-in name or a path. Empty: digits-10 for the embedded model, else imagenet-100."""
+    """Classes: imagenet-1k, imagenet-100, digits-10, a .txt or .tsv; default imagenet-100 (embedded: digits-10)."""
     prompt: str = "c"
-    """Key of the prompt template."""
+    """Prompt template: c, c_hc, c_dc, c_hc_b, photo, or a key of your own templates."""
     templates: str = ""
-    """Path of a YAML file with templates of the user's own; empty for none."""
-    hypernym_lemmas: Literal["first", "all"] = "first"
-    """How many lemmas of each direct hypernym the prompt names."""
+    """YAML file with prompt templates of your own, added to the shipped ones."""
+    hypernym_lemmas: HypernymLemmas = "first"
+    """Lemmas of each direct hypernym that the prompt names: the first, or all."""
     model: str = DEFAULT_MODEL
-    """Hub id, folder of a diffusers Stable Diffusion pipeline, or "embedded"."""
+    """Hub id or local folder of a diffusers Stable Diffusion pipeline, or `embedded`."""
     revision: str = ""
-    """Commit of the hub repository; empty: the newest, which is then pinned in the plan."""
+    """Commit of the hub repository; default the newest, which the plan then pins."""
     guidance_scale: float = 7.5
-    """Classifier-free guidance scale, >= 1; 1 is no guidance."""
+    """Classifier-free guidance scale, 1 to 100; 1 is no guidance."""
     num_inference_steps: int = 50
-    """Diffusion steps, >= 1."""
+    """Diffusion steps, at least 1."""
     negative_prompt: str = ""
     """Text that guidance moves away from."""
     width: int = 0
-    """Pixels, a multiple of 8; 0: 512 (32 for the embedded model)."""
+    """Width of the images in pixels, a multiple of 8; default 512 (embedded: 32)."""
     height: int = 0
-    """Pixels, a multiple of 8; 0: 384 (32 for the embedded model)."""
+    """Height of the images in pixels, a multiple of 8; default 384 (embedded: 32)."""
     seed: int = 0
-    """Dataset seed, in [0, 2**63)."""
+    """Dataset seed, 0 to 2**63 - 1: the initial noise of every image, and its background."""
     images_per_class: int = 0
-    """Base count of every class; 0: 1,300, the most that a class of ILSVRC-2012 has (400 for the embedded model)."""
+    """Images per class and round; default 1300, as in the largest class of ILSVRC-2012 (embedded: 400)."""
     match: str = ""
-    """Folder of a real ImageFolder whose count per class is copied; empty for none."""
+    """Folder of a real ImageFolder whose number of images per class is copied."""
     multiple: float = 1.0
-    """Size as a multiple of the base count: a whole number of rounds, or a fraction in (0, 1)."""
+    """Size of the dataset: a whole number of rounds such as 10, or a fraction of one round such as 0.1."""
     shard_size: int = 1000
-    """Images per shard."""
+    """Images per shard, at least 1."""
     batch_size: int = 16
-    """Images per batch; part of the plan, because kernels of other batch sizes round differently."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Compute dtype; auto: bfloat16 (else float16) on a GPU, float32 on a CPU."""
+    """Images per batch, at least 1; part of the plan, because other batch sizes round differently."""
+    dtype: Dtype = "auto"
+    """Compute dtype; auto is bfloat16 (else float16) on a GPU and float32 on a CPU."""
     scheduler: str = ""
-    """pndm, ddim, dpm++, euler, euler-a or unipc, with the settings of the model's own scheduler; empty: that one."""
+    """Scheduler: pndm, ddim, dpm++, euler, euler-a or unipc, configured as the model's own; default the model's own."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """The guided part of the schedule, from noise (0) to image (1): 0 <= start < end <= 1. Other steps cost half."""
+    """Guide only this part of the denoising steps, from noise (0) to image (1); the other steps cost half."""
     cache_interval: int = 1
-    """Compute the UNet's deep features on one step of this many, and reuse them on the others; 1: always, >= 1."""
+    """Compute the UNet's deep features on every N-th step only and reuse them on the others (DeepCache); 1 is off."""
     attention: Attention = "sdpa"
-    """Attention kernels of the UNet; xformers is an extra and needs a GPU."""
+    """Attention kernels of the UNet: sdpa (PyTorch's), or xformers (an extra; needs a GPU)."""
     compile: bool = False
-    """Compile the UNet and the image decoder with `torch.compile`; rounds differently, so it is part of the plan."""
+    """Compile the UNet and the image decoder with `torch.compile`; part of the plan, because it rounds differently."""
     flag_nsfw: bool = False
     """Add a column `nsfw` with the verdict of the model's own safety checker; no image is changed or dropped."""
 
@@ -75,8 +76,7 @@ class GenerationConfig:
             if not condition:
                 raise PlanError(message, hint)
 
-        positive = ("num_inference_steps", "shard_size", "batch_size")
-        for name in positive:
+        for name in ("num_inference_steps", "shard_size", "batch_size"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", f"give a {name} of at least 1")
         require(
             1 <= self.guidance_scale <= 100,
@@ -103,13 +103,13 @@ class GenerationConfig:
                 f"{name} is {pixels}",
                 "give multiples of 8 up to 4096, such as --size 512x384",
             )
-        choices = {"dtype": ("auto", "float32", "float16", "bfloat16"), "hypernym_lemmas": ("first", "all")}
-        for name, allowed in choices.items():
+        for name, choices in (("dtype", Dtype), ("hypernym_lemmas", HypernymLemmas)):
+            allowed = get_args(choices)
             require(
                 getattr(self, name) in allowed, f"{name} is {getattr(self, name)!r}", f"one of {', '.join(allowed)}"
             )
 
-        start, end = self.levers.guidance_interval  # building the levers checks them
+        start, end = self.sampling_options.guidance_interval  # building them checks them
         require(
             start < end,
             f"guidance_interval is {self.guidance_interval!r}: it is empty",
@@ -123,9 +123,9 @@ class GenerationConfig:
         require(isinstance(self.flag_nsfw, bool), f"flag_nsfw is {self.flag_nsfw!r}", "true or false")
 
     @property
-    def levers(self) -> Levers:
+    def sampling_options(self) -> SamplingOptions:
         """What trades pixels for speed."""
-        return Levers(**{name: getattr(self, name) for name in LEVERS})
+        return SamplingOptions(**{name: getattr(self, name) for name in SAMPLING_DEFAULTS})
 
     @property
     def embedded(self) -> bool:

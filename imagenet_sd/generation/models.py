@@ -1,32 +1,40 @@
-"""Finding the weights: a hub repository pinned to a commit, a local folder with its hash, or the embedded model.
+"""Which model generates: a hub repository pinned to a commit, a local folder known by its hash, or the embedded model.
 
 Imports neither torch nor diffusers, so that a wrong name is an error within seconds.
 """
 
+import hashlib
 import json
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from imagenet_sd.core.errors import ModelError
+from imagenet_sd.core.errors import ModelError, PlanError, one_line
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
-from imagenet_sd.generation.identity import (
-    EMBEDDED_FOLDER,
-    ModelIdentity,
-    checker_identity,
-    folder_hash,
-    local_folder,
-    require_checker,
-)
 
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded_model"
+HINT = "check the name and the network, or give `--model embedded`, or the path of a local diffusers folder"
+_FILES = ("*.json", "*.txt", "*.safetensors")
 _HUB_SECONDS = 12
-_WEIGHTS = ("text_encoder", "unet", "vae")
-_SAFETY = "safety_checker"
-_BLOB = re.compile(r"[0-9a-f]{64}")
-_HINT = "check the name and the network, or give `--model embedded`, or the path of a local diffusers folder"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelIdentity:
+    """Which weights generate the images (or flag them), as a plan records it.
+
+    Attributes:
+        model_id: hub id, "embedded", or the name of the local folder.
+        revision: commit of the hub repository; "" for a folder.
+        weights_sha256: hash over the files of a folder; "" for a hub model, whose commit says it.
+    """
+
+    model_id: str
+    revision: str = ""
+    weights_sha256: str = ""
 
 
 def identify(config: GenerationConfig) -> ModelIdentity:
@@ -36,9 +44,9 @@ def identify(config: GenerationConfig) -> ModelIdentity:
         ModelError: there is no such folder, and the hub does not answer or does not know the name; within 15 seconds.
         PlanError: images are to be flagged, and the model has no safety checker.
     """
-    folder = local_folder(config)
+    folder = _local_folder(config)
     if folder is not None:
-        _check_folder(folder)
+        check_pipeline_folder(folder)
         name = EMBEDDED if config.embedded else folder.resolve().name
         identity = ModelIdentity(model_id=name, weights_sha256=folder_hash(folder))
         checker_identity(config, identity)
@@ -51,88 +59,74 @@ def identify(config: GenerationConfig) -> ModelIdentity:
 
 def offline_identity(config: GenerationConfig) -> ModelIdentity:
     """As `identify`, but never asks the network: a hub model keeps the revision that the user gave, pinned or not."""
-    if local_folder(config) is not None:
+    if _local_folder(config) is not None:
         return identify(config)
     return ModelIdentity(model_id=config.model, revision=config.revision)
 
 
-def fetch(source: str, model: ModelIdentity, *, flag_nsfw: bool = False) -> Path:
-    """The local folder of a model's files, downloaded when it comes from the hub and is not in its cache yet.
+def checker_identity(config: GenerationConfig, model: ModelIdentity) -> dict[str, Any] | None:
+    """Which safety checker flags the images: that of the model itself; None when none is asked for.
 
-    Args:
-        source: what the user gave as `--model`.
-        model: its identity.
-        flag_nsfw: whether the safety checker (1.2 GB in Stable Diffusion 1.4) is needed too.
+    Returns:
+        The fields of a `ModelIdentity`; the hash is over the checker's folder alone.
 
     Raises:
-        ModelError: the download fails, a file of the hub's cache is damaged, or a local folder has changed since the
-            plan was made.
+        PlanError: the model's folder holds no safety checker.
     """
-    if model.weights_sha256:
-        folder = EMBEDDED_FOLDER if source == EMBEDDED else Path(source)
-        _check_folder(folder)
-        if folder_hash(folder) != model.weights_sha256:
-            raise ModelError(
-                f"the weights in {folder} are not those of the plan: their hash differs",
-                "restore the model folder, or generate into a new folder",
-            )
-        return folder
-    from huggingface_hub import snapshot_download
+    if not config.flag_nsfw:
+        return None
+    folder = _local_folder(config)
+    if folder is None:
+        return asdict(model)
+    require_checker(config.model, {path.relative_to(folder).as_posix() for path in folder.glob("*/*")})
+    return asdict(ModelIdentity(model_id=model.model_id, weights_sha256=folder_hash(folder / "safety_checker")))
 
-    try:
-        allow, ignore = download_patterns(flag_nsfw)
-        folder = Path(
-            snapshot_download(model.model_id, revision=model.revision, allow_patterns=allow, ignore_patterns=ignore)
+
+def require_checker(model: str, files: set[str]) -> None:
+    """Refuse a model whose files, as paths with slashes, hold no safety checker.
+
+    Raises:
+        PlanError: see above.
+    """
+    weights = any(name.startswith("safety_checker/") and name.endswith(".safetensors") for name in files)
+    if not (weights and "feature_extractor/preprocessor_config.json" in files):
+        raise PlanError(
+            f"model {model!r} has no safety checker that --flag-nsfw could ask",
+            "leave out --flag-nsfw, or use a model with safety_checker/*.safetensors and feature_extractor/",
         )
-    except Exception as error:  # the hub client raises many kinds; each means that the weights cannot be had
-        raise ModelError(f"model {model.model_id!r} cannot be downloaded: {_line(error)}", _HINT) from None
-    check_snapshot(folder, flag_nsfw=flag_nsfw)
-    return folder
 
 
-def download_patterns(flag_nsfw: bool) -> tuple[list[str], list[str]]:
-    """Which files of a hub repository are needed: `allow_patterns` and `ignore_patterns` of the hub client.
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of the JSON, text and safetensors files of a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _FILES for path in folder.rglob(pattern)}):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
 
-    Neither single-file checkpoints, weights of another precision, nor a safety checker that nobody asks.
-    """
-    parts = (*_WEIGHTS, _SAFETY) if flag_nsfw else _WEIGHTS
-    return ["*.json", "*.txt", *(f"{part}/*.safetensors" for part in parts)], ["*.fp16.*", "*.non_ema.*"]
 
-
-def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:
-    """Compare the weights of a hub snapshot with their names: the cache names a large file by its SHA-256.
-
-    A bit-flipped safetensors file loads without an error, so it has to be found here. Where the cache holds copies in
-    the place of links (systems without symbolic links) there is no name to compare with.
+def check_pipeline_folder(folder: Path) -> None:
+    """Refuse a folder that is no Stable Diffusion pipeline, by its `model_index.json` alone.
 
     Raises:
-        ModelError: a file is truncated, changed or missing.
+        ModelError: see above.
     """
-    for part in (*_WEIGHTS, _SAFETY) if flag_nsfw else _WEIGHTS:
-        for path in sorted((folder / part).glob("*.safetensors")):
-            blob = path.parent / os.readlink(path) if path.is_symlink() else path
-            if not _BLOB.fullmatch(blob.name):
-                continue
-            found = sha256_file(path) if path.is_file() else "missing"
-            if found != blob.name:
-                raise ModelError(
-                    f"{part}/{path.name} in the hub's cache is damaged: its SHA-256 is {found[:12]}, "
-                    f"the hub says {blob.name[:12]}",
-                    f"delete {blob.resolve()} and run the command again: it is downloaded anew",
-                )
-
-
-def _check_folder(folder: Path) -> None:
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        kind = index.get("_class_name")
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError):
-        raise ModelError(f"{folder} is not a diffusers pipeline: it has no readable model_index.json", _HINT) from None
+        raise ModelError(f"{folder} is not a diffusers pipeline: it has no readable model_index.json", HINT) from None
     if kind != "StableDiffusionPipeline":
         raise ModelError(
             f"{folder} holds a {kind}, not a StableDiffusionPipeline",
             "use a model of the Stable Diffusion 1.x/2.x kind",
         )
+
+
+def _local_folder(config: GenerationConfig) -> Path | None:
+    """The folder that `config.model` means; None for a model of the hub."""
+    if config.embedded:
+        return EMBEDDED_FOLDER
+    folder = Path(config.model)
+    return folder if folder.is_dir() else None
 
 
 def _ask_hub(repository: str, revision: str) -> tuple[str, set[str]]:
@@ -158,11 +152,7 @@ def _ask_hub(repository: str, revision: str) -> tuple[str, set[str]]:
             return cached.name, {path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()}
         except Exception:
             raise ModelError(
-                f"model {repository!r} is neither a local folder nor to be had from the Hugging Face Hub "
-                f"({_line(error) or 'no answer'})",
-                _HINT,
+                f"model {repository!r} is neither a local folder nor available from the Hugging Face Hub "
+                f"({one_line(error) or 'no answer'})",
+                HINT,
             ) from None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -9,16 +9,17 @@ from typing import Any
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import PlanError
 from imagenet_sd.core.types import ClassSpec, GenerationPlan
-from imagenet_sd.generation.config import JPEG, GenerationConfig
-from imagenet_sd.generation.diffusion.options import DEFAULTS as LEVERS
-from imagenet_sd.generation.identity import ModelIdentity, checker_identity
+from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
+from imagenet_sd.generation.jpeg import JPEG
+from imagenet_sd.generation.models import ModelIdentity, checker_identity
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates
 from imagenet_sd.storage.dataset import FORMAT_VERSION, fingerprint, load_plan
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 # Settings that a dataset.json names only where they differ from these, so that older datasets keep their fingerprints.
-_OPTIONAL: dict[str, Any] = {**LEVERS, "guidance_interval": list(LEVERS["guidance_interval"]), "nsfw_checker": None}
+_OPTIONAL: dict[str, Any] = {**json.loads(json.dumps(SAMPLING_DEFAULTS)), "nsfw_checker": None}
 
 
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
@@ -47,7 +48,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "shard_size": config.shard_size,
         "batch_size": config.batch_size,
         "image": JPEG,
-        **config.levers.recorded(),
+        **config.sampling_options.recorded(),
     }
     if checker := checker_identity(config, model):
         settings["nsfw_checker"] = checker

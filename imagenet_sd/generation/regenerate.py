@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.generation.diffusion.generator import encode_jpeg
+from imagenet_sd.generation.jpeg import encode_jpeg
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.writer import ROW_GROUP
@@ -38,7 +38,7 @@ def regenerate_image(dataset: Dataset, image_id: str) -> dict[str, Any]:
     if stored["image_id"] != image_id:
         raise DatasetError(f"{path} holds {stored['image_id']} in the place of {image_id}", "run `verify --repair`")
     request = plan.requests(shard)[row]
-    generated = encode_jpeg(make_worker(dataset).generator.draw([request])[0])
+    generated = encode_jpeg(make_worker(dataset).generator.generate([request])[0])
     old, new = (_pixels(data) for data in (stored["image"]["bytes"], generated))
     difference = int(np.abs(old - new).max()) if old.shape == new.shape else 255
     return {

@@ -13,12 +13,13 @@ import transformers
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import ShardManifest
-from imagenet_sd.generation.config import JPEG
-from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline, pick_device, pick_dtype
-from imagenet_sd.generation.diffusion.options import Levers
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
+from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.models import ModelIdentity, fetch
+from imagenet_sd.generation.jpeg import JPEG
+from imagenet_sd.generation.models import ModelIdentity
+from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import Row
 from imagenet_sd.storage.writer import write_shard
@@ -61,7 +62,7 @@ class Worker:
                 model_id=settings["model_id"],
                 nsfw=image.nsfw,
             )
-            for request, image in zip(requests, self.generator.drawn(requests, on_batch), strict=True)
+            for request, image in zip(requests, self.generator.generate_encoded(requests, on_batch), strict=True)
         ]
         facts = generator_facts(self.generator) | {"seconds": round(time.monotonic() - started, 3)}
         return write_shard(self.dataset, shard, rows, facts)
@@ -88,8 +89,7 @@ def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -
     folder = fetch(dataset.document["model_source"], identity, flag_nsfw=flag_nsfw)
     device = pick_device()
     if device.type == "cpu":
-        torch.set_num_threads(1)
-        keep_freed_memory()
+        set_up_cpu_worker()
     pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device)
     generator = kind(
         pipeline,
@@ -99,7 +99,7 @@ def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -
         width=settings["width"],
         height=settings["height"],
         batch_size=settings["batch_size"],
-        levers=Levers.from_recipe(settings),
+        options=SamplingOptions.from_settings(settings),
         checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
     )
     return Worker(dataset=dataset, generator=generator)
@@ -108,7 +108,7 @@ def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -
 def generator_facts(generator: ImageGenerator) -> dict[str, object]:
     """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions."""
     device = generator.device
-    extras = {"xformers": version("xformers")} if generator.levers.attention == "xformers" else {}
+    extras = {"xformers": version("xformers")} if generator.options.attention == "xformers" else {}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "dtype": str(generator.dtype).removeprefix("torch."),

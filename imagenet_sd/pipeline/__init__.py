@@ -1,6 +1,6 @@
 """The main path: what each command does, as one function each. Light to import; the heavy rooms come when called."""
 
-from imagenet_sd.pipeline.bench import bench_generate, bench_script, calibrate
+from imagenet_sd.pipeline.bench import bench_generate, bench_loader, bench_probe, calibrate
 from imagenet_sd.pipeline.dataset import dry_run, generate, open_dataset, preview, regenerate, status, verify
 from imagenet_sd.pipeline.evaluation import cog, evaluate, extract_features
 from imagenet_sd.pipeline.export import export_dataset, push
@@ -9,7 +9,8 @@ from imagenet_sd.pipeline.training import train
 
 __all__ = [
     "bench_generate",
-    "bench_script",
+    "bench_loader",
+    "bench_probe",
     "calibrate",
     "cog",
     "dry_run",

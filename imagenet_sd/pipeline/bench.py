@@ -1,17 +1,8 @@
 """Measuring speed: the generator, the data loader, the probe; and what a planned dataset will take."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.generation.config import GenerationConfig
-
-_SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def bench_generate(**settings: Any) -> dict[str, Any]:
@@ -24,53 +15,38 @@ def bench_generate(**settings: Any) -> dict[str, Any]:
         See `imagenet_sd.generation.bench.compare.bench_generate`.
 
     Raises:
-        ImagenetSDError: a setting is out of range, or the model cannot be had.
+        ImagenetSDError: a setting is out of range, or the model cannot be loaded.
     """
-    from imagenet_sd.generation.bench import compare
+    from imagenet_sd.generation.bench.compare import bench_generate
     from imagenet_sd.generation.bench.config import BenchConfig
 
-    return compare.bench_generate(BenchConfig(**settings))
+    return bench_generate(BenchConfig(**settings))
 
 
-def bench_script(name: str, arguments: Sequence[object] = (), folder: Path | None = None) -> dict[str, Any]:
-    """Run a benchmark script of the checkout in a process of its own.
-
-    Args:
-        name: "loader" or "probe".
-        arguments: of the script.
-        folder: where the scripts are; None: in the checkout that this package runs from.
+def bench_loader(rounds: int = 7) -> dict[str, Any]:
+    """Time a multi-crop sample in a data worker against a plain torchvision pipeline.
 
     Returns:
-        What the script prints, see there.
-
-    Raises:
-        ImagenetSDError: there is no such script, or it failed.
+        See `imagenet_sd.training.bench.bench_loader`.
     """
-    script = (folder or _SCRIPTS) / f"{name}.py"
-    if not script.is_file():
-        raise ImagenetSDError(
-            f"there is no benchmarks/{name}.py: installed packages leave it out",
-            "run it from a checkout of the repository, installed with `pip install -e .`",
-        )
-    root = str(script.resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, str(script), *map(str, arguments)]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}, check=False
-    )
-    try:
-        result = json.loads(done.stdout)
-    except ValueError:
-        result = None
-    if done.returncode or not isinstance(result, dict):
-        raise ImagenetSDError(
-            f"benchmarks/{name}.py ended with code {done.returncode} and no result", "read the lines above"
-        )
-    return result
+    from imagenet_sd.training.bench import bench_loader
+
+    return bench_loader(rounds)
+
+
+def bench_probe(rounds: int = 3) -> dict[str, Any]:
+    """Time the linear probe's whole regularisation path against scikit-learn.
+
+    Returns:
+        See `imagenet_sd.evaluation.bench.bench_probe`.
+    """
+    from imagenet_sd.evaluation.bench import bench_probe
+
+    return bench_probe(rounds)
 
 
 def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]:
-    """Draw a few of a plan's images, and say how long the whole of it takes and how much disk.
+    """Generate a few of a plan's images, and say how long the whole of it takes and how much disk.
 
     Returns:
         See `imagenet_sd.generation.bench.calibrate.calibrate`.
@@ -78,6 +54,6 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     Raises:
         ImagenetSDError: the plan or the model is not usable.
     """
-    from imagenet_sd.generation.bench import calibrate
+    from imagenet_sd.generation.bench.calibrate import calibrate
 
-    return calibrate.calibrate(config, seconds)
+    return calibrate(config, seconds)

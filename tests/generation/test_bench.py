@@ -15,10 +15,11 @@ from imagenet_sd.cli import app
 from imagenet_sd.cli.bench import _print_generate
 from imagenet_sd.core.errors import ImagenetSDError, ModelError, PlanError
 from imagenet_sd.generation.bench import calibrate
-from imagenet_sd.generation.bench import compare as bench
-from imagenet_sd.generation.bench.config import BenchConfig, load_stock, our_copy, our_generator, worker_threads
-from imagenet_sd.generation.bench.model import sd14_modules, sd14_tflop, tflop_per_image
+from imagenet_sd.generation.bench.compare import compare
+from imagenet_sd.generation.bench.config import BenchConfig
+from imagenet_sd.generation.bench.sd14 import sd14_modules, sd14_tflop, tflop_per_image
 from imagenet_sd.generation.bench.throughput import machine_seconds
+from imagenet_sd.generation.bench.variants import copy_pipeline, cpu_worker, load_stock, our_generator, stock_images
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.models import identify
@@ -28,16 +29,6 @@ from imagenet_sd.storage.dataset import Dataset
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(model="embedded", num_inference_steps=2, batch_size=2, batches=2, rounds=2).resolved(CPU)
-SCRIPT = """
-import argparse, json, sys
-import imagenet_sd
-parser = argparse.ArgumentParser()
-parser.add_argument("--rounds", type=int)
-rounds = parser.parse_args().rounds
-if rounds == 9:
-    sys.exit("nine is too many")
-print(json.dumps({"ratio": rounds / 2}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -85,30 +76,30 @@ def test_table_shows_the_same_numbers(result: dict, capsys: pytest.CaptureFixtur
 
 
 class _Tampered(ImageGenerator):
-    def draw(self, requests):
-        pixels = super().draw(requests)
+    def generate(self, requests):
+        pixels = super().generate(requests)
         pixels[-1, 3, 5, 1] ^= 1
         return pixels
 
 
 @pytest.mark.parametrize(("kind", "difference"), [(ImageGenerator, 0), (_Tampered, 1)])
 def test_one_wrong_bit_in_one_image_is_noticed(kind: type[ImageGenerator], difference: int):
-    with worker_threads(CPU):
+    with cpu_worker(CPU):
         stock = load_stock(SMALL, CPU)
-        generator = our_generator(SMALL, our_copy(stock))
+        generator = our_generator(SMALL, copy_pipeline(stock))
         generator.__class__ = kind
-        _, differences = bench.compare(SMALL, stock, generator, SMALL.requests())
+        _, differences = compare(SMALL, stock, generator, SMALL.requests())
     assert differences == [difference] * 2
 
 
-def test_all_variants_draw_the_images_of_the_plan():
+def test_all_variants_generate_the_images_of_the_plan():
     requests = SMALL.requests()
     assert [len(images) for images in requests] == [4, 4]
     assert len({image.image_id for images in requests for image in images}) == 8
-    with worker_threads(CPU):
+    with cpu_worker(CPU):
         stock = load_stock(SMALL, CPU)
-        alone = [bench.stock_images(SMALL, stock, [image])[0] for image in requests[0][:2]]
-        together = bench.stock_images(SMALL, stock, requests[0][:2])
+        alone = [stock_images(SMALL, stock, [image])[0] for image in requests[0][:2]]
+        together = stock_images(SMALL, stock, requests[0][:2])
     for a, b in zip(alone, together, strict=True):
         assert a.dtype == np.uint8 and a.shape == (32, 32, 3)
         assert np.abs(a.astype(int) - b).max() <= 1  # other batch sizes round differently
@@ -117,7 +108,7 @@ def test_all_variants_draw_the_images_of_the_plan():
 
 def test_our_generator_leaves_the_stock_pipeline_alone():
     stock = load_stock(SMALL, CPU)
-    copied = our_copy(stock)
+    copied = copy_pipeline(stock)
     next(copied.unet.parameters()).data.zero_()
     assert next(stock.unet.parameters()).abs().sum() > 0
     assert copied.scheduler is not stock.scheduler
@@ -127,7 +118,7 @@ def test_threads_are_restored():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with worker_threads(CPU):
+        with cpu_worker(CPU):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:
@@ -180,13 +171,13 @@ def config_of(**changes) -> GenerationConfig:
 
 
 def test_calibration_adds_up(capsys: pytest.CaptureFixture):
-    with worker_threads(CPU):
-        found = pipeline.calibrate(config_of(multiple=3), seconds=4)
-    assert found["num_images"] == 60 and found["device"] and not found["extrapolated"]
-    assert found["sample_images"] >= 4 and found["sample_images"] % 4 == 0
-    assert found["device_hours"] == pytest.approx(60 / found["images_per_second"] / 3600)
-    assert found["hours"] == pytest.approx(found["device_hours"] / found["devices"])
-    assert found["bytes_per_image"] == pytest.approx(found["estimated_bytes"] / 60)
+    with cpu_worker(CPU):
+        estimate = pipeline.calibrate(config_of(multiple=3), seconds=4)
+    assert estimate["num_images"] == 60 and estimate["device"] and not estimate["extrapolated"]
+    assert estimate["sample_images"] >= 4 and estimate["sample_images"] % 4 == 0
+    assert estimate["device_hours"] == pytest.approx(60 / estimate["images_per_second"] / 3600)
+    assert estimate["hours"] == pytest.approx(estimate["device_hours"] / estimate["devices"])
+    assert estimate["bytes_per_image"] == pytest.approx(estimate["estimated_bytes"] / 60)
 
 
 def worker_of(config: GenerationConfig, folder: Path) -> Worker:
@@ -194,10 +185,11 @@ def worker_of(config: GenerationConfig, folder: Path) -> Worker:
 
 
 def test_disk_estimate_meets_the_real_shards(tmp_path: Path):
-    with worker_threads(CPU):
+    with cpu_worker(CPU):
         worker = worker_of(config_of(images_per_class=12, shard_size=60, batch_size=20), tmp_path)
         plan = worker.dataset.plan
-        estimate = calibrate.shard_bytes(worker, list(worker.generator.drawn(plan.requests(plan.shard(0)))))
+        images = worker.generator.generate_encoded(plan.requests(plan.shard(0)))
+        estimate = calibrate.shard_bytes(worker, list(images))
         for i in range(plan.num_shards):
             worker.run_shard(i)
     real = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet") if "of-00002" in path.name)
@@ -229,11 +221,11 @@ class _Clock:
 )
 def test_calibration_keeps_to_its_time(tmp_path: Path, seconds: float, batches: int, timed: int):
     """Two steps of PNDM are three calls, so a batch of four takes three seconds."""
-    with worker_threads(CPU):
+    with cpu_worker(CPU):
         worker = worker_of(config_of(), tmp_path)
         clock = _Clock(worker.generator.pipeline.unet)
         whole = worker.generator.pipeline
-        sample = calibrate.draw_sample(worker, seconds + 1e-6, clock)
+        sample = calibrate.generate_sample(worker, seconds + 1e-6, clock)
     assert clock.now == 3 * batches
     assert sample.images_per_second == pytest.approx(4 / 3)
     assert len(sample.images) == 4 * batches and sample.timed == timed
@@ -241,23 +233,12 @@ def test_calibration_keeps_to_its_time(tmp_path: Path, seconds: float, batches: 
 
 
 def test_a_batch_that_takes_too_long_is_worked_out_from_its_steps(tmp_path: Path):
-    with worker_threads(CPU):
+    with cpu_worker(CPU):
         worker = worker_of(config_of(num_inference_steps=20), tmp_path)
         clock = _Clock(worker.generator.pipeline.unet)
-        sample = calibrate.draw_sample(worker, 5, clock)
+        sample = calibrate.generate_sample(worker, 5, clock)
     assert clock.now == 5
     assert sample.images_per_second == pytest.approx(4 / 21) and sample.images == [] and sample.timed == 0
-
-
-def test_scripts_of_the_checkout_run(tmp_path: Path):
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "probe.py").write_text(SCRIPT)
-    assert pipeline.bench_script("probe", ["--rounds", 3], tmp_path / "benchmarks") == {"ratio": 1.5}
-    with pytest.raises(ImagenetSDError, match=r"probe\.py ended with code 1"):
-        pipeline.bench_script("probe", ["--rounds", 9], tmp_path / "benchmarks")
-    with pytest.raises(ImagenetSDError, match=r"there is no benchmarks/loader\.py") as error:
-        pipeline.bench_script("loader", folder=tmp_path / "benchmarks")
-    assert "checkout" in error.value.hint
 
 
 @pytest.mark.parametrize("name", ["generate", "loader", "probe"])

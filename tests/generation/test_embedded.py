@@ -1,4 +1,4 @@
-"""The embedded generator is a real, trained Stable Diffusion pipeline, and draws what it is asked for."""
+"""The embedded generator is a real, trained Stable Diffusion pipeline, and generates what it is asked for."""
 
 import json
 
@@ -64,12 +64,12 @@ def test_a_classifier_of_real_digits_reads_them_as_asked(prompt: str, tmp_path, 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_images"] == 200
     rows = pq.read_table(next((tmp_path / "clone").glob("data/*/*.parquet"))).to_pylist()
-    drawn = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("L")) for row in rows])
+    images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("L")) for row in rows])
     labels = np.array([DIGIT_WNIDS.index(row["wnid"]) for row in rows])
     real, real_labels = mnist_digits("train")
     classifier = SVC(C=10).fit(real.reshape(len(real), -1) / 255, real_labels)
-    drawn = drawn[:, 2:30, 2:30].reshape(len(drawn), -1) / 255
-    assert (classifier.predict(drawn) == labels).mean() >= 0.95
+    images = images[:, 2:30, 2:30].reshape(len(images), -1) / 255
+    assert (classifier.predict(images) == labels).mean() >= 0.95
     for digit in range(10):  # images of a class differ: their spread is at least half of that of real ones
-        spread = drawn[labels == digit].std(0).mean()
+        spread = images[labels == digit].std(0).mean()
         assert spread > 0.5 * (real[real_labels == digit].reshape(400, -1) / 255).std(0).mean()

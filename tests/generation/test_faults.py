@@ -186,9 +186,9 @@ def test_an_unusable_image_fails_its_shard_alone(
         model="embedded", prompt="c_dc", guidance_scale=2, num_inference_steps=5, images_per_class=2, shard_size=6,
         batch_size=4,
     )  # fmt: skip
-    real_draw = ImageGenerator.draw
+    real_generate = ImageGenerator.generate
 
-    def draw(self, requests):
+    def generate_spoilt(self, requests):
         ids = [request.image_id for request in requests]
         self.spoil = ids.index(bad) if bad in ids else None
         calls.extend(ids)
@@ -204,12 +204,12 @@ def test_an_unusable_image_fails_its_shard_alone(
 
         self.pipeline.vae.decode = spoilt
         try:
-            return real_draw(self, requests)
+            return real_generate(self, requests)
         finally:
             self.pipeline.vae.decode = decode
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageGenerator, "draw", draw)
+        patch.setattr(ImageGenerator, "generate", generate_spoilt)
         with pytest.raises(GenerationError, match=r"1 of 4 shards are not done.*train-00001-of-00004") as caught:
             generate(config, out, workers=1)
     assert ("a kernel failed" if what == "raises" else what) in str(caught.value)
@@ -224,6 +224,8 @@ def test_an_unusable_image_fails_its_shard_alone(
 def test_too_little_memory_is_said_and_changes_nothing(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    from diffusers import UNet2DConditionModel
+
     from imagenet_sd.generation.workers.engines.child import open_loop
 
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
@@ -236,7 +238,7 @@ def test_too_little_memory_is_said_and_changes_nothing(
 
     with open_loop(Dataset.open(out)) as loop:
         with monkeypatch.context() as patch:
-            patch.setattr(ImageGenerator, "_denoise", hungry)
+            patch.setattr(UNet2DConditionModel, "forward", hungry)
             with pytest.raises(GenerationMemoryError, match="batch of 4") as caught:
                 loop.run()
         assert "--batch-size 2" in caught.value.hint
@@ -250,7 +252,8 @@ def test_too_little_memory_is_said_and_changes_nothing(
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit], ids=lambda f: f.__name__)
 def test_damaged_weights_are_refused(small_dataset: Path, tmp_path: Path, damage):
     from imagenet_sd.generation.config import GenerationConfig
-    from imagenet_sd.generation.models import fetch, identify
+    from imagenet_sd.generation.models import identify
+    from imagenet_sd.generation.weights import fetch
 
     folder = tmp_path / "model"
     shutil.copytree(EMBEDDED_FOLDER, folder)

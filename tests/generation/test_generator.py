@@ -9,7 +9,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestral
 
 from imagenet_sd.core.errors import GenerationError
 from imagenet_sd.core.types import ImageRequest, Prompt
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.loading import load_pipeline
+from imagenet_sd.generation.jpeg import JPEG
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 TEXTS = ["zero, 0, nought", "one", "two, 2, II, deuce", "seven", "an unknown word: Kiel", "nine"]
@@ -52,7 +54,7 @@ def generator_for(pipeline, scale: float = 2.0, batch_size: int = 3, negative_pr
 def test_bits_equal_the_pipeline_called_with_a_list(pipeline, kind, scale: float, negative: str):
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
     requests = [request(text, 100 + i) for i, text in enumerate(TEXTS[:3])]
-    ours = generator_for(pipeline, scale, negative_prompt=negative).draw(requests)
+    ours = generator_for(pipeline, scale, negative_prompt=negative).generate(requests)
     noise = [torch.Generator().manual_seed(r.seed) for r in requests]
     theirs = pipeline(
         [r.prompt.text for r in requests],
@@ -68,23 +70,26 @@ def test_bits_equal_the_pipeline_called_with_a_list(pipeline, kind, scale: float
 def test_an_image_does_not_depend_on_its_neighbours_or_the_padding(pipeline):
     generator = generator_for(pipeline)
     requests = [request(text, i) for i, text in enumerate(TEXTS)]
-    whole = np.concatenate([generator.draw(requests[:3]), generator.draw(requests[3:])])
-    mixed = generator.draw([requests[5], requests[0], requests[3]])
+    whole = np.concatenate([generator.generate(requests[:3]), generator.generate(requests[3:])])
+    mixed = generator.generate([requests[5], requests[0], requests[3]])
     assert np.array_equal(mixed, whole[[5, 0, 3]])
-    assert np.array_equal(generator.draw(requests[4:5])[0], whole[4])
+    assert np.array_equal(generator.generate(requests[4:5])[0], whole[4])
     assert not np.array_equal(whole[0], whole[1])
 
 
-def test_jpegs_come_in_order_in_the_promised_format(pipeline):
+def test_encoded_images_come_in_order_in_the_recorded_format(pipeline):
     import io
 
     from PIL import Image
 
     generator = generator_for(pipeline)
     requests = [request(text, i) for i, text in enumerate(TEXTS[:5])]
-    files = list(generator.jpegs(requests))
-    pixels = np.concatenate([generator.draw(requests[:3]), generator.draw(requests[3:])])
+    begun = []
+    files = [image.jpeg for image in generator.generate_encoded(requests, begun.append)]
+    assert begun == [0, 3]
+    pixels = np.concatenate([generator.generate(requests[:3]), generator.generate(requests[3:])])
     assert len(files) == 5
+    assert JPEG == {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}  # what dataset.json records
     for file, image in zip(files, pixels, strict=True):
         opened = Image.open(io.BytesIO(file))
         assert opened.format == "JPEG" and opened.size == (32, 32)
@@ -105,7 +110,7 @@ def test_a_spoilt_image_is_refused_by_its_id(pipeline, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(pipeline.vae, "decode", spoilt)
     with pytest.raises(GenerationError, match=f"w_000008 .*{message}"):
-        generator.draw([request(text, 7 + i) for i, text in enumerate(TEXTS[:3])])
+        generator.generate([request(text, 7 + i) for i, text in enumerate(TEXTS[:3])])
 
 
 def test_spoilt_padding_harms_nobody(pipeline, monkeypatch: pytest.MonkeyPatch):
@@ -118,4 +123,4 @@ def test_spoilt_padding_harms_nobody(pipeline, monkeypatch: pytest.MonkeyPatch):
         return (images,)
 
     monkeypatch.setattr(pipeline.vae, "decode", spoilt)
-    assert generator.draw([request("one", 0), request("two", 1)]).shape == (2, 32, 32, 3)
+    assert generator.generate([request("one", 0), request("two", 1)]).shape == (2, 32, 32, 3)

@@ -7,7 +7,8 @@ import pytest
 
 from imagenet_sd.core.errors import ModelError
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import EMBEDDED_FOLDER, fetch, folder_hash, identify
+from imagenet_sd.generation.models import EMBEDDED_FOLDER, folder_hash, identify
+from imagenet_sd.generation.weights import fetch
 from tests.conftest import SMALL, CliRun
 
 

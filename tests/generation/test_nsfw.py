@@ -18,11 +18,11 @@ from transformers import CLIPConfig, CLIPImageProcessor
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.diffusion.generator import load_pipeline
+from imagenet_sd.generation.diffusion.loading import load_pipeline
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.identity import folder_hash
-from imagenet_sd.generation.models import EMBEDDED_FOLDER, fetch, identify
+from imagenet_sd.generation.models import EMBEDDED_FOLDER, folder_hash, identify
 from imagenet_sd.generation.plan import difference, make_plan
+from imagenet_sd.generation.weights import fetch
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.pipeline import export_dataset, open_dataset
 from imagenet_sd.storage.schema import COLUMNS, Row, to_table
@@ -45,13 +45,13 @@ def small(folder: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def drawn(small_dataset: Path) -> list[dict]:
+def generated_rows(small_dataset: Path) -> list[dict]:
     paths = sorted(small_dataset.glob("data/*/*.parquet"))
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 @pytest.fixture(scope="module")
-def model_folder(drawn: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(generated_rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with a safety checker, laid out as in Stable Diffusion's own repository."""
     import io
 
@@ -62,7 +62,7 @@ def model_folder(drawn: list[dict], tmp_path_factory: pytest.TempPathFactory) ->
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=16)).eval()
     size = {"height": 32, "width": 32}
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-    embedded = embed(checker, processor, [Image.open(io.BytesIO(row["image"]["bytes"])) for row in drawn])
+    embedded = embed(checker, processor, [Image.open(io.BytesIO(row["image"]["bytes"])) for row in generated_rows])
     with torch.no_grad():
         for weights in (checker.concept_embeds_weights, checker.special_care_embeds_weights):
             weights.fill_(2.0)  # no cosine reaches it
@@ -99,13 +99,15 @@ def rows_of(out: Path) -> list[dict]:
 def test_an_export_keeps_the_flags(runs: tuple[Path, Path], tmp_path: Path, kind: str):
     export_dataset(runs[0], kind, tmp_path)
     if kind == "imagefolder":
-        found = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+        exported = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     else:
-        found = []
+        exported = []
         for path in sorted(tmp_path.glob("*.tar")):
             with tarfile.open(path) as tar:
-                found += [json.load(tar.extractfile(m)) for m in tar.getmembers() if m.name.endswith(".json")]
-    assert [(row["image_id"], row["nsfw"]) for row in found] == [(r["image_id"], r["nsfw"]) for r in rows_of(runs[0])]
+                exported += [json.load(tar.extractfile(m)) for m in tar.getmembers() if m.name.endswith(".json")]
+    assert [(row["image_id"], row["nsfw"]) for row in exported] == [
+        (r["image_id"], r["nsfw"]) for r in rows_of(runs[0])
+    ]
 
 
 def test_flags_are_those_of_the_checker_and_no_image_is_touched(runs: tuple[Path, Path], model_folder: Path):
@@ -122,7 +124,7 @@ def test_flags_are_those_of_the_checker_and_no_image_is_touched(runs: tuple[Path
     for shard in plan.shards():
         requests = plan.requests(shard)
         for start in range(0, len(requests), 4):
-            pixels = generator.draw(requests[start : start + 4])
+            pixels = generator.generate(requests[start : start + 4])
             seen = processor([Image.fromarray(image) for image in pixels], return_tensors="pt").pixel_values
             expected += checker(clip_input=seen, images=pixels.copy())[1]
     assert [row["nsfw"] for row in flagged] == expected

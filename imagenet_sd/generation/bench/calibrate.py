@@ -1,4 +1,4 @@
-"""What a plan will take: a few of its own images are drawn, and time and disk are worked out from them."""
+"""What a plan will take: a few of its own images are generated, and time and disk are estimated from them."""
 
 import itertools
 import tempfile
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from imagenet_sd.core.types import GenerationPlan, ImageRequest
-from imagenet_sd.generation.bench.stopwatch import StandIn
+from imagenet_sd.generation.bench.profiling import Proxy
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.diffusion.generator import DrawnImage
+from imagenet_sd.generation.diffusion.generator import EncodedImage
 from imagenet_sd.generation.models import identify
 from imagenet_sd.generation.plan import estimate_bytes, make_plan
 from imagenet_sd.generation.worker import Worker, generator_facts, make_worker
@@ -29,21 +29,21 @@ class _TimeIsUp(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """What was drawn.
+    """What was generated.
 
     Attributes:
         images_per_second: of one worker.
         images: the first images of the plan, in order; empty when not even one batch was done in time.
-        timed: images that the rate was measured on, 0 if it was worked out from single denoising steps.
+        timed: images that the rate was measured on, 0 if it was extrapolated from single denoising steps.
     """
 
     images_per_second: float
-    images: list[DrawnImage]
+    images: list[EncodedImage]
     timed: int
 
 
 def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]:
-    """Draw images of the plan for a while, and say what the whole of it takes. Leaves nothing on the disk.
+    """Generate images of the plan for a while, and say what the whole of it takes. Leaves nothing on the disk.
 
     The first batch warms up and is not counted, unless it is the only one. A batch that does not come to its end in
     time is broken off, and its denoising steps alone tell the rate (`extrapolated`; the image decoder is left out then,
@@ -51,7 +51,7 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
 
     Args:
         config: the dataset.
-        seconds: how long to draw at most, give or take one denoising step and one image decoding.
+        seconds: how long to generate at most, give or take one denoising step and one image decoding.
 
     Returns:
         `images_per_second` (of one device, or of one CPU core), `device`, `devices` (of this machine: GPUs or cores),
@@ -59,12 +59,12 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
         `sample_images`, `extrapolated`, `bytes_per_image` and `estimated_bytes` (of the whole plan, as shards).
 
     Raises:
-        ImagenetSDError: the model cannot be had, or drew an unusable image.
+        ImagenetSDError: the model cannot be loaded, or generated an unusable image.
     """
     plan, document = make_plan(config, identify(config))
     with tempfile.TemporaryDirectory() as folder:
         worker = make_worker(Dataset.from_document(Path(folder), document))
-        sample = draw_sample(worker, seconds)
+        sample = generate_sample(worker, seconds)
         total = shard_bytes(worker, sample.images) if sample.images else estimate_bytes(plan, *config.size)
     on_gpu = worker.generator.device.type == "cuda"
     devices = torch.cuda.device_count() if on_gpu else cores()
@@ -83,8 +83,8 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     }
 
 
-def draw_sample(worker: Worker, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Sample:
-    """Draw batches, from the first of the plan on and from there again at its end, until the time is up.
+def generate_sample(worker: Worker, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Sample:
+    """Generate batches, from the first of the plan on and from there again at its end, until the time is up.
 
     Args:
         worker: has the plan and the generator.
@@ -105,14 +105,14 @@ def draw_sample(worker: Worker, seconds: float, clock: Callable[[], float] = tim
             raise _TimeIsUp
         return result
 
-    images: list[DrawnImage] = []
+    images: list[EncodedImage] = []
     times: list[float] = []
     whole = generator.pipeline
-    generator.pipeline = StandIn(whole, unet=StandIn(unet, call))  # pyright: ignore[reportAttributeAccessIssue]
+    generator.pipeline = Proxy(whole, unet=Proxy(unet, call))  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for batch in _batches(worker.dataset.plan):
             before = clock()
-            images += generator.drawn(batch)
+            images += generator.generate_encoded(batch)
             times.append((clock() - before) / len(batch))
             if clock() - started + times[-1] * len(batch) > seconds:
                 break
@@ -142,8 +142,8 @@ def _batches(plan: GenerationPlan) -> Iterator[list[ImageRequest]]:
         yield list(itertools.islice(images, plan.batch_size))
 
 
-def shard_bytes(worker: Worker, images: list[DrawnImage]) -> int:
-    """Bytes of all shards of the worker's plan, worked out from two shards that hold the first images of it.
+def shard_bytes(worker: Worker, images: list[EncodedImage]) -> int:
+    """Bytes of all shards of the worker's plan, estimated from two shards that hold the first images of it.
 
     Two, because a shard has a fixed part (class names and the like) and a part that grows with its rows.
 
@@ -155,9 +155,9 @@ def shard_bytes(worker: Worker, images: list[DrawnImage]) -> int:
     few, many = 1, min(len(images), plan.images_per_round, plan.shard_size, 10 * _ROWS)
 
     def size(rows: int) -> int:
-        drawn = StandIn(worker.generator, drawn=lambda requests, on_batch: iter(images[:rows]))
+        generator = Proxy(worker.generator, generate_encoded=lambda requests, on_batch: iter(images[:rows]))
         part = replace(worker.dataset, plan=replace(plan, shard_size=rows))
-        replace(worker, dataset=part, generator=drawn).run_shard(0)  # pyright: ignore[reportArgumentType]
+        replace(worker, dataset=part, generator=generator).run_shard(0)  # pyright: ignore[reportArgumentType]
         return part.shard_path(part.plan.shard(0)).stat().st_size
 
     smallest = size(few)

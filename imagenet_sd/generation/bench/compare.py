@@ -1,15 +1,14 @@
 """How fast the generator is, against diffusers' own pipeline on the same images, in one interleaved run.
 
-Three variants draw the same prompts with the same noise and end with the same thing, uint8 pixels in main memory:
-`naive` calls the stock pipeline once per prompt, `batched` calls it with lists of prompts of our batch size, `ours` is
-`ImageGenerator.draw`. JPEG files are not part of the comparison, since the stock pipeline makes none; they are part of
+Three variants (see `make_variants`) generate the same prompts from the same noise and end with the same thing, uint8
+pixels in main memory. JPEG files are not part of the comparison, since the stock pipeline makes none; they are part of
 the whole machine's images per second.
 """
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,15 @@ from diffusers import StableDiffusionPipeline
 
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.bench.config import (
-    SD14,
-    BenchConfig,
-    load_stock,
-    our_copy,
-    our_generator,
-    worker_threads,
-)
-from imagenet_sd.generation.bench.model import tflop_per_image
-from imagenet_sd.generation.bench.stopwatch import Stopwatch, watched
+from imagenet_sd.generation.bench.config import SD14, BenchConfig
+from imagenet_sd.generation.bench.profiling import CallTimer, timed_pipeline
+from imagenet_sd.generation.bench.sd14 import tflop_per_image
 from imagenet_sd.generation.bench.throughput import machine_seconds
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, pick_device
+from imagenet_sd.generation.bench.variants import copy_pipeline, cpu_worker, load_stock, make_variants, our_generator
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.loading import pick_device
 from imagenet_sd.generation.worker import generator_facts
 from imagenet_sd.generation.workers.engines.local import cores
-
-Draw = Callable[[Sequence[ImageRequest]], list[np.ndarray]]
 
 
 def bench_generate(config: BenchConfig) -> dict[str, Any]:
@@ -46,60 +38,60 @@ def bench_generate(config: BenchConfig) -> dict[str, Any]:
         with `_cpu`, of processor time, which neighbours on a busy machine disturb less),
         `denoiser_share` (UNet and image decoder, of our wall time) and `shares` (of each part), `pixels_equal` (ours
         and batched, bit by bit in every round) and `largest_pixel_difference` (of 255), `images_per_second` (of the
-        device; on a CPU of all `workers` side by side, JPEG files included), `seconds` (the raw samples: seconds per
+        device; on a CPU of all `workers` together, JPEG files included), `seconds` (the raw samples: seconds per
         round of `naive`, `batched`, `ours`, these with `_cpu`, and of the whole `machine`), `images_per_round` (of one
         variant or worker), device, dtype, threads and versions, `settings`; on a GPU also `tflops` (sd-1.4 only) and
         `matmul_tflops`.
 
     Raises:
-        ImagenetSDError: the model cannot be had, or drew an unusable image.
+        ImagenetSDError: the model cannot be loaded, or generated an unusable image.
     """
     device = pick_device()
     config = config.resolved(device)
     on_cpu = device.type == "cpu"
-    with worker_threads(device), Progress("rounds", config.rounds * (2 if on_cpu else 1) + 2) as progress:
+    with cpu_worker(device), Progress("rounds", config.rounds * (2 if on_cpu else 1) + 2) as progress:
         stock = load_stock(config, device)
-        copied = our_copy(stock)
-        generator = our_generator(config, copied)
-        rounds = config.requests()
-        seconds, differences = compare(config, stock, generator, rounds, lambda: progress.advance(1))
-        shares = time_shares(config, copied, rounds[0])
+        ours = copy_pipeline(stock)
+        generator = our_generator(config, ours)
+        requests = config.requests()
+        seconds, differences = compare(config, stock, generator, requests, lambda: progress.advance(1))
+        shares = time_shares(config, ours, requests[0])
         progress.advance(1)
-        result: dict[str, Any] = {
-            **ratios(seconds),
-            "denoiser_share": shares["unet"] + shares["vae"],
-            "shares": shares,
-            "pixels_equal": max(differences) == 0,
-            "largest_pixel_difference": max(differences),
-        }
         if on_cpu:
-            result |= ratios(seconds, "_cpu")
             workers = config.workers or cores()
             seconds["machine"] = machine_seconds(config, workers, lambda: progress.advance(1))
-            drawn = workers * config.images_per_round
-            result |= {"images_per_second": drawn / statistics.median(seconds["machine"]), "workers": workers}
+            rate = workers * config.images_per_round / median(seconds["machine"])
+            speed = ratios(seconds, "_cpu") | {"images_per_second": rate, "workers": workers}
         else:
-            rate = config.images_per_round / statistics.median(seconds["ours"])
-            result |= {"images_per_second": rate, "workers": 1, "matmul_tflops": matmul_tflops(device)}
-            if config.model == SD14:
-                result["tflops"] = rate * tflop_per_image(
-                    config.width, config.height, config.num_inference_steps, config.guidance_scale
-                )
+            speed = _gpu_speed(config, config.images_per_round / median(seconds["ours"]), device)
         facts = generator_facts(generator)
-    settings = dataclasses.asdict(config)
-    return result | {
+    return {
+        **ratios(seconds),
+        "denoiser_share": shares["unet"] + shares["vae"],
+        "shares": shares,
+        "pixels_equal": max(differences) == 0,
+        "largest_pixel_difference": max(differences),
+        **speed,
         "seconds": seconds,
         "images_per_round": config.images_per_round,
         "device_type": device.type,
         **facts,
-        "settings": settings,
+        "settings": dataclasses.asdict(config),
     }
+
+
+def _gpu_speed(config: BenchConfig, rate: float, device: torch.device) -> dict[str, float]:
+    speed = {"images_per_second": rate, "workers": 1, "matmul_tflops": matmul_tflops(device)}
+    if config.model == SD14:
+        settings = (config.width, config.height, config.num_inference_steps, config.guidance_scale)
+        speed["tflops"] = rate * tflop_per_image(*settings)
+    return speed
 
 
 def ratios(seconds: dict[str, list[float]], kind: str = "") -> dict[str, float]:
     """Median seconds of each stock variant over those of ours; of wall time, or with "_cpu" of processor time."""
-    ours = statistics.median(seconds["ours" + kind])
-    return {f"ratio_{name}{kind}": statistics.median(seconds[name + kind]) / ours for name in ("naive", "batched")}
+    ours = median(seconds["ours" + kind])
+    return {f"ratio_{name}{kind}": median(seconds[name + kind]) / ours for name in ("naive", "batched")}
 
 
 def compare(
@@ -122,47 +114,23 @@ def compare(
         Seconds of each round by variant (with "_cpu" after its name: of processor time), and for each round the largest
         difference between our pixels and those of `batched`, 0 to 255.
     """
-    size = config.batch_size
-    variants: dict[str, Draw] = {
-        "naive": lambda images: [pixels for image in images for pixels in stock_images(config, stock, [image])],
-        "batched": lambda images: [
-            pixels for k in range(0, len(images), size) for pixels in stock_images(config, stock, images[k : k + size])
-        ],
-        "ours": lambda images: [
-            pixels for k in range(0, len(images), size) for pixels in generator.draw(images[k : k + size])
-        ],
-    }
-    for name, draw in variants.items():
-        draw(rounds[0][:1] if name == "naive" else rounds[0][:size])
+    variants = make_variants(config, stock, generator)
+    for name, generate in variants.items():
+        generate(rounds[0][: 1 if name == "naive" else config.batch_size])
     on_round()
     seconds: dict[str, list[float]] = {name + kind: [] for kind in ("", "_cpu") for name in variants}
     differences = []
     for requests in rounds:
-        drawn = {}
-        for name, draw in variants.items():
-            started, cpu = time.perf_counter(), time.process_time()
-            drawn[name] = draw(requests)
+        images = {}
+        for name, generate in variants.items():
+            started, cpu_started = time.perf_counter(), time.process_time()
+            images[name] = generate(requests)
             seconds[name].append(time.perf_counter() - started)
-            seconds[f"{name}_cpu"].append(time.process_time() - cpu)
-        pairs = zip(drawn["ours"], drawn["batched"], strict=True)
+            seconds[f"{name}_cpu"].append(time.process_time() - cpu_started)
+        pairs = zip(images["ours"], images["batched"], strict=True)
         differences.append(max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs))
         on_round()
     return seconds, differences
-
-
-def stock_images(
-    config: BenchConfig, stock: StableDiffusionPipeline, requests: Sequence[ImageRequest]
-) -> list[np.ndarray]:
-    """The images uint8 [height, width, 3] of one call of the stock pipeline with a list of prompts."""
-    drawn: Any = stock(
-        [request.prompt.text for request in requests],
-        width=config.width,
-        height=config.height,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-    )
-    return [np.asarray(image) for image in drawn.images]
 
 
 def time_shares(
@@ -178,15 +146,15 @@ def time_shares(
     Returns:
         Fractions of `unet`, `vae`, `text` (the prompt encoder), `scheduler`, and `rest`; their sum is 1.
     """
-    watch = Stopwatch(pipeline.unet.device)
-    generator = our_generator(config, watched(pipeline, watch))
-    generator.draw(requests[: config.batch_size])  # warms up, and encodes prompts that a run meets again and again
-    before = watch.seconds()
+    timer = CallTimer(pipeline.unet.device)
+    generator = our_generator(config, timed_pipeline(pipeline, timer))
+    generator.generate(requests[: config.batch_size])  # warms up, and encodes prompts that a run meets again and again
+    before = timer.seconds()
     started = time.perf_counter()
     for k in range(0, len(requests), config.batch_size):
-        generator.draw(requests[k : k + config.batch_size])
+        generator.generate(requests[k : k + config.batch_size])
     total = time.perf_counter() - started
-    after = watch.seconds()
+    after = timer.seconds()
     shares = {
         name: (after.get(name, 0.0) - before.get(name, 0.0)) / total for name in ("unet", "vae", "text", "scheduler")
     }
@@ -194,7 +162,7 @@ def time_shares(
 
 
 def matmul_tflops(device: torch.device, size: int = 8192, repeats: int = 20, groups: int = 5) -> float:
-    """What the device makes of a large bfloat16 matrix product, in 10**12 operations a second: the practical ceiling.
+    """Speed of a large bfloat16 matrix product on the device, in 10**12 operations a second: the practical ceiling.
 
     Args:
         device: a GPU.
@@ -212,4 +180,4 @@ def matmul_tflops(device: torch.device, size: int = 8192, repeats: int = 20, gro
         torch.cuda.synchronize(device)
         if group:  # the first one warms up
             rates.append(2 * size**3 * repeats / (time.perf_counter() - started) / 1e12)
-    return statistics.median(rates)
+    return median(rates)

@@ -1,24 +1,17 @@
-"""What a generation benchmark runs: its settings, its model, its images. Measures nothing itself."""
+"""Settings of the generation benchmark, and the images that it generates. Imports no heavy library."""
 
-import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from diffusers import StableDiffusionPipeline
-
-from imagenet_sd.core.errors import ModelError, PlanError
+from imagenet_sd.core.errors import PlanError
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.bench.model import sd14_pipeline
-from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
-from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline, pick_dtype
-from imagenet_sd.generation.diffusion.options import Levers
-from imagenet_sd.generation.identity import EMBEDDED_FOLDER, ModelIdentity
+from imagenet_sd.generation.config import EMBEDDED, Dtype, GenerationConfig
+from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.generation.plan import make_plan
+
+if TYPE_CHECKING:
+    import torch
 
 SD14 = "sd-1.4"
 
@@ -32,28 +25,27 @@ class BenchConfig:
     """
 
     model: str = ""
-    """"embedded", "sd-1.4" (its architecture with random weights), or a local folder; "": sd-1.4 on a GPU, else
-    embedded."""
+    """embedded, sd-1.4 (random weights) or a local folder; default sd-1.4 on a GPU, else embedded."""
     num_inference_steps: int = 0
-    """Diffusion steps; 0: 20 for the embedded model, else 50."""
+    """Diffusion steps; default 50 (embedded: 20)."""
     guidance_scale: float = 2.0
     """Guidance scale; 1 is none, any other costs the same."""
     width: int = 0
-    """Pixels; 0: 512 (32 for the embedded model)."""
+    """Width of the images in pixels; default 512 (embedded: 32)."""
     height: int = 0
-    """Pixels; 0: 384 (32 for the embedded model)."""
+    """Height of the images in pixels; default 384 (embedded: 32)."""
     batch_size: int = 16
     """Images per batch, for the batched pipeline and for ours."""
     batches: int = 1
-    """Batches per round; each variant draws `batches * batch_size` images a round."""
+    """Batches per round."""
     rounds: int = 5
-    """Measured rounds, after one that warms up."""
-    dtype: str = "auto"
+    """Measured rounds, after one that warms up; the median counts."""
+    dtype: Dtype = "auto"
     """auto (bfloat16 on a GPU, float32 on a CPU), float32, float16 or bfloat16."""
     compile: bool = False
-    """Whether ours runs with `torch.compile`; the stock pipeline never does."""
+    """Compile our model with `torch.compile`; the stock pipeline stays as it is."""
     workers: int = 0
-    """Single-threaded processes of the whole-machine measurement on a CPU; 0: one per core."""
+    """Single-threaded processes of the measurement of a whole CPU machine; default one per core."""
     seed: int = 0
     """Seed of the images."""
 
@@ -63,17 +55,19 @@ class BenchConfig:
                 raise PlanError(f"{name} is {getattr(self, name)}", f"give {least} or more")
         self.generation()  # checks the rest
 
-    def resolved(self, device: torch.device) -> "BenchConfig":
+    def resolved(self, device: "torch.device") -> "BenchConfig":
         """These settings with every default filled in for a device."""
+        from imagenet_sd.generation.diffusion.loading import pick_dtype
+
         model = self.model or (SD14 if device.type == "cuda" else EMBEDDED)
         steps = self.num_inference_steps or (20 if model == EMBEDDED else 50)
         full = dataclasses.replace(self, model=model, num_inference_steps=steps)
         width, height = full.generation().size
         dtype = str(pick_dtype(self.dtype, device)).removeprefix("torch.")
-        return dataclasses.replace(full, width=width, height=height, dtype=dtype)
+        return dataclasses.replace(full, width=width, height=height, dtype=dtype)  # pyright: ignore[reportArgumentType]
 
     def generation(self) -> GenerationConfig:
-        """The dataset whose first images are drawn: the ten digits with their definitions."""
+        """The dataset whose first images are generated: the ten digits with their definitions."""
         return GenerationConfig(
             model=self.model or EMBEDDED,
             classes="digits-10",
@@ -85,14 +79,14 @@ class BenchConfig:
             batch_size=self.batch_size,
             images_per_class=self.num_images,
             shard_size=max(1, 10 * self.num_images),  # all in one shard
-            dtype=self.dtype,  # pyright: ignore[reportArgumentType]  # GenerationConfig checks it
+            dtype=self.dtype,
             compile=self.compile,
             seed=self.seed,
         )
 
     @property
     def images_per_round(self) -> int:
-        """Images that each variant draws in one round."""
+        """Images that each variant generates in one round."""
         return self.batches * self.batch_size
 
     @property
@@ -106,51 +100,3 @@ class BenchConfig:
         images = plan.requests(plan.shard(0))
         size = self.images_per_round
         return [images[k * size : (k + 1) * size] for k in range(self.rounds)]
-
-
-def load_stock(config: BenchConfig, device: torch.device) -> StableDiffusionPipeline:
-    """The stock pipeline of a resolved configuration.
-
-    Raises:
-        ModelError: there is no such folder, or it is damaged.
-    """
-    dtype = pick_dtype(config.dtype, device)
-    if config.model == SD14:
-        return sd14_pipeline(dtype, device, config.seed)
-    folder = EMBEDDED_FOLDER if config.model == EMBEDDED else Path(config.model)
-    if not folder.is_dir():
-        raise ModelError(f"{config.model!r} is no folder", f"give `embedded`, `{SD14}`, or a local diffusers folder")
-    return load_pipeline(folder, dtype, device)
-
-
-def our_copy(stock: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """A pipeline with modules of its own, so that what our generator does to them leaves the stock one as it is."""
-    parts = dict(stock.components)
-    parts |= {name: copy.deepcopy(parts[name]) for name in ("unet", "vae", "scheduler")}
-    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
-
-
-def our_generator(config: BenchConfig, pipeline: StableDiffusionPipeline) -> ImageGenerator:
-    """Our generator as `generate` would build it from a resolved configuration."""
-    return ImageGenerator(
-        pipeline,
-        guidance_scale=config.guidance_scale,
-        num_inference_steps=config.num_inference_steps,
-        width=config.width,
-        height=config.height,
-        batch_size=config.batch_size,
-        levers=Levers(compile=config.compile),
-    )
-
-
-@contextmanager
-def worker_threads(device: torch.device) -> Iterator[None]:
-    """On a CPU one thread, as a worker of `generate` has it; the number before is restored at the end."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-        keep_freed_memory()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""The throughput levers of a plan: what buys speed for other pixels, typed and checked. Imports no heavy library."""
+"""The sampling options of a plan: what trades pixels for speed, typed and checked. Imports no heavy library."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,22 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from imagenet_sd.core.errors import PlanError
+from imagenet_sd.generation.diffusion.schedulers import SCHEDULERS
 
 Attention = Literal["sdpa", "xformers"]
-SCHEDULERS = {
-    "pndm": "PNDMScheduler",
-    "ddim": "DDIMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""Names of schedulers and their classes in diffusers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Levers:
-    """What trades pixels for speed. Every lever changes the images, some only by rounding; all are off by default.
+class SamplingOptions:
+    """What trades pixels for speed; all are off by default, and recorded in the plan where they are not.
+
+    The first three are lossy: they give other images. The last two change rounding only. What is lossless needs no
+    option and is always on (see `ImageGenerator`).
 
     Raises:
         PlanError: a value is out of its range.
@@ -30,12 +25,9 @@ class Levers:
     scheduler: str = ""
     """A key of `SCHEDULERS`; "" is the model's own."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """(start, end) in [0, 1], start <= end: the steps that are guided, as fractions of the schedule from noise (0) to
-    image (1); start is inside, end is not. The other steps run the conditional branch alone, at half the cost
-    (Kynkäänniemi et al., "Applying guidance in a limited interval improves sample and distribution quality", 2024)."""
+    """(start, end) in [0, 1], start <= end: the steps that are guided, see `ClassifierFreeGuidance`."""
     cache_interval: int = 1
-    """Deep features are computed on one step of this many, and reused on the others (Ma et al., "DeepCache", CVPR
-    2024); 1 computes them always."""
+    """Deep features are computed on one step of this many and reused on the others, see `DeepCache`; 1: always."""
     attention: Attention = "sdpa"
     """Attention kernels of the UNet: PyTorch's, or those of xformers."""
     compile: bool = False
@@ -61,31 +53,26 @@ class Levers:
         require(isinstance(self.compile, bool), "compile", "true or false")
 
     @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any]) -> "Levers":
-        """The levers of a `dataset.json`, whose recipe names those only that are not at their default.
+    def from_settings(cls, settings: Mapping[str, Any]) -> "SamplingOptions":
+        """The options of a `dataset.json`, whose settings name only those that are not at their default.
 
         Raises:
             PlanError: a recorded value is out of its range.
         """
-        values = {name: recipe[name] for name in DEFAULTS if name in recipe}
+        values = {name: settings[name] for name in SAMPLING_DEFAULTS if name in settings}
         if isinstance(values.get("guidance_interval"), list):
             values["guidance_interval"] = tuple(values["guidance_interval"])
         return cls(**values)
 
     def recorded(self) -> dict[str, Any]:
-        """The levers that are not at their default, as a recipe names them."""
-        values = {name: getattr(self, name) for name in DEFAULTS}
+        """The options that are not at their default, as the settings of a `dataset.json` name them."""
+        values = {name: getattr(self, name) for name in SAMPLING_DEFAULTS}
         values["guidance_interval"] = tuple(float(bound) for bound in self.guidance_interval)  # 0 and 0.0 are one
-        return {name: value for name, value in values.items() if value != DEFAULTS[name]}
-
-    def guides(self, step: int, steps: int) -> bool:
-        """Whether step number `step` (0-based) of `steps` lies in the guidance interval."""
-        start, end = self.guidance_interval
-        return start <= step / steps < end
+        return {name: value for name, value in values.items() if value != SAMPLING_DEFAULTS[name]}
 
 
-DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Levers)}
-"""Every lever at its default."""
+SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplingOptions)}
+"""Every option at its default."""
 
 
 def _is_interval(value: object) -> bool:

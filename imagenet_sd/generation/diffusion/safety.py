@@ -10,18 +10,18 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from imagenet_sd.core.errors import ModelError
+from imagenet_sd.core.errors import ModelError, one_line
 
 
 class SafetyChecker:
     """Says which images Stable Diffusion's own checker takes for unsafe.
 
-    It runs in float32 whatever drew the images. What it sees and what it misses: Rando et al., "Red-teaming the Stable
-    Diffusion safety filter", 2022.
+    It runs in float32 whatever the dtype of the generator. What it detects and what it misses: Rando et al.,
+    "Red-teaming the Stable Diffusion safety filter", 2022.
 
     Args:
         model: the checker.
-        processor: makes its input from images.
+        processor: preprocesses its input.
     """
 
     def __init__(self, model: StableDiffusionSafetyChecker, processor: CLIPImageProcessor):
@@ -32,7 +32,7 @@ class SafetyChecker:
         """Load the checker of a pipeline's folder: safetensors only, every weight present.
 
         Raises:
-            ModelError: it is not there, or damaged.
+            ModelError: it is missing or damaged.
         """
         hint = "download or copy the model again, or generate into a new folder without --flag-nsfw"
         try:
@@ -43,13 +43,12 @@ class SafetyChecker:
                 local_files_only=True,
                 output_loading_info=True,
             )
-            model, report = loaded
+            model, info = loaded
             processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
         except Exception as error:  # loaders raise many kinds on damaged files; each means the checker is unusable
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{folder} has no usable safety checker: {reason}", hint) from None
-        if lost := sorted(report["missing_keys"]):  # the loader would leave them random
-            raise ModelError(f"the safety checker in {folder} lacks {len(lost)} weights, such as {lost[0]}", hint)
+            raise ModelError(f"{folder} has no usable safety checker: {one_line(error)}", hint) from None
+        if missing := sorted(info["missing_keys"]):  # the loader would leave them random
+            raise ModelError(f"the safety checker in {folder} lacks {len(missing)} weights, such as {missing[0]}", hint)
         return cls(model.eval().to(device), processor)
 
     @torch.inference_mode()
@@ -59,8 +58,8 @@ class SafetyChecker:
         Args:
             pixels: uint8 [images, height, width, 3]; left as they are.
         """
-        seen = self.processor([Image.fromarray(image) for image in pixels], return_tensors="pt").pixel_values
-        safety_checker.logger.setLevel("ERROR")  # it would announce black images, which there are none of here
-        decoys = np.zeros((len(pixels), 1))  # what it blackens
-        _, flagged = self.model(clip_input=seen.to(self.model.device, torch.float32), images=decoys)
+        clip_input = self.processor([Image.fromarray(image) for image in pixels], return_tensors="pt").pixel_values
+        safety_checker.logger.setLevel("ERROR")  # it would announce black images, of which there are none
+        placeholders = np.zeros((len(pixels), 1))  # it blackens these in place of the images
+        _, flagged = self.model(clip_input=clip_input.to(self.model.device, torch.float32), images=placeholders)
         return [bool(flag) for flag in flagged]

@@ -1,4 +1,4 @@
-"""The throughput levers: against diffusers' own pipeline where it can do the same, else against a plain computation."""
+"""The sampling options: against diffusers' own pipeline where it can do the same, else against a plain computation."""
 
 import functools
 import json
@@ -18,9 +18,11 @@ import torch
 from imagenet_sd.core.errors import GenerationMemoryError, ModelError, PlanError
 from imagenet_sd.core.types import ImageRequest
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.diffusion.caching import DeepFeatures
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline
-from imagenet_sd.generation.diffusion.options import SCHEDULERS, Levers
+from imagenet_sd.generation.diffusion.caching import DeepCache
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.loading import load_pipeline
+from imagenet_sd.generation.diffusion.options import SamplingOptions
+from imagenet_sd.generation.diffusion.schedulers import SCHEDULERS
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity
 from imagenet_sd.generation.plan import difference, load_plan, make_plan
 from imagenet_sd.generation.worker import generator_facts
@@ -44,7 +46,7 @@ def new_pipeline():
     return load_pipeline(EMBEDDED_FOLDER, torch.float32, torch.device("cpu"))
 
 
-def generator_for(pipeline=None, *, scale: float = 2.0, steps: int = 4, **levers) -> ImageGenerator:
+def generator_for(pipeline=None, *, scale: float = 2.0, steps: int = 4, **options) -> ImageGenerator:
     return ImageGenerator(
         pipeline or new_pipeline(),
         guidance_scale=scale,
@@ -52,19 +54,19 @@ def generator_for(pipeline=None, *, scale: float = 2.0, steps: int = 4, **levers
         width=32,
         height=32,
         batch_size=BATCH,
-        levers=Levers(**levers),
+        options=SamplingOptions(**options),
     )
 
 
 def stock(pipeline, requests: list[ImageRequest], **options) -> np.ndarray:
-    """What diffusers' own pipeline draws."""
+    """What diffusers' own pipeline generates."""
     noise = [torch.Generator().manual_seed(r.seed) for r in requests]
     images = pipeline([r.prompt.text for r in requests], num_inference_steps=4, generator=noise, **options).images
     return np.stack([np.asarray(image) for image in images])
 
 
 def calls(module: torch.nn.Module) -> list[int]:
-    """Gets the number of rows of every call of a module."""
+    """Gets the batch size of every call of a module."""
     seen: list[int] = []
 
     def note(_, args, kwargs):
@@ -76,12 +78,12 @@ def calls(module: torch.nn.Module) -> list[int]:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_scheduler_draws_what_diffusers_draws_with_it(name: str):
+def test_a_scheduler_gives_what_diffusers_gives_with_it(name: str):
     pipeline = new_pipeline()
     own = pipeline.scheduler
     generator = generator_for(pipeline, scheduler=name)
-    ours = generator.draw(REQUESTS)
-    assert np.array_equal(ours, generator.draw(REQUESTS))  # a scheduler has a state, which a batch must not inherit
+    ours = generator.generate(REQUESTS)
+    assert np.array_equal(ours, generator.generate(REQUESTS))  # a scheduler has a state, which a batch must not inherit
     assert pipeline.scheduler is own
     assert generator_facts(generator)["scheduler"] == SCHEDULERS[name]
     pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config)
@@ -91,7 +93,7 @@ def test_a_scheduler_draws_what_diffusers_draws_with_it(name: str):
 def test_the_guidance_interval_is_that_of_a_pipeline_switched_in_its_callback():
     """diffusers documents how to change guidance on the way: other embeddings, and `_guidance_scale` (dynamic CFG)."""
     pipeline = new_pipeline()
-    ours = generator_for(pipeline, scheduler="ddim", guidance_interval=(0.25, 0.75)).draw(REQUESTS)
+    ours = generator_for(pipeline, scheduler="ddim", guidance_interval=(0.25, 0.75)).generate(REQUESTS)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     empty, _ = pipeline.encode_prompt("", pipeline.device, BATCH, do_classifier_free_guidance=False)
 
@@ -115,26 +117,26 @@ def test_the_guidance_interval_is_that_of_a_pipeline_switched_in_its_callback():
 
 
 def test_the_ends_of_the_guidance_interval():
-    whole = generator_for().draw(REQUESTS)
-    assert np.array_equal(generator_for(guidance_interval=(0, 1)).draw(REQUESTS), whole)
-    unguided = generator_for(scale=1.0).draw(REQUESTS)
+    whole = generator_for().generate(REQUESTS)
+    assert np.array_equal(generator_for(guidance_interval=(0, 1)).generate(REQUESTS), whole)
+    unguided = generator_for(scale=1.0).generate(REQUESTS)
     assert not np.array_equal(unguided, whole)
     # PNDM takes 5 calls for 4 steps, at 0, 0.2, ... 0.8: none of them lies in [0.85, 1), nor in an empty interval.
-    assert np.array_equal(generator_for(guidance_interval=(0.85, 1.0)).draw(REQUESTS), unguided)
-    assert np.array_equal(generator_for(guidance_interval=(0.5, 0.5)).draw(REQUESTS), unguided)
+    assert np.array_equal(generator_for(guidance_interval=(0.85, 1.0)).generate(REQUESTS), unguided)
+    assert np.array_equal(generator_for(guidance_interval=(0.5, 0.5)).generate(REQUESTS), unguided)
 
 
 def test_steps_outside_the_interval_run_the_conditional_branch_alone():
     generator = generator_for(scheduler="ddim", steps=8, guidance_interval=(0.25, 0.75))
     rows = calls(generator.pipeline.unet)
-    generator.draw(REQUESTS)
+    generator.generate(REQUESTS)
     assert rows == [BATCH] * 2 + [2 * BATCH] * 4 + [BATCH] * 2
 
 
 def test_no_cache_is_the_default_bits():
     pipeline = new_pipeline()
     generator = generator_for(pipeline, cache_interval=1)
-    assert np.array_equal(generator.draw(REQUESTS), stock(pipeline, REQUESTS, guidance_scale=2.0))
+    assert np.array_equal(generator.generate(REQUESTS), stock(pipeline, REQUESTS, guidance_scale=2.0))
     hooked = [name for name, module in pipeline.unet.named_modules() if hasattr(module, "_diffusers_hook")]
     assert all(name.endswith(("attn2.to_k", "attn2.to_v")) for name in hooked)  # the deep blocks have none
 
@@ -148,26 +150,26 @@ def test_prompts_are_projected_once_per_batch_and_the_bits_stay():
     for module in projections:
         module.forward = lambda x, forward=module.forward: computed.append(len(x)) or forward(x)
     generator = generator_for(pipeline)
-    assert np.array_equal(generator.draw(REQUESTS), expected[0])
+    assert np.array_equal(generator.generate(REQUESTS), expected[0])
     assert computed == [2 * BATCH] * len(projections) and projections
-    assert np.array_equal(generator.draw(other), expected[1])  # other prompts: nothing of the first batch is left
+    assert np.array_equal(generator.generate(other), expected[1])  # other prompts: nothing of the first batch is left
     assert len(computed) == 2 * len(projections)
     computed.clear()
-    generator_for(pipeline, guidance_interval=(0.5, 1.0)).draw(REQUESTS)  # first without guidance, then with it
+    generator_for(pipeline, guidance_interval=(0.5, 1.0)).generate(REQUESTS)  # first without guidance, then with it
     assert computed == [BATCH] * len(projections) + [2 * BATCH] * len(projections)
 
 
 def test_the_cache_skips_the_deep_blocks_and_keeps_the_pictures_close():
-    plain = generator_for(steps=20, scheduler="ddim").draw(REQUESTS).astype(float)
+    plain = generator_for(steps=20, scheduler="ddim").generate(REQUESTS).astype(float)
     generator = generator_for(steps=20, scheduler="ddim", cache_interval=3)
     unet = generator.pipeline.unet
     deep = [calls(block.resnets[0]) for block in (*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1])]
     shallow = [calls(block.resnets[0]) for block in (unet.down_blocks[0], unet.up_blocks[-1])]
-    cached = generator.draw(REQUESTS)
+    cached = generator.generate(REQUESTS)
     assert [len(seen) for seen in deep] == [7] * len(deep)  # steps 0, 3, ... 18
     assert [len(seen) for seen in shallow] == [20, 20]
-    assert np.array_equal(cached, generator.draw(REQUESTS))
-    others = generator_for(steps=20, scheduler="ddim").draw([replace(r, seed=r.seed + 50) for r in REQUESTS])
+    assert np.array_equal(cached, generator.generate(REQUESTS))
+    others = generator_for(steps=20, scheduler="ddim").generate([replace(r, seed=r.seed + 50) for r in REQUESTS])
     error, spread = np.abs(cached - plain).mean(), np.abs(others - plain).mean()
     assert 0 < error < 0.25 * spread
 
@@ -182,7 +184,7 @@ def test_a_cached_step_is_the_shallow_path_over_the_kept_feature():
     with torch.inference_mode():
         plain = unet(first, torch.tensor(500), encoder_hidden_states=context).sample
         fresh = unet(second, torch.tensor(480), encoder_hidden_states=context).sample
-        features = DeepFeatures(unet)
+        features = DeepCache(unet)
         assert torch.equal(unet(first, torch.tensor(500), encoder_hidden_states=context).sample, plain)
         features.reuse = True
         cached = unet(second, torch.tensor(480), encoder_hidden_states=context).sample
@@ -198,16 +200,16 @@ def test_a_cached_step_is_the_shallow_path_over_the_kept_feature():
 
         features.clear()
         assert torch.equal(unet(second, torch.tensor(480), encoder_hidden_states=context).sample, fresh)
-        again = DeepFeatures(unet)  # takes the place of the other, which no longer has a say
+        again = DeepCache(unet)  # replaces the other, which has no effect any more
         features.reuse = True
         assert torch.equal(unet(second, torch.tensor(480), encoder_hidden_states=context).sample, fresh)
         again.clear()
 
 
-def test_features_are_computed_anew_where_guidance_begins_and_ends():
+def test_features_are_computed_again_where_guidance_begins_and_ends():
     generator = generator_for(scheduler="ddim", steps=8, guidance_interval=(0.25, 0.625), cache_interval=4)
     deep = calls(generator.pipeline.unet.mid_block.resnets[0])
-    generator.draw(REQUESTS)
+    generator.generate(REQUESTS)
     # Steps 0 and 4 by the interval of the cache, step 2 as guidance begins, step 5 as it ends.
     assert deep == [BATCH, 2 * BATCH, 2 * BATCH, BATCH]
 
@@ -224,7 +226,7 @@ def test_freed_memory_is_used_again():
         "    del tensors\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    calls = ("pass", "from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory; keep_freed_memory()")
+    calls = ("pass", "from imagenet_sd.generation.diffusion.loading import keep_freed_memory; keep_freed_memory()")
     environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "131072"}  # else glibc's default depends on what came before
     commands = [[sys.executable, "-c", code.format(call)] for call in calls]
     default, kept = (int(subprocess.check_output(command, text=True, env=environment)) for command in commands)
@@ -241,22 +243,20 @@ def test_compiled_modules_see_one_shape_each_and_compile_once(monkeypatch: pytes
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
-    levers = {"scheduler": "ddim", "guidance_interval": (0.0, 0.5)}
-    plain = generator_for(**levers).draw(REQUESTS)
-    generator = generator_for(compile=True, **levers)
+    options = {"scheduler": "ddim", "guidance_interval": (0.0, 0.5)}
+    plain = generator_for(**options).generate(REQUESTS)
+    generator = generator_for(compile=True, **options)
     warm = len(graphs)
     assert warm >= 3  # UNet guided and not, decoder
-    drawn = generator.draw(REQUESTS)
-    generator.draw(REQUESTS[:1])
+    images = generator.generate(REQUESTS)
+    generator.generate(REQUESTS[:1])
     assert len(graphs) == warm  # neither a new timestep nor a short batch compiles anything
-    assert np.abs(drawn.astype(int) - plain).max() <= 1  # channels last adds up in another order
+    assert np.abs(images.astype(int) - plain).max() <= 1  # channels last adds up in another order
     torch._dynamo.reset()
 
 
 @pytest.mark.slow
-def test_without_a_compiler_nothing_is_drawn(tmp_path: Path, cli: CliRun):
-    import os
-
+def test_without_a_compiler_nothing_is_generated(tmp_path: Path, cli: CliRun):
     env = {**os.environ, "CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = cli(*SMALL, "--compile", "--workers", "1", "--out", tmp_path / "out", env=env)
     assert done.returncode == 1
@@ -265,7 +265,7 @@ def test_without_a_compiler_nothing_is_drawn(tmp_path: Path, cli: CliRun):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may run here")
-def test_xformers_that_cannot_run_is_said_before_anything_is_drawn():
+def test_xformers_that_cannot_run_is_reported_before_the_first_image():
     with pytest.raises(ModelError, match=r"^xformers (is not installed|cannot be imported|has no attention that)") as e:
         generator_for(attention="xformers")
     assert "leave out --attention xformers" in e.value.hint
@@ -304,42 +304,42 @@ def _the_cpu_says_no(*args, **options):
 
 
 @pytest.mark.parametrize("fault", [_cuda_says_no, _the_cpu_says_no])
-def test_too_little_memory_names_the_way_out(monkeypatch: pytest.MonkeyPatch, fault):
+def test_too_little_memory_names_a_remedy(monkeypatch: pytest.MonkeyPatch, fault):
     generator = generator_for(cache_interval=2)
-    before = generator.draw(REQUESTS)
+    before = generator.generate(REQUESTS)
     with monkeypatch.context() as patch:
         patch.setattr(generator.pipeline.unet, "forward", fault)
         with pytest.raises(GenerationMemoryError, match="a batch of 3 images") as e:
-            generator.draw(REQUESTS)
+            generator.generate(REQUESTS)
         assert "--batch-size 1 " in e.value.hint and "part of the plan" in e.value.hint and "new folder" in e.value.hint
         generator.batch_size = 1
         with pytest.raises(GenerationMemoryError) as e:
-            generator.draw(REQUESTS[:1])
+            generator.generate(REQUESTS[:1])
         assert "a smaller --size" in e.value.hint
     generator.batch_size = BATCH
-    assert np.array_equal(generator.draw(REQUESTS), before)
+    assert np.array_equal(generator.generate(REQUESTS), before)
 
 
 def test_another_runtime_error_stays_what_it_is(monkeypatch: pytest.MonkeyPatch):
     generator = generator_for()
     monkeypatch.setattr(generator.pipeline.unet, "forward", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
-        generator.draw(REQUESTS)
+        generator.generate(REQUESTS)
 
 
 def plan_document(own_classes: Path, **settings) -> dict:
     return make_plan(GenerationConfig(classes=str(own_classes), model="some/model", **settings), MODEL)[1]
 
 
-def test_datasets_from_before_the_levers_keep_their_fingerprint(own_classes: Path):
-    """Worked out by the version before there were levers; their recipes lack the keys, and still open."""
+def test_datasets_from_before_these_options_keep_their_fingerprint(own_classes: Path):
+    """Computed by the version before there were such options; their settings lack the keys, and still open."""
     document = plan_document(own_classes)
     assert document["fingerprint"] == "49d780ef90a0ff157fe114ae37bcbb2e"
     assert not {"scheduler", "guidance_interval", "cache_interval", "attention", "compile", "nsfw_checker"} & set(
         document["settings"]
     )
     assert load_plan(document).fingerprint == document["fingerprint"]
-    assert Levers.from_recipe(document["settings"]) == Levers()
+    assert SamplingOptions.from_settings(document["settings"]) == SamplingOptions()
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_datasets_from_before_the_levers_keep_their_fingerprint(own_classes: Pat
         ({"compile": True}, "compile: False there, True asked for"),
     ],
 )
-def test_a_lever_is_recorded_and_told_apart_both_ways(own_classes: Path, setting: dict, line: str):
+def test_an_option_is_recorded_and_told_apart_both_ways(own_classes: Path, setting: dict, line: str):
     without, with_ = plan_document(own_classes), plan_document(own_classes, **setting)
     assert set(with_["settings"]) - set(without["settings"]) == set(setting)
     assert with_["fingerprint"] != without["fingerprint"]
@@ -360,7 +360,7 @@ def test_a_lever_is_recorded_and_told_apart_both_ways(own_classes: Path, setting
     name, there, asked = line.split(": ")[0], *line.split(": ")[1].removesuffix(" asked for").split(" there, ")
     assert difference(with_, without) == [f"{name}: {asked} there, {there} asked for"]
     read_back = json.loads(json.dumps(with_))
-    assert Levers.from_recipe(read_back["settings"]) == Levers(**setting)
+    assert SamplingOptions.from_settings(read_back["settings"]) == SamplingOptions(**setting)
     assert load_plan(read_back).fingerprint == with_["fingerprint"]
 
 
@@ -388,13 +388,13 @@ def test_values_out_of_range_are_refused_by_name(setting: dict, named: str):
     assert e.value.hint
 
 
-def test_a_recipe_made_by_hand_is_refused_by_name():
+def test_settings_made_by_hand_are_refused_by_name():
     for recipe in ({"scheduler": ["ddim"]}, {"guidance_interval": "0:1"}, {"cache_interval": True}):
         with pytest.raises(PlanError, match=f"{next(iter(recipe))} is"):
-            Levers.from_recipe(recipe)
+            SamplingOptions.from_settings(recipe)
 
 
-def test_levers_from_the_command_line_to_the_folder(small_dataset: Path, tmp_path: Path, cli: CliRun):
+def test_options_from_the_command_line_to_the_folder(small_dataset: Path, tmp_path: Path, cli: CliRun):
     options = "--scheduler dpm++ --guidance-interval 0.2:0.8 --cache-interval 2".split()
     out = tmp_path / "fast"
     done = cli(*SMALL, *options, "--workers", "1", "--out", out)

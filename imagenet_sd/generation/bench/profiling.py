@@ -1,4 +1,4 @@
-"""Where the time goes: stand-ins for a pipeline's parts that time every call. Nothing of the pipeline is changed."""
+"""Where the time goes: proxies of a pipeline's parts that time every call. Nothing of the pipeline is changed."""
 
 import functools
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-class Stopwatch:
+class CallTimer:
     """Sums the time of calls under names: by events of the device on a GPU, else by the wall clock.
 
     Args:
@@ -50,12 +50,12 @@ class Stopwatch:
         return dict(self._seconds)
 
 
-class StandIn:
+class Proxy:
     """Behaves as the object behind it, except for some of its attributes.
 
     Args:
         target: the object.
-        call: what calling the stand-in does; None: what calling the object does.
+        call: what calling the proxy does; None: what calling the object does.
         attributes: replaced attributes by name.
     """
 
@@ -70,17 +70,17 @@ class StandIn:
         return self._call(*args, **kwargs)
 
 
-def watched(pipeline: Any, watch: Stopwatch) -> Any:
+def timed_pipeline(pipeline: Any, timer: CallTimer) -> Any:
     """A pipeline for an `ImageGenerator`, whose parts count their time as `unet`, `vae`, `text` and `scheduler`."""
     scheduler = pipeline.scheduler
     steps = {
-        name: watch.timed("scheduler", getattr(scheduler, name))
+        name: timer.timed("scheduler", getattr(scheduler, name))
         for name in ("set_timesteps", "scale_model_input", "step")
     }
-    return StandIn(
+    return Proxy(
         pipeline,
-        unet=StandIn(pipeline.unet, watch.timed("unet", pipeline.unet)),
-        vae=StandIn(pipeline.vae, decode=watch.timed("vae", pipeline.vae.decode)),
-        scheduler=StandIn(scheduler, **steps),
-        encode_prompt=watch.timed("text", pipeline.encode_prompt),
+        unet=Proxy(pipeline.unet, timer.timed("unet", pipeline.unet)),
+        vae=Proxy(pipeline.vae, decode=timer.timed("vae", pipeline.vae.decode)),
+        scheduler=Proxy(scheduler, **steps),
+        encode_prompt=timer.timed("text", pipeline.encode_prompt),
     )

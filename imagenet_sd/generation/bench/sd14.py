@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from imagenet_sd.generation.identity import EMBEDDED_FOLDER
+from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 TOKENS = 77
 UNET = {
@@ -73,7 +73,7 @@ def sd14_modules(device: torch.device | str) -> tuple[UNet2DConditionModel, Auto
 def sd14_pipeline(dtype: torch.dtype, device: torch.device, seed: int = 0) -> StableDiffusionPipeline:
     """A Stable Diffusion pipeline with random weights.
 
-    The tokenizer is that of the embedded model: its ids lie in the vocabulary, and every prompt has 77 tokens, so the
+    The tokenizer is that of the embedded model: its ids are in the vocabulary, and every prompt has 77 tokens, so the
     work is the same as with the real one.
 
     Args:
@@ -119,12 +119,12 @@ def sd14_tflop(width: int, height: int) -> dict[str, float]:
         "vae": lambda: vae.decode(latents),  # pyright: ignore[reportArgumentType]
         "text": lambda: text_encoder(tokens),
     }
-    found = {}
+    tflop = {}
     for name, run in passes.items():
         with FlopCounterMode(display=False) as counter:
             run()
-        found[name] = counter.get_total_flops() / 1e12
-    return found
+        tflop[name] = counter.get_total_flops() / 1e12
+    return tflop
 
 
 def tflop_per_image(width: int, height: int, num_inference_steps: int, guidance_scale: float) -> float:

@@ -1,0 +1,91 @@
+"""What changes rounding only: attention kernels, memory layout and compilation of a pipeline's modules."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, XFormersAttnProcessor
+
+from imagenet_sd.core.errors import ModelError, one_line
+from imagenet_sd.generation.diffusion.options import SamplingOptions
+
+_LEAVE_OUT = "leave out {} (the plan records it, so in a new folder)"
+
+
+def set_kernels(pipeline: StableDiffusionPipeline, options: SamplingOptions) -> None:
+    """Set attention kernels and memory layout, and arrange for compilation at the first call, all in place.
+
+    Modules on a GPU, and those to be compiled, get the channels-last layout; on a CPU they are otherwise left alone.
+
+    Raises:
+        ModelError: xformers cannot run here.
+    """
+    unet, vae = pipeline.unet, pipeline.vae
+    if options.attention == "xformers":
+        require_xformers(unet)
+        unet.set_attn_processor(XFormersAttnProcessor())
+    if options.compile or unet.device.type == "cuda":
+        unet.to(memory_format=torch.channels_last)
+        vae.to(memory_format=torch.channels_last)
+    if options.compile:
+        # Static shapes: with a guidance interval there are two batch sizes, and a graph for each beats one for all.
+        unet.compile(dynamic=False)
+        vae.decoder.compile(dynamic=False)
+
+
+def require_xformers(unet: UNet2DConditionModel) -> None:
+    """Run xformers once with the device, the dtype and every head width of this UNet.
+
+    Raises:
+        ModelError: it is not installed, or has no kernel for them.
+    """
+    hint = _LEAVE_OUT.format("--attention xformers")
+    try:
+        from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]  # an extra
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "xformers"
+        fault = "is not installed" if missing else f"cannot be imported: {one_line(error)}"
+        raise ModelError(f"xformers {fault}", f'`pip install "imagenet-sd[xformers]"`, or {hint}') from None
+    widths = {module.inner_dim // module.heads for module in unet.modules() if isinstance(module, Attention)}
+    for width in sorted(widths):
+        query = torch.zeros(2, 64, width, device=unet.device, dtype=unet.dtype)
+        try:
+            with torch.inference_mode():
+                memory_efficient_attention(query, query, query)
+        except Exception as error:  # NotImplementedError where there is no kernel, and whatever a broken build raises
+            raise ModelError(
+                f"xformers has no attention that runs with {unet.dtype} and head width {width} on {unet.device.type}: "
+                f"{one_line(error)}",
+                hint,
+            ) from None
+
+
+@torch.inference_mode()
+def compile_now(
+    pipeline: StableDiffusionPipeline, latents: torch.Tensor, prompt_embed: torch.Tensor, batch_sizes: Sequence[int]
+) -> None:
+    """Compile before the first image, so that what cannot be compiled fails then.
+
+    Args:
+        pipeline: one that `set_kernels` arranged for compilation.
+        latents: [batch, channels, height, width] for the decoder, in the dtype and layout of the denoising loop.
+        prompt_embed: [tokens, width]: the embedding of a prompt.
+        batch_sizes: those that the UNet will meet.
+
+    Raises:
+        ModelError: there is no working compiler.
+        torch.OutOfMemoryError: the batch does not fit.
+    """
+    try:
+        for size in batch_sizes:
+            latent_model_input = latents[:1].expand(size, -1, -1, -1).contiguous()
+            timestep = torch.zeros((), dtype=torch.int64, device=latents.device)
+            prompt_embeds = prompt_embed.expand(size, -1, -1).contiguous()
+            pipeline.unet(latent_model_input, timestep, encoder_hidden_states=prompt_embeds, return_dict=False)
+        pipeline.vae.decode(latents, return_dict=False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers fail in many ways; each means that --compile does not work here
+        raise ModelError(
+            f"the model cannot be compiled here: {one_line(error)}", _LEAVE_OUT.format("--compile")
+        ) from None
