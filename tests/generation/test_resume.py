@@ -53,7 +53,7 @@ def test_a_finished_dataset_is_left_alone(small_dataset: Path, cli: CliRun):
     before = {path: path.stat().st_mtime_ns for path in small_dataset.rglob("*")}
     done = cli(*SMALL, "--out", small_dataset)
     assert done.returncode == 0
-    assert "0 shards drawn in this run" in done.stdout
+    assert "0 shards generated in this run" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in small_dataset.rglob("*")} == before
 
 

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from diffusers import StableDiffusionPipeline
+from typing import TYPE_CHECKING
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.bench.model import sd14_pipeline
 from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
-from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
-from imagenet_sd.generation.diffusion.generator import ImageGenerator, load_pipeline, pick_dtype
 from imagenet_sd.generation.diffusion.options import Levers
 from imagenet_sd.generation.identity import EMBEDDED_FOLDER, ModelIdentity
 from imagenet_sd.generation.plan import make_plan
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from imagenet_sd.generation.diffusion.generator import ImageGenerator
 
 SD14 = "sd-1.4"
 
@@ -63,8 +64,10 @@ class BenchConfig:
                 raise PlanError(f"{name} is {getattr(self, name)}", f"give {least} or more")
         self.generation()  # checks the rest
 
-    def resolved(self, device: torch.device) -> "BenchConfig":
+    def resolved(self, device: "torch.device") -> "BenchConfig":
         """These settings with every default filled in for a device."""
+        from imagenet_sd.generation.diffusion.generator import pick_dtype
+
         model = self.model or (SD14 if device.type == "cuda" else EMBEDDED)
         steps = self.num_inference_steps or (20 if model == EMBEDDED else 50)
         full = dataclasses.replace(self, model=model, num_inference_steps=steps)
@@ -108,12 +111,15 @@ class BenchConfig:
         return [images[k * size : (k + 1) * size] for k in range(self.rounds)]
 
 
-def load_stock(config: BenchConfig, device: torch.device) -> StableDiffusionPipeline:
+def load_stock(config: BenchConfig, device: "torch.device") -> "StableDiffusionPipeline":
     """The stock pipeline of a resolved configuration.
 
     Raises:
         ModelError: there is no such folder, or it is damaged.
     """
+    from imagenet_sd.generation.bench.model import sd14_pipeline
+    from imagenet_sd.generation.diffusion.generator import load_pipeline, pick_dtype
+
     dtype = pick_dtype(config.dtype, device)
     if config.model == SD14:
         return sd14_pipeline(dtype, device, config.seed)
@@ -123,15 +129,19 @@ def load_stock(config: BenchConfig, device: torch.device) -> StableDiffusionPipe
     return load_pipeline(folder, dtype, device)
 
 
-def our_copy(stock: StableDiffusionPipeline) -> StableDiffusionPipeline:
+def our_copy(stock: "StableDiffusionPipeline") -> "StableDiffusionPipeline":
     """A pipeline with modules of its own, so that what our generator does to them leaves the stock one as it is."""
+    from diffusers import StableDiffusionPipeline
+
     parts = dict(stock.components)
     parts |= {name: copy.deepcopy(parts[name]) for name in ("unet", "vae", "scheduler")}
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
-def our_generator(config: BenchConfig, pipeline: StableDiffusionPipeline) -> ImageGenerator:
+def our_generator(config: BenchConfig, pipeline: "StableDiffusionPipeline") -> "ImageGenerator":
     """Our generator as `generate` would build it from a resolved configuration."""
+    from imagenet_sd.generation.diffusion.generator import ImageGenerator
+
     return ImageGenerator(
         pipeline,
         guidance_scale=config.guidance_scale,
@@ -144,8 +154,12 @@ def our_generator(config: BenchConfig, pipeline: StableDiffusionPipeline) -> Ima
 
 
 @contextmanager
-def worker_threads(device: torch.device) -> Iterator[None]:
+def worker_threads(device: "torch.device") -> Iterator[None]:
     """On a CPU one thread, as a worker of `generate` has it; the number before is restored at the end."""
+    import torch
+
+    from imagenet_sd.generation.diffusion.acceleration import keep_freed_memory
+
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
