@@ -36,11 +36,11 @@ _HOMES = {
     "evaluate": "pipeline",
     "export_dataset": "pipeline",
     "extract_features": "pipeline",
-    "load_recipe": "study",
+    "load_study": "study",
     "open_dataset": "pipeline",
     "push": "pipeline",
     "report": "pipeline",
-    "run": "study.runner",
+    "run": "study",
     "open_images": "data.images",
     "train": "pipeline",
     "verify": "pipeline",
@@ -80,7 +80,8 @@ if TYPE_CHECKING:
     from imagenet_sd.prompts.classes import load_classes as load_classes
     from imagenet_sd.prompts.lint import lint as lint
     from imagenet_sd.prompts.templates import load_templates as load_templates
-    from imagenet_sd.study.runner import run as run
+    from imagenet_sd.study import load_study as load_study
+    from imagenet_sd.study import run as run
     from imagenet_sd.training.config import TrainConfig as TrainConfig
 
 

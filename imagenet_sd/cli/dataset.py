@@ -53,7 +53,6 @@ def classes(settings: dict[str, Any], format: str) -> None:
 @FORMAT
 def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format: str) -> None:
     """Print the prompts of a class list under a template, with their CLIP token counts and lint warnings."""
-    from dataclasses import asdict
     from itertools import islice
 
     from imagenet_sd.prompts.build import build_prompts
@@ -83,7 +82,7 @@ def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format:
     classes={"metavar": "LIST"}, templates={"metavar": "YAML"}, match={"metavar": "DIR"},
     negative_prompt={"metavar": "TEXT"}, hypernym_lemmas=_ALL_LEMMAS,
     images_per_class={"type": AT_LEAST_0}, shard_size={"type": AT_LEAST_1}, batch_size={"type": AT_LEAST_1},
-    cache_interval={"type": AT_LEAST_1}, guidance_interval={"type": str, "metavar": "A:B"},
+    cache_interval={"type": AT_LEAST_1}, guidance_interval={"metavar": "A:B"},
 )  # fmt: skip
 @SIZE
 @folder("--out", "Dataset folder; by default named after its settings.")

@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -61,7 +62,7 @@ def options(
             return command(**values, **{into: chosen})
 
         for parameter in reversed(parameters):
-            own = _attributes(parameter) | {"help": help_texts[parameter.name]} | attributes.get(parameter.name, {})
+            own = _attributes(parameter, help_texts[parameter.name]) | attributes.get(parameter.name, {})
             flags = own.pop("flags", [f"--{parameter.name.replace('_', '-')}"])
             click.option(*flags, parameter.name, **own)(grouped)
         return grouped
@@ -69,20 +70,21 @@ def options(
     return decorate
 
 
-def _attributes(parameter: inspect.Parameter) -> dict[str, Any]:
-    """Type, default and metavar of an option, after the annotation."""
+def _attributes(parameter: inspect.Parameter, help: str) -> dict[str, Any]:
+    """Help, type and default of an option, after the annotation; a help that names a default goes without 0 or ""."""
     hint, default = parameter.annotation, parameter.default
     if NoneType in get_args(hint):
         hint = next(kind for kind in get_args(hint) if kind is not NoneType)
-    if get_origin(hint) is Literal:
-        return {"type": _Choice(get_args(hint)), "default": default}
     if hint is bool:
-        return {"is_flag": True, "default": default}
-    if hint is Path:
-        return {"type": click.Path(path_type=Path), "default": default}
-    if isinstance(default, tuple):
-        default = ":".join(f"{value:g}" for value in default)
-    return {"type": hint, "default": default, "show_default": default not in ("", None)}
+        return {"help": help, "is_flag": True, "default": default}
+    if get_origin(hint) is Literal:
+        hint = _Choice(get_args(hint))
+    elif hint is Path:
+        hint = click.Path(path_type=Path)
+    elif isinstance(default, tuple):
+        hint, default = str, ":".join(f"{value:g}" for value in default)
+    shown = default not in ("", None) and (bool(default) or "default" not in help)
+    return {"help": help, "type": hint, "default": default, "show_default": shown}
 
 
 def _documented(source: Callable[..., Any]) -> dict[str, str]:
@@ -92,7 +94,7 @@ def _documented(source: Callable[..., Any]) -> dict[str, str]:
         body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == source.__name__)
         return {
             field.target.id: " ".join(str(doc.value.value).split())
-            for field, doc in zip(body, body[1:], strict=False)
+            for field, doc in pairwise(body)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
         }

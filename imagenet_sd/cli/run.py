@@ -8,7 +8,7 @@ import click
 from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, show
 
 
-@app.command()
+@app.command("run")
 @click.argument(
     "study", metavar="STUDY", type=click.Path(path_type=Path), help="A YAML file, such as pipelines/mini.yaml."
 )
@@ -16,21 +16,19 @@ from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, show
 @folder("--out", "Folder of the study; by default the one that its file names.")
 @click.option("--dry-run", is_flag=True, help="Print the stages and do nothing else.")
 @FORMAT
-def run(study: Path, settings: tuple[str, ...], out: Path | None, dry_run: bool, format: str) -> None:
+def run_study(study: Path, settings: tuple[str, ...], out: Path | None, dry_run: bool, format: str) -> None:
     """Run a study: generate, train, evaluate and report, for every cell of its grid.
 
     What is up to date is skipped. Run it again to go on where it stopped.
     """
-    from imagenet_sd.study import load_recipe as load_study
-    from imagenet_sd.study.runner import dry_run_study
-    from imagenet_sd.study.runner import run as run_study
+    from imagenet_sd.study import dry_run_study, load_study, run
     from imagenet_sd.study.document import command_line
 
     loaded = load_study(study, settings)
     if dry_run:
         show(dry_run_study(loaded, out=out, path=str(study)), format, _print_plan)
     else:
-        show(run_study(loaded, out=out, path=str(study), command=command_line()), format, _print_summary)
+        show(run(loaded, out=out, path=str(study), command=command_line()), format, _print_summary)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -20,9 +20,9 @@ class GenerationConfig:
     """
 
     classes: str = ""
-    """Class list: imagenet-1k, imagenet-100, digits-10, a .txt or a .tsv file; empty: digits-10 for the embedded model, else imagenet-100."""
+    """Class list: a built-in name or a path. Empty: digits-10 for the embedded model, else imagenet-100."""
     prompt: str = "c"
-    """Prompt template: c, c_hc, c_dc, c_hc_b, photo, or a key of `templates`."""
+    """Key of the prompt template."""
     templates: str = ""
     """Path of a YAML file with templates of the user's own; empty for none."""
     hypernym_lemmas: Literal["first", "all"] = "first"
