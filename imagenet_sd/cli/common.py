@@ -22,7 +22,7 @@ SETTINGS = click.option("--set", "settings", multiple=True, metavar="A.B=C", hel
 
 
 @click.group(context_settings={"show_default": True, "max_content_width": 100})
-@click.version_option(__version__, prog_name="imagenet-sd", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def app() -> None:
     """Turn a list of classes into a synthetic image dataset, train an encoder on it, and look at what came out."""
 
@@ -51,7 +51,7 @@ def print_json(value: object) -> None:
 def main() -> None:
     """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage, 128 + signal when stopped."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="imagenet-sd", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -71,7 +71,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def parse_size(text: str) -> dict[str, int]:
+def parse_size(text: str) -> dict[str, Any]:
     """`width` and `height` in pixels from "512x384"; zeros from "".
 
     Raises:

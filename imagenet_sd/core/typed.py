@@ -1,8 +1,13 @@
-"""From nested mappings to typed configurations and back; strict, and every fault names the path of its key."""
+"""From nested mappings to typed configurations and back; strict, and every error names the path of its key.
+
+pydantic would convert the values, but its messages would have to be rewritten one kind at a time to name the key as the
+file spells it and to guess the one that was meant, and it takes `true` for 1; that is more code than this.
+"""
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -68,12 +73,29 @@ def merge(mapping: dict[str, Any], changes: Mapping[str, Any], path: str) -> Non
             mapping[key] = value
 
 
-def unknown_key(where: str, key: str, known: typing.Iterable[str]) -> SettingsError:
+def unknown_key(where: str, key: str, known: Iterable[str]) -> SettingsError:
     """The error for a key that is not there, with the one that was meant where that can be guessed."""
     names = list(known)
     close = get_close_matches(key, names, n=1)
     guess = f"; did you mean {close[0]}?" if close else ""
     return SettingsError(f"{where} is no known key{guess}", f"the keys are {', '.join(names)}")
+
+
+@contextmanager
+def located(path: str) -> Iterator[None]:
+    """Put the path of a key before the message of an error that does not name one yet.
+
+    Raises:
+        SettingsError: in place of any other known error.
+    """
+    try:
+        yield
+    except SettingsError:
+        raise
+    except ImagenetSDError as error:
+        if not path:
+            raise
+        raise SettingsError(f"{path}: {error}", error.hint) from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -120,12 +142,8 @@ def build(kind: type[T], content: Mapping[Any, Any], path: str) -> T:
     if unknown:
         raise unknown_key(join(path, unknown[0]), unknown[0], hints)
     values = {key: convert(hints[key], value, join(path, str(key))) for key, value in content.items()}
-    try:
+    with located(path):  # a value may be out of its range
         return kind(**values)
-    except ImagenetSDError as error:  # a value out of its range
-        if not path:
-            raise
-        raise SettingsError(f"{path}: {error}", error.hint) from None
 
 
 def join(path: str, key: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.typed import SettingsError, to_mapping
+from imagenet_sd.core.typed import located, to_mapping
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.data.images import split_limit
 from imagenet_sd.generation.config import GenerationConfig
@@ -162,14 +162,10 @@ class Planner:
     def _plan(self, config: GenerationConfig) -> tuple[GenerationPlan, str]:
         if config not in self._plans:
             asked = replace(config, match="") if self.forgiving and not Path(config.match).is_dir() else config
-            try:
+            with located(f"{self.path}: generate"):
                 key = (config.model, config.revision)
                 self._models.setdefault(key, offline_identity(config))
                 self._plans[config] = (make_plan(asked, self._models[key])[0], class_list_name(config.class_list))
-            except SettingsError:
-                raise
-            except ImagenetSDError as error:
-                raise SettingsError(f"{self.path}: generate: {error}", error.hint) from None
         return self._plans[config]
 
     def _dataset(self, study: Study) -> Stage:

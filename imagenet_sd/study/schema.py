@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.core.typed import SettingsError, build, from_mapping, join, merge
+from imagenet_sd.core.typed import SettingsError, build, from_mapping, join, located, merge
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.training.config import TrainConfig
@@ -42,12 +42,8 @@ class TrainSection:
         Raises:
             SettingsError: no such recipe, an unknown key, a value of a wrong type or out of its range.
         """
-        try:
+        with located(join(path, "recipe")):
             mapping = train_mapping(self.recipe)
-        except SettingsError:
-            raise
-        except ImagenetSDError as error:
-            raise SettingsError(f"{join(path, 'recipe')}: {error}", error.hint) from None
         keys = [*mapping, *(f.name for f in fields(self) if f.name != "settings")]
         merge(dict.fromkeys(keys), dict.fromkeys(self.settings), path)  # so that the hint names the section's own keys
         merge(mapping, self.settings, path)
@@ -90,7 +86,7 @@ class ReportSection:
         for key, ending in (("page", ".html"), ("study", ".json")):
             name = getattr(self, key)
             if Path(name).name != name or not name.endswith(ending) or name.startswith("."):
-                raise SettingsError(f"{key} is {name!r}", f"give a file name that ends in {ending}, without a folder")
+                raise ImagenetSDError(f"{key} is {name!r}", f"give a file name that ends in {ending}, without a folder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
