@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_sd.study import Study, expand, load_study
+from imagenet_sd.study.planner import Planner, unique_stages
 from imagenet_sd.study.runner import dry_run_study, run
 from tests.conftest import ROOT, CliRun
 
@@ -56,6 +57,19 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     cells = dict(map(json.loads, done.stdout.splitlines()))
     assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12 and cells["mini_findings"] == 51
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_keep_the_folders_and_inputs_of_version_0_1_0():
+    """What a study made then is up to date now: hashes cover the values of settings under their first names."""
+    run_folder = "runs/c_dc_scale2_steps20_x1_strong_seed0-0f8b4463"
+    planner = Planner(expand(pipeline("mini")), Path("out"), "mini.yaml")
+    assert {stage.folder.as_posix(): stage.inputs for stage in unique_stages(planner.plan())} == {
+        "out/datasets/digits-10-sd_c_dc_scale2_steps20_seed0-b5c58161": "864d635859177c93",
+        f"out/{run_folder}": "0f8b4463fd5d2da4",
+        f"out/{run_folder}/evaluate-imagenet-59d576ea": "59d576eaa6251fc9",
+        f"out/{run_folder}/evaluate-transfer-c4e8bf90": "c4e8bf90e2157a79",
+        f"out/{run_folder}/evaluate-analysis-242a93b6": "242a93b6c067e22b",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

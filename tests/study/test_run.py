@@ -54,9 +54,9 @@ def test_study_json_holds_the_cells_and_their_numbers(study: tuple[Path, Path, s
     assert {"imagenet-sd", "torch", "diffusers"} <= set(document["versions"]) and document["machine"]
     small, large, real = document["cells"]
     common = {"augmentation": "strong", "seed": 0}
-    drawn = {"data": "synthetic", "prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 2}
-    assert small["factors"] == {**common, **drawn, "multiple": 1.0}
-    assert large["factors"] == {**common, **drawn, "multiple": 2.0}
+    synthetic = {"data": "synthetic", "prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 2}
+    assert small["factors"] == {**common, **synthetic, "multiple": 1.0}
+    assert large["factors"] == {**common, **synthetic, "multiple": 2.0}
     assert real["factors"] == {**common, "data": "real", "source": "builtin:mnist@per_class=3", "multiple": 1.5}
     assert [(c["images"], c["epochs"]) for c in document["cells"]] == [(20, 2), (40, 1), (30, 1)]
     assert small["dataset"] == large["dataset"] and "dataset" not in real
@@ -130,7 +130,7 @@ def test_a_change_makes_stale_what_depends_on_it(study: tuple[Path, Path, str], 
 def test_another_dataset_goes_to_another_folder_and_real_runs_stay(study: tuple[Path, Path, str]):
     path, out, _ = study
     found = states(path, out, "generate.guidance_scale=3")
-    assert [done for _, done in found] == [False] * 5 + [True] * 2  # the real baseline draws nothing
+    assert [done for _, done in found] == [False] * 5 + [True] * 2  # the real baseline generates nothing
     assert states(path, out, "grid=[]") == [("generate", False), ("train", True), ("evaluate", True)]
 
 
@@ -188,7 +188,7 @@ def killed_when(command: list, there: Callable[[], list]) -> None:
     assert process.wait(60) == -9
 
 
-def test_killed_while_it_draws_evaluates_and_reports_it_goes_on(tmp_path: Path, cli: CliRun):
+def test_killed_while_it_generates_evaluates_and_reports_it_goes_on(tmp_path: Path, cli: CliRun):
     out = tmp_path / "out"
     text = STUDY.split("grid:")[0].replace("images_per_class: 2", "images_per_class: 12")
     (tmp_path / "r.yaml").write_text(text)
@@ -229,7 +229,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path):
 )
 def test_a_missing_file_is_an_error_before_any_work(tmp_path: Path, setting: str, message: str):
     (tmp_path / "r.yaml").write_text(TRAIN_ONLY)
-    if not message:  # only a study that draws needs templates
+    if not message:  # only a study that generates needs templates
         setting, message = "train.data=", f"generate.templates: there is no {tmp_path / 'gone'}"
         (tmp_path / "r.yaml").write_text(f"{TRAIN_ONLY}generate: {{model: embedded, templates: {tmp_path}/gone}}\n")
     with pytest.raises(SettingsError) as error:
