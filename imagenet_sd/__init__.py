@@ -37,11 +37,11 @@ _HOMES = {
     "evaluate": "pipeline",
     "export_dataset": "pipeline",
     "extract_features": "pipeline",
-    "load_recipe": "study",
+    "load_study": "study",
     "open_dataset": "pipeline",
     "push": "pipeline",
     "report": "pipeline",
-    "run": "study.runner",
+    "run": "study",
     "open_images": "data.images",
     "train": "pipeline",
     "verify": "pipeline",
@@ -82,7 +82,8 @@ if TYPE_CHECKING:
     from imagenet_sd.prompts.lint import lint as lint
     from imagenet_sd.prompts.templates import load_templates as load_templates
     from imagenet_sd.storage.dataset import Dataset as Dataset
-    from imagenet_sd.study.runner import run as run
+    from imagenet_sd.study import load_study as load_study
+    from imagenet_sd.study import run as run
     from imagenet_sd.training.config import TrainConfig as TrainConfig
 
 

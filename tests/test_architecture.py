@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_rooms_form_no_circle():
     for room, below in ROOMS.items():
         for other in below:
             assert room not in ROOMS[other], f"{room} and {other} import each other"
+
+
+def test_modules_form_no_circle():
+    """Imports inside functions count; those for the type checker alone do not."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    graph = {}
+    for name, path in names.items():
+        text = re.sub(
+            r"^if TYPE_CHECKING:\n(?:(?: {4}.*)?\n)+", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+        used = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names} | {n.module for n in nodes}
+        graph[name] = used & names.keys()
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)

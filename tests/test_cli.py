@@ -1,9 +1,16 @@
-"""The commands that answer from WordNet alone, as a user runs them."""
+"""The options of all commands, and the commands that answer from WordNet alone, as a user runs them."""
 
+import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
+import click
+import pytest
+
+from imagenet_sd.cli import app
+from imagenet_sd.generation.config import GenerationConfig
 from tests.conftest import CliRun
 
 
@@ -57,3 +64,43 @@ def test_version(cli: CliRun):
     import imagenet_sd
 
     assert cli("--version").stdout == f"imagenet-sd {imagenet_sd.__version__}\n"
+
+
+OPTIONS = {
+    "generate": "--prompt --scale --guidance-scale --classes --images-per-class --match --multiple --model --revision "
+    "--steps --size --seed --negative-prompt --templates --hypernym-all-lemmas --shard-size --batch-size --dtype "
+    "--scheduler --guidance-interval --cache-interval --attention --compile --flag-nsfw --out --engine --workers "
+    "--gpus-per-worker --metrics-file --dry-run --calibrate --format",
+    "evaluate": "--suite --data --out --probe --seeds --trials --side --preprocessing --amp --cache --format",
+    "train": "--out --recipe --val --set --workers --stream --dry-run --format",
+    "push": "--follow --private --revision --poll --shards-per-commit --attempts --format",
+    "report": "--out --title --classes --images-per-class --format",
+    "run": "--set --out --dry-run --format",
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_keep_their_names(name: str):
+    assert {flag for p in app.commands[name].params for flag in p.opts if flag[0] == "-"} >= set(OPTIONS[name].split())
+
+
+def test_every_setting_of_a_dataset_is_an_option_of_generate_with_its_default():
+    context = click.Context(app.commands["generate"])
+    options = {parameter.name: parameter.get_default(context) for parameter in context.command.params}
+    for field in dataclasses.fields(GenerationConfig):
+        if field.name not in ("width", "height", "guidance_interval"):
+            assert options[field.name] == field.default, field.name
+    assert options["size"] == ""
+
+
+@pytest.mark.parametrize("name", app.commands)
+def test_no_option_names_two_defaults(name: str):
+    command = app.commands[name]
+    for parameter in command.params:
+        _, text = parameter.get_help_record(click.Context(command, show_default=True)) or ("", "")
+        assert text.count("default") <= 1, f"{name} {parameter.name}: {text}"
+
+
+def test_the_shell_completes_commands_and_options(cli: CliRun):
+    words = {"_IMAGENET_SD_COMPLETE": "bash_complete", "COMP_WORDS": "imagenet-sd generate --hyp", "COMP_CWORD": "2"}
+    assert cli(env={**os.environ, **words}).stdout.split() == ["plain,--hypernym-all-lemmas"]

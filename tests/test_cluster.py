@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import typer.main
 import yaml
 
 from imagenet_sd.cli import app
@@ -27,7 +26,7 @@ GUIDE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
 MANIFESTS = sorted(CLUSTER.glob("*.yaml"))
 PATIENCE = 300  # seconds; a hanging script fails, a slow machine does not
-COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+COMMANDS = app.commands
 
 
 # Command lines -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer.main
 import yaml
 from jsonschema import validate
 
@@ -92,7 +91,7 @@ def test_everything_that_is_copied_exists_and_is_let_through():
 
 def test_compose_file_follows_the_specification_and_names_commands():
     assert set(COMPOSE) == {"name", "x-tool", "services", "volumes"}
-    commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    commands = app.commands
     for service in COMPOSE["services"].values():
         validate(service, SERVICE)
         context = (ROOT / "docker" / service["build"]["context"]).resolve()

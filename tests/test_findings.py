@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from imagenet_sd.study import expand, load_recipe
+from imagenet_sd.study import expand, load_study
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "findings"
@@ -75,9 +75,9 @@ def test_the_table_of_augmentations_is_that_of_the_study():
             assert {c["images"] for c in STUDY["cells"] if factors.items() <= c["factors"].items()} == {number}
 
 
-def test_the_study_is_that_of_the_recipe_and_names_its_origin():
-    recipe = load_recipe(ROOT / "pipelines" / "mini_findings.yaml")
-    assert len(STUDY["cells"]) == len(expand(recipe)) == 51
+def test_the_study_is_that_of_the_file_and_names_its_origin():
+    study = load_study(ROOT / "pipelines" / "mini_findings.yaml")
+    assert len(STUDY["cells"]) == len(expand(study)) == 51
     assert re.search(r"commit `[0-9a-f]{7,40}`", PAGE) and STUDY["machine"] in PAGE
     assert STUDY["commands"] == ["imagenet-sd run pipelines/mini_findings.yaml"]
     for picture in re.findall(r"\]\(<?([^)>]+\.svg)>?\)", PAGE):

@@ -1,62 +1,60 @@
-"""What the commands share: the application, options, output, and the one place where errors become text."""
+"""What the commands share: the application, arguments, output, and the one place where errors become text."""
 
 import json
 import sys
-from enum import Enum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 
-app = typer.Typer(
-    name="imagenet-sd",
-    help="Turn a list of classes into a synthetic image dataset, train an encoder on it, and look at what came out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+FORMAT = click.option(
+    "--format", type=click.Choice(["table", "json", "jsonl"]), default="table",
+    help="Output for people, or for programs.",
+)  # fmt: skip
+DATASET = click.argument(
+    "dataset", metavar="OUT", type=click.Path(path_type=Path), help="Folder of a dataset made by `generate`."
 )
+SETTINGS = click.option("--set", "settings", multiple=True, metavar="A.B=C", help="Change one value; repeatable.")
 
 
-class Format(str, Enum):
-    """Output of a command: for people, or for programs."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
+@click.group(context_settings={"show_default": True, "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def app() -> None:
+    """Turn a list of classes into a synthetic image dataset, train an encoder on it, and look at what came out."""
 
 
-OutputFormat = Annotated[Format, typer.Option("--format", help="Output for people, or for programs.")]
-Dataset = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a dataset made by `generate`.")]
+def folder(flag: str, help: str, metavar: str = "DIR", **attributes: Any) -> Callable[..., Any]:
+    """An option that takes a path."""
+    return click.option(flag, type=click.Path(path_type=Path), metavar=metavar, help=help, **attributes)
 
 
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if version:
-        typer.echo(f"imagenet-sd {__version__}")
-        raise typer.Exit
-
-
-def print_rows(rows: list[dict], format: Format) -> None:
-    """Print rows as one JSON document, or as JSON lines."""
-    if format is Format.json:
-        return print_json(rows)
-    for row in rows:
-        typer.echo(json.dumps(row, ensure_ascii=False))
+def show(result: Any, format: str, as_text: Callable[[Any], None]) -> None:
+    """Print a result: for people, as one JSON document, or a list of rows as JSON lines."""
+    if format == "table":
+        as_text(result)
+    elif format == "jsonl" and isinstance(result, list):
+        for row in result:
+            click.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        print_json(result)
 
 
 def print_json(value: object) -> None:
-    """Print a result as one JSON document."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def main() -> None:
     """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage, 128 + signal when stopped."""
     try:
-        app()
+        sys.exit(app(prog_name="imagenet-sd", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except ImagenetSDError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
@@ -66,22 +64,22 @@ def main() -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stopped:
-        print("stopped, shards at hand were handed back; run the same command again to go on", file=sys.stderr)
+        print("stopped, unfinished shards were handed back; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:
+    except click.Abort:  # Ctrl-C
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height in pixels from "512x384"; zeros from "".
+def parse_size(text: str) -> dict[str, Any]:
+    """`width` and `height` in pixels from "512x384"; zeros from "".
 
     Raises:
         ImagenetSDError: it is neither.
     """
     if not text:
-        return 0, 0
+        return {"width": 0, "height": 0}
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdigit() and height.isdigit()):
         raise ImagenetSDError(f"--size is {text!r}", "write WIDTHxHEIGHT, such as 512x384")
-    return int(width), int(height)
+    return {"width": int(width), "height": int(height)}

@@ -1,86 +1,76 @@
 """Commands that measure an encoder on real images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import Format, OutputFormat, app, print_json
+from imagenet_sd.cli.common import FORMAT, app, folder, show
+from imagenet_sd.cli.options import AT_LEAST_1, options
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.evaluation.config import EvalConfig
 
 
 @app.command()
+@click.argument("encoder", metavar="ENCODER", help="Run folder, timm:NAME, timm:NAME@CHECKPOINT; A+B for an ensemble.")
+@click.option("--data", multiple=True, metavar="NAME=SPEC", help="A data set to measure on; repeatable.")
+@folder("--out", "File for the results.", metavar="JSON")
+@click.option("--seeds", type=AT_LEAST_1, default=5, help="Number of seeds.")
+@options(
+    EvalConfig, "settings", only=("suite", "probe", "trials", "side", "preprocessing", "amp"),
+    suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1},
+)  # fmt: skip
+@folder("--cache", "Feature cache; by default in the user's cache.")
+@FORMAT
 def evaluate(
-    encoder: Annotated[
-        str, typer.Argument(metavar="ENCODER", help="Run folder, timm:NAME, timm:NAME@CHECKPOINT; A+B for an ensemble.")
-    ],
-    suite: Annotated[
-        str, typer.Option(metavar="NAME", help="imagenet, transfer, fewshot, analysis or cog.")
-    ] = "transfer",
-    data: Annotated[
-        list[str] | None, typer.Option("--data", metavar="NAME=SPEC", help="A data set to measure on; repeatable.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="JSON", help="File for the results.")] = None,
-    probe: Annotated[str, typer.Option(help="auto, lbfgs, path, sgd, sea or knn.")] = "auto",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
-    trials: Annotated[int, typer.Option(min=1, help="Trials of the hyper-parameter search per seed.")] = 25,
-    side: Annotated[int, typer.Option(help="Pixels of the centre crop [224; a run folder's own].")] = 0,
-    preprocessing: Annotated[str, typer.Option(help="protocol, or model for the model's own.")] = "protocol",
-    amp: Annotated[bool, typer.Option("--amp", help="Extract features in mixed precision.")] = False,
-    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache [in the user's cache].")] = None,
-    format: OutputFormat = Format.table,
-) -> None:
+    encoder: str, data: tuple[str, ...], out: Path | None, seeds: int, settings: dict[str, Any], cache: Path | None,
+    format: str,
+) -> None:  # fmt: skip
     """Measure how well an encoder works on real images."""
+    config = EvalConfig(seeds=tuple(range(seeds)), **settings)
+    show(pipeline.evaluate(encoder, _named(data), config, out=out, cache=cache), format, _print_results)
+
+
+@app.command()
+@options(pipeline.cog, "source", counts={"metavar": "TSV"}, images={"metavar": "DIR"})
+@folder("--out", "Folder for the level lists.", default=Path("cog"))
+@FORMAT
+def cog(source: dict[str, str], out: Path, format: str) -> None:
+    """Build the five levels of ImageNet-CoG from WordNet and image counts."""
+    if bool(source["counts"]) == bool(source["images"]):
+        raise ImagenetSDError("give either --counts or --images", "--counts TSV, or --images DIR of ImageNet-21k")
+    show(pipeline.cog(out, **source), format, _print_levels)
+    if format == "table":
+        click.echo(f"written to {out}")
+
+
+def _named(data: tuple[str, ...]) -> dict[str, str]:
     named: dict[str, str] = {}
-    for entry in data or []:
+    for entry in data:
         name, equals, spec = entry.partition("=")
         if not (name and equals and spec):
             raise ImagenetSDError(f"--data is {entry!r}", "write NAME=SPEC, such as mnist=builtin:mnist")
         named[name] = spec
-    config = EvalConfig(
-        suite=suite,
-        probe=probe,  # pyright: ignore[reportArgumentType]  # checked below
-        seeds=tuple(range(seeds)),
-        trials=trials,
-        preprocessing=preprocessing,  # pyright: ignore[reportArgumentType]
-        amp=amp,
-        side=side or EvalConfig().side,
-    )
-    document = pipeline.evaluate(encoder, named, config, out=out, cache=cache)
-    if format is not Format.table:
-        return print_json(document)
+    return named
+
+
+def _print_results(document: dict[str, Any]) -> None:
     for result in document["results"]:
         if "top1" in result:
             low, high = result["top1_interval"]
             note = f"  [{result['num_classes']} classes scored]" if "masked" in result else ""
-            typer.echo(
+            click.echo(
                 f"{result['dataset']:20s} {result['probe']:24s} top-1 {result['top1']:.2%} +- {result['top1_sd']:.2%} "
                 f"(95% {low:.2%} to {high:.2%}, {result['num_test']} images){note}"
             )
         else:
             facts = ", ".join(f"{key} {value:.4g}" for key, value in result.items() if isinstance(value, float))
-            typer.echo(f"{result['dataset']:20s} {facts}")
+            click.echo(f"{result['dataset']:20s} {facts}")
 
 
-@app.command()
-def cog(
-    counts: Annotated[str, typer.Option(metavar="TSV", help="Image counts per wnid: columns wnid, num_images.")] = "",
-    images: Annotated[
-        str, typer.Option(metavar="DIR", help="ImageNet-21k folder to count in: one folder per wnid.")
-    ] = "",
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the level lists.")] = Path("cog"),
-    format: OutputFormat = Format.table,
-) -> None:
-    """Build the five levels of ImageNet-CoG from WordNet and image counts."""
-    if bool(counts) == bool(images):
-        raise ImagenetSDError("give either --counts or --images", "--counts TSV, or --images DIR of ImageNet-21k")
-    result = pipeline.cog(out, counts=counts, images=images)
-    if format is not Format.table:
-        return print_json(result)
-    typer.echo(f"{result['num_eligible']} eligible concepts")
+def _print_levels(result: dict[str, Any]) -> None:
+    click.echo(f"{result['num_eligible']} eligible concepts")
     for level in ("L1", "L2", "L3", "L4", "L5"):
         values = result["similarity"][level]
-        typer.echo(f"{level}: {len(result[level])} concepts, mean similarity {sum(values) / max(1, len(values)):.4f}")
-    typer.echo(f"written to {out}")
+        click.echo(f"{level}: {len(result[level])} concepts, mean similarity {sum(values) / max(1, len(values)):.4f}")

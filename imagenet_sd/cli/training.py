@@ -1,48 +1,49 @@
 """The command that trains an encoder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 
-from imagenet_sd.cli.common import Format, OutputFormat, app, print_json
+from imagenet_sd import pipeline
+from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, print_json, show
+from imagenet_sd.cli.options import options
 
 
 @app.command()
+@click.argument("data", metavar="DATA", help="Dataset folder, or imagefolder:, parquet:, hf:, builtin:.")
+@folder("--out", "Folder of the run.", metavar="RUN", required=True)
+@click.option(
+    "--recipe", default="imagenet-sd", metavar="NAME",
+    help="imagenet-sd, t-rex, t-rex-star, pytorch, small, or a YAML file.",
+)  # fmt: skip
+@SETTINGS
+@options(
+    pipeline.train, "work",
+    validation={"flags": ["--val"], "metavar": "SPEC"}, workers={"type": click.IntRange(min=-1)},
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and do nothing else.")
+@FORMAT
 def train(
-    data: Annotated[
-        str, typer.Argument(metavar="OUT", help="Dataset folder, or imagefolder:, parquet:, hf:, builtin:.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
-    recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="imagenet-sd, t-rex, t-rex-star, pytorch, small, or a YAML file.")
-    ] = "imagenet-sd",
-    val: Annotated[str, typer.Option(metavar="SPEC", help="Real images to validate on (their test split).")] = "",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe; repeatable.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=-1, help="Data workers per process; -1 chooses.")] = -1,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Train while the dataset is generated; each image is seen once.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and do nothing else.")] = False,
-    format: OutputFormat = Format.table,
-) -> None:
+    data: str, out: Path, recipe: str, settings: tuple[str, ...], work: dict[str, Any], dry_run: bool,
+    format: str,
+) -> None:  # fmt: skip
     """Train an encoder from scratch on a dataset. Run it again to go on where it stopped."""
-    from imagenet_sd import pipeline
     from imagenet_sd.training.config import resolved
     from imagenet_sd.training.recipes import load_train_config
 
-    config = load_train_config(recipe, settings or [])
+    config = load_train_config(recipe, settings)
     if dry_run:
         return print_json(resolved(config))
-    result = pipeline.train(config, data, out, validation=val, workers=workers, stream=stream)
-    if format is not Format.table:
-        print_json(result)
-    elif result["finished"]:
-        score = f", top-1 {result['val_top1']:.1%} on {result['validation']}" if "val_top1" in result else ""
-        typer.echo(f"{result['run']}: {result['epochs']} epochs done{score}")
-    else:
-        typer.echo(f"{result['run']}: interrupted and saved; run the same command again to go on")
+    result = pipeline.train(config, data, out, **work)
+    show(result, format, _print_summary)
     if not result["finished"]:
-        raise typer.Exit(143)
+        raise SystemExit(143)
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    if result["finished"]:
+        score = f", top-1 {result['val_top1']:.1%} on {result['validation']}" if "val_top1" in result else ""
+        click.echo(f"{result['run']}: {result['epochs']} epochs done{score}")
+    else:
+        click.echo(f"{result['run']}: interrupted and saved; run the same command again to go on")

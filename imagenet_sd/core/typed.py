@@ -1,8 +1,13 @@
-"""From nested mappings to typed configurations and back; strict, and every fault names the path of its key."""
+"""From nested mappings to typed configurations and back; strict, and every error names the path of its key.
+
+pydantic would convert the values, but its messages would have to be rewritten one kind at a time to name the key as the
+file spells it and to guess the one that was meant, and it takes `true` for 1; that is more code than this.
+"""
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,26 +18,26 @@ from imagenet_sd.core.errors import ImagenetSDError
 T = TypeVar("T")
 
 
-class RecipeError(ImagenetSDError):
-    """A recipe holds an unknown key, a value of a wrong type or a missing file; the message names the key's path."""
+class SettingsError(ImagenetSDError):
+    """A file or option holds an unknown key, a value of a wrong type or a missing file; the message names its path."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; an empty file is an empty mapping.
 
     Raises:
-        RecipeError: there is no such file, or it is no YAML mapping.
+        SettingsError: there is no such file, or it is no YAML mapping.
     """
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"no recipe {path}", "give the path of a YAML file") from None
+        raise SettingsError(f"no file {path}", "give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content or {}, dict):
-        raise RecipeError(f"{path} is {content!r}, not a mapping of keys to values", "write `key: value` lines")
+        raise SettingsError(f"{path} is {content!r}, not a mapping of keys to values", "write `key: value` lines")
     return content or {}
 
 
@@ -40,24 +45,24 @@ def read_setting(setting: str) -> tuple[list[str], Any]:
     """Split `a.b=c` into the keys and the value, which is read as YAML; nothing after the sign is an empty text.
 
     Raises:
-        RecipeError: there is no sign, or the value is no YAML.
+        SettingsError: there is no sign, or the value is no YAML.
     """
     import yaml
 
     path, equals, text = setting.partition("=")
     if not equals or not path.strip():
-        raise RecipeError(f"--set {setting!r} has no '='", "write --set a.b=value")
+        raise SettingsError(f"--set {setting!r} has no '='", "write --set a.b=value")
     try:
         return path.strip().split("."), yaml.safe_load(text) if text.strip() else ""
     except yaml.YAMLError:
-        raise RecipeError(f"--set {path}: {text!r} is not readable as YAML", "put quotes around the value") from None
+        raise SettingsError(f"--set {path}: {text!r} is not readable as YAML", "put quotes around the value") from None
 
 
 def merge(mapping: dict[str, Any], changes: Mapping[str, Any], path: str) -> None:
     """Lay `changes` over `mapping`, in place; mappings are merged, all else is replaced.
 
     Raises:
-        RecipeError: a key of `changes` is not in `mapping`.
+        SettingsError: a key of `changes` is not in `mapping`.
     """
     for key, value in changes.items():
         if key not in mapping:
@@ -68,12 +73,29 @@ def merge(mapping: dict[str, Any], changes: Mapping[str, Any], path: str) -> Non
             mapping[key] = value
 
 
-def unknown_key(where: str, key: str, known: typing.Iterable[str]) -> RecipeError:
+def unknown_key(where: str, key: str, known: Iterable[str]) -> SettingsError:
     """The error for a key that is not there, with the one that was meant where that can be guessed."""
     names = list(known)
     close = get_close_matches(key, names, n=1)
     guess = f"; did you mean {close[0]}?" if close else ""
-    return RecipeError(f"{where} is no known key{guess}", f"the keys are {', '.join(names)}")
+    return SettingsError(f"{where} is no known key{guess}", f"the keys are {', '.join(names)}")
+
+
+@contextmanager
+def located(path: str) -> Iterator[None]:
+    """Put the path of a key before the message of an error that does not name one yet.
+
+    Raises:
+        SettingsError: in place of any other known error.
+    """
+    try:
+        yield
+    except SettingsError:
+        raise
+    except ImagenetSDError as error:
+        if not path:
+            raise
+        raise SettingsError(f"{path}: {error}", error.hint) from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -104,10 +126,10 @@ def from_mapping(kind: type[T], content: object, path: str = "") -> T:
         path: where this is, for messages.
 
     Raises:
-        RecipeError: an unknown key, a value of a wrong type or, below `path`, out of its range.
+        SettingsError: an unknown key, a value of a wrong type or, below `path`, out of its range.
     """
     if not isinstance(content, Mapping):
-        raise RecipeError(f"{path} is {content!r}, not a mapping of keys to values", "indent its keys below it")
+        raise SettingsError(f"{path} is {content!r}, not a mapping of keys to values", "indent its keys below it")
     if hasattr(kind, "from_flat"):
         return kind.from_flat(content, path)  # pyright: ignore[reportAttributeAccessIssue]
     return build(kind, content, path)
@@ -120,12 +142,8 @@ def build(kind: type[T], content: Mapping[Any, Any], path: str) -> T:
     if unknown:
         raise unknown_key(join(path, unknown[0]), unknown[0], hints)
     values = {key: convert(hints[key], value, join(path, str(key))) for key, value in content.items()}
-    try:
+    with located(path):  # a value may be out of its range
         return kind(**values)
-    except ImagenetSDError as error:  # a value out of its range
-        if not path:
-            raise
-        raise RecipeError(f"{path}: {error}", error.hint) from None
 
 
 def join(path: str, key: str) -> str:
@@ -137,7 +155,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     """A plain value as the type that `hint` names.
 
     Raises:
-        RecipeError: it cannot be read as that.
+        SettingsError: it cannot be read as that.
     """
     if hint is Any:
         return value
@@ -146,7 +164,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in arguments:
-            raise RecipeError(f"{path} is {value!r}", f"one of {', '.join(map(repr, arguments))}")
+            raise SettingsError(f"{path} is {value!r}", f"one of {', '.join(map(repr, arguments))}")
         return value
     if origin in (UnionType, typing.Union):
         if value is None and NoneType in arguments:
@@ -168,12 +186,12 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(kind, type) or not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
         given = getattr(kind, "__name__", str(hint))
         name = {"tuple": "list", "dict": "mapping"}.get(given, given)
-        raise RecipeError(f"{path} is {value!r}", f"give a value of type {name}")
+        raise SettingsError(f"{path} is {value!r}", f"give a value of type {name}")
     return value
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], path: str) -> tuple[Any, ...]:
     kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
     if len(kinds) != len(value):
-        raise RecipeError(f"{path} has {len(value)} values", f"give {len(kinds)}")
+        raise SettingsError(f"{path} has {len(value)} values", f"give {len(kinds)}")
     return tuple(convert(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))

@@ -74,7 +74,7 @@ def push(
         revision: branch.
         token: access token; None takes that of HF_TOKEN or `hf auth login`.
         poll: seconds between two looks for new shards.
-        shards_per_commit: shards that become visible together.
+        shards_per_commit: shards that become visible together; the Hub allows 128 commits an hour.
         attempts: how often each call to the Hub is tried at most.
 
     Returns:

@@ -1,19 +1,18 @@
-"""Recipe: a YAML file as a typed configuration. An unknown key or a wrong type is an error that names its path."""
+"""A study: a YAML file with a grid. Its cells become stages (generate, train, evaluate) and one report."""
 
-from imagenet_sd.core.typed import RecipeError, from_mapping, to_mapping
-from imagenet_sd.study.grid import Cell, expand
-from imagenet_sd.study.load import load_recipe
-from imagenet_sd.study.schema import EvalSection, Recipe, ReportSection, TrainSection
+from imagenet_sd.study.grid import GridCell, expand
+from imagenet_sd.study.load import load_study
+from imagenet_sd.study.runner import dry_run_study, run
+from imagenet_sd.study.schema import EvalSection, ReportSection, Study, TrainSection
 
 __all__ = [
-    "Cell",
     "EvalSection",
-    "Recipe",
-    "RecipeError",
+    "GridCell",
     "ReportSection",
+    "Study",
     "TrainSection",
+    "dry_run_study",
     "expand",
-    "from_mapping",
-    "load_recipe",
-    "to_mapping",
+    "load_study",
+    "run",
 ]

@@ -1,4 +1,4 @@
-"""`study.json`: the cells of a study, their factors, where their results lie, and the numbers."""
+"""`study.json`: the cells of a study, their factors, the files of their results, and the numbers."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
-from imagenet_sd.study.planner import PlannedCell, Planner, drawn, read_stamp, slug, strength
+from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
 METRICS = ("top1", "top5", "mean_per_class_accuracy", "log_odds", "top1_sd", "num_test")
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
@@ -24,7 +24,7 @@ def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list
     Raises:
         DatasetError: a results file cannot be read.
     """
-    whole = any(drawn(cell.cell.recipe) for cell in planned)
+    whole = any(is_generated(cell.cell.study) for cell in planned)
     return [_cell(cell, planner if whole else None, out) for cell in planned]
 
 
@@ -55,10 +55,10 @@ def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> dict[str,
     def place(folder: Path) -> str:
         return folder.relative_to(out).as_posix()
 
-    recipe = planned.cell.recipe
+    study = planned.cell.study
     files = [stage.folder / stage.product for stage in planned.evaluations]
     cell: dict[str, Any] = {
-        "id": planned.run.name if planned.run else slug(recipe.encoder.removeprefix("timm:")),
+        "id": planned.run.name if planned.run else slug(study.encoder.removeprefix("timm:")),
         "factors": _factors(planned, planner),
     }
     if planned.dataset:
@@ -72,13 +72,13 @@ def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> dict[str,
 
 def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     """What tells this cell from the others; of a real dataset the size as a multiple of the synthetic base."""
-    recipe, generate, train = planned.cell.recipe, planned.cell.recipe.generate, planned.cell.recipe.train
+    study, generate, train = planned.cell.study, planned.cell.study.generate, planned.cell.study.train
     changes = planned.cell.changes
     others = {key: value for key, value in changes.items() if key not in _STANDARD}
     if planned.run is None:
-        return {"encoder": recipe.encoder} | others
-    factors: dict[str, Any] = {"augmentation": strength(recipe), "seed": train.config().seed}
-    if drawn(recipe):
+        return {"encoder": study.encoder} | others
+    factors: dict[str, Any] = {"augmentation": augmentation(study), "seed": train.config().seed}
+    if is_generated(study):
         factors |= {
             "data": "synthetic",
             "prompt": generate.prompt,
@@ -90,26 +90,26 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
         factors |= {"data": "real", "source": train.data}
         count = read_stamp(planned.run).get("num_images")
         if planner and count:
-            factors["multiple"] = round(count * generate.multiple / planner.num_images(recipe), 3)
+            factors["multiple"] = round(count * generate.multiple / planner.num_images(study), 3)
     return factors | others
 
 
 def _metrics(files: list[Path]) -> dict[str, dict[str, float]]:
     """Numbers by dataset and split; of several measurements of one the first, in the order of the evaluations."""
-    found: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for path in files:
         for result in read_json(path)["results"]:
             if "top1" in result:
                 numbers = {key: result[key] for key in METRICS if key in result}
-                found.setdefault(f"{result['dataset']}/{result['split']}", numbers)
-    return found
+                metrics.setdefault(f"{result['dataset']}/{result['split']}", numbers)
+    return metrics
 
 
 def _versions() -> dict[str, str]:
-    found = {"imagenet-sd": __version__, "python": platform.python_version()}
+    versions = {"imagenet-sd": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

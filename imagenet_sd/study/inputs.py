@@ -1,39 +1,40 @@
-"""What a study needs from outside: the local files and folders that its recipe names, looked for before any work."""
+"""What a study needs from outside: the local files and folders that it names, looked for before any work."""
 
 from pathlib import Path
 
 from imagenet_sd.data.images import split_limit
-from imagenet_sd.study import Cell, Recipe
+from imagenet_sd.study.grid import GridCell
+from imagenet_sd.study.schema import Study
 
 
-def missing(cells: list[Cell]) -> dict[str, str]:
+def missing_inputs(cells: list[GridCell]) -> dict[str, str]:
     """The files and folders that cells name and that are not there.
 
     Returns:
-        Path of the key, such as "evaluate[0].data.val" -> the missing path, in the order of the recipe.
+        Path of the key, such as "evaluate[0].data.val" -> the missing path, in the order of the study.
     """
-    found: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for cell in cells:
-        for key, place in _needs(cell.recipe):
-            if key not in found and not place.exists():
-                found[key] = str(place)
-    return found
+        for key, place in _needs(cell.study):
+            if key not in missing and not place.exists():
+                missing[key] = str(place)
+    return missing
 
 
-def _needs(recipe: Recipe) -> list[tuple[str, Path]]:
-    generate, needs = recipe.generate, []
-    if not recipe.encoder:
-        if not recipe.train.data:
+def _needs(study: Study) -> list[tuple[str, Path]]:
+    generate, needs = study.generate, []
+    if not study.encoder:
+        if not study.train.data:
             lists = generate.classes if generate.classes.endswith((".txt", ".tsv")) else ""
             values = {"templates": generate.templates, "match": generate.match, "classes": lists}
             needs += [(f"generate.{key}", Path(value)) for key, value in values.items() if value]
-        needs += [("train.data", path) for path in places(recipe.train.data)]
-        needs += [("train.validation", path) for path in places(recipe.train.validation)]
-    for encoder in filter(None, recipe.encoder.split("+")):
+        needs += [("train.data", path) for path in places(study.train.data)]
+        needs += [("train.validation", path) for path in places(study.train.validation)]
+    for encoder in filter(None, study.encoder.split("+")):
         name, _, checkpoint = encoder.partition("@")
         given = checkpoint if name.startswith("timm:") else encoder
         needs += [("encoder", Path(given))] if given not in ("", "random") else []
-    for number, section in enumerate(recipe.evaluate):
+    for number, section in enumerate(study.evaluate):
         for name, spec in section.data.items():
             key = f"evaluate[{number}].data.{name}"
             needs += [(key, path) for path in places(spec, levels=section.suite == "cog")]

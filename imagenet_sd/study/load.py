@@ -1,19 +1,19 @@
-"""Reading recipes: the file, the `a.b=c` settings over it, the `${name}` paths inside it."""
+"""Reading studies: the file, the `a.b=c` settings over it, the `${name}` paths inside it."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.typed import RecipeError, from_mapping, read_setting, read_yaml
+from imagenet_sd.core.typed import SettingsError, from_mapping, read_setting, read_yaml
 from imagenet_sd.study.grid import assign
-from imagenet_sd.study.schema import Recipe
+from imagenet_sd.study.schema import Study
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
-def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a YAML file.
+def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
+    """Read a study from a YAML file.
 
     Args:
         path: the file.
@@ -22,7 +22,7 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
             the base alone.
 
     Raises:
-        RecipeError: the file is missing or no YAML, a key is unknown, a value has the wrong type or is out of range.
+        SettingsError: the file is missing or no YAML, a key is unknown, a value has the wrong type or is out of range.
     """
     mapping = read_yaml(path)
     for name in ("evaluate", "grid"):
@@ -39,7 +39,7 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     if isinstance(names, dict):
         mapping = {key: value if key == "paths" else _filled(value, names, f"{path}: {key}")
                    for key, value in mapping.items()}  # fmt: skip
-    return from_mapping(Recipe, mapping, str(path))
+    return from_mapping(Study, mapping, str(path))
 
 
 def _grid_keys(keys: list[str]) -> list[str]:
@@ -59,9 +59,11 @@ def _filled(value: Any, names: dict[str, Any], where: str) -> Any:
     if not isinstance(value, str):
         return value
 
-    def replaced(found: re.Match[str]) -> str:
-        if found[1] not in names:
-            raise RecipeError(f"{where}: {found[0]} names no path", f"`paths` has {', '.join(names) or 'no entries'}")
-        return str(names[found[1]])
+    def replaced(reference: re.Match[str]) -> str:
+        if reference[1] not in names:
+            raise SettingsError(
+                f"{where}: {reference[0]} names no path", f"`paths` has {', '.join(names) or 'no entries'}"
+            )
+        return str(names[reference[1]])
 
     return _REFERENCE.sub(replaced, value)

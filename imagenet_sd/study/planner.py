@@ -1,7 +1,7 @@
-"""The stages of a study: what each depends on, where its results lie, and whether it is up to date.
+"""The stages of a study: what each depends on, the folder of its results, and whether it is up to date.
 
 A stage is done when its folder holds a stamp, `stage.json`, with the hash of the inputs it has now. Folders are named
-by these hashes, so a changed recipe never writes over older results; nothing is ever deleted.
+by these hashes, so a changed study never writes over older results; nothing is ever deleted.
 """
 
 import hashlib
@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
+from imagenet_sd.core.typed import located, to_mapping
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.data.images import split_limit
 from imagenet_sd.generation.config import GenerationConfig
@@ -21,7 +22,8 @@ from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
 from imagenet_sd.pipeline import open_dataset
 from imagenet_sd.prompts.classes import class_list_name
-from imagenet_sd.study import Cell, EvalSection, Recipe, RecipeError, to_mapping
+from imagenet_sd.study.grid import GridCell
+from imagenet_sd.study.schema import EvalSection, Study
 from imagenet_sd.training.config import resolved
 
 STAMP = "stage.json"
@@ -34,11 +36,11 @@ class Stage:
 
     Attributes:
         kind: what it does.
-        folder: where its results and its stamp lie.
+        folder: holds its results and its stamp.
         inputs: hash of all that decides its results.
-        product: file in the folder that it leaves when it is done.
+        product: file in the folder that is there when it is done.
         work: its size in units that its kind takes about equally long for; 0 where that is not known.
-        recipe: the cell's recipe that it carries out.
+        study: the settings of its cell.
         data: data spec of the training images (train).
         encoder: what is evaluated (evaluate).
         section: the settings of an evaluation.
@@ -50,7 +52,7 @@ class Stage:
     inputs: str
     product: str
     work: float
-    recipe: Recipe
+    study: Study
     data: str = ""
     encoder: str = ""
     section: EvalSection | None = None
@@ -75,7 +77,7 @@ class PlannedCell:
         run: folder of its run; None for a given encoder.
     """
 
-    cell: Cell
+    cell: GridCell
     stages: tuple[Stage, ...]
     dataset: Path | None
     run: Path | None
@@ -116,18 +118,18 @@ class Planner:
     Args:
         cells: the cells of the study.
         out: folder of the study.
-        path: file of the recipe, for messages.
+        path: file of the study, for messages.
         forgiving: plan as if a missing `generate.match` folder were not asked for; for a dry run.
     """
 
-    def __init__(self, cells: list[Cell], out: Path, path: str, forgiving: bool = False):
+    def __init__(self, cells: list[GridCell], out: Path, path: str, forgiving: bool = False):
         self.cells, self.out, self.path, self.forgiving = cells, out, path, forgiving
         self._plans: dict[GenerationConfig, tuple[GenerationPlan, str]] = {}
         self._models: dict[tuple[str, str], ModelIdentity] = {}
         self._rounds: dict[str, int] = {}
-        for cell in cells:  # the largest multiple of a dataset is drawn once; smaller ones are its first rounds
-            if drawn(cell.recipe):
-                plan, _ = self._plan(cell.recipe.generate)
+        for cell in cells:  # the largest multiple of a dataset is generated once; smaller ones are its first rounds
+            if is_generated(cell.study):
+                plan, _ = self._plan(cell.study.generate)
                 self._rounds[plan.fingerprint] = max(plan.rounds, self._rounds.get(plan.fingerprint, 0))
 
     def plan(self) -> list[PlannedCell]:
@@ -136,43 +138,39 @@ class Planner:
         Raises:
             ImagenetSDError: a class list, a template or a count is wrong.
         """
-        found: dict[tuple[Path, ...], PlannedCell] = {}
+        unique: dict[tuple[Path, ...], PlannedCell] = {}
         for cell in self.cells:
             planned = self._cell(cell)
-            found.setdefault(tuple(stage.folder for stage in planned.stages), planned)
-        return list(found.values())
+            unique.setdefault(tuple(stage.folder for stage in planned.stages), planned)
+        return list(unique.values())
 
-    def num_images(self, recipe: Recipe) -> int:
-        """Images of the dataset that a recipe draws; of one that draws none, those that it would draw."""
-        return self._plan(recipe.generate)[0].num_images
+    def num_images(self, study: Study) -> int:
+        """Images of the dataset that a study generates; on real data, those that it would generate."""
+        return self._plan(study.generate)[0].num_images
 
-    def _cell(self, cell: Cell) -> PlannedCell:
-        recipe = cell.recipe
-        if recipe.encoder:
-            folder = self.out / "encoders" / f"{slug(recipe.encoder)}-{digest(recipe.encoder)[:8]}"
-            stages = self._evaluations(recipe, recipe.encoder, folder, digest(_weights(recipe.encoder)))
+    def _cell(self, cell: GridCell) -> PlannedCell:
+        study = cell.study
+        if study.encoder:
+            folder = self.out / "encoders" / f"{slug(study.encoder)}-{digest(study.encoder)[:8]}"
+            stages = self._evaluations(study, study.encoder, folder, digest(_weights(study.encoder)))
             return PlannedCell(cell=cell, stages=tuple(stages), dataset=None, run=None)
-        dataset = self._dataset(recipe) if drawn(recipe) else None
+        dataset = self._dataset(study) if is_generated(study) else None
         train = self._train(cell, dataset)
-        evaluations = self._evaluations(recipe, str(train.folder), train.folder, train.inputs)
+        evaluations = self._evaluations(study, str(train.folder), train.folder, train.inputs)
         stages = (*([dataset] if dataset else []), train, *evaluations)
         return PlannedCell(cell=cell, stages=stages, dataset=dataset.folder if dataset else None, run=train.folder)
 
     def _plan(self, config: GenerationConfig) -> tuple[GenerationPlan, str]:
         if config not in self._plans:
             asked = replace(config, match="") if self.forgiving and not Path(config.match).is_dir() else config
-            try:
+            with located(f"{self.path}: generate"):
                 key = (config.model, config.revision)
                 self._models.setdefault(key, offline_identity(config))
                 self._plans[config] = (make_plan(asked, self._models[key])[0], class_list_name(config.class_list))
-            except RecipeError:
-                raise
-            except ImagenetSDError as error:
-                raise RecipeError(f"{self.path}: generate: {error}", error.hint) from None
         return self._plans[config]
 
-    def _dataset(self, recipe: Recipe) -> Stage:
-        config = recipe.generate
+    def _dataset(self, study: Study) -> Stage:
+        config = study.generate
         plan, name = self._plan(config)
         rounds = self._rounds[plan.fingerprint]
         if rounds > plan.rounds:
@@ -187,35 +185,35 @@ class Planner:
             inputs=digest([plan.fingerprint, rounds]),
             product="dataset.json",
             work=float(plan.num_images * config.num_inference_steps),
-            recipe=replace(recipe, generate=config),
+            study=replace(study, generate=config),
             shards=plan.num_shards,
         )
 
-    def _train(self, cell: Cell, dataset: Stage | None) -> Stage:
-        recipe, section = cell.recipe, cell.recipe.train
+    def _train(self, cell: GridCell, dataset: Stage | None) -> Stage:
+        study, section = cell.study, cell.study.train
         config = section.config(f"{self.path}: train")
         rounds = 0
         if dataset is not None:
-            plan, _ = self._plan(recipe.generate)
+            plan, _ = self._plan(study.generate)
             rounds, data, identity = plan.rounds, f"{dataset.folder}@rounds={plan.rounds}", [plan.fingerprint]
         else:
             data, identity = section.data, _identity(section.data)
         inputs = digest([identity, rounds, resolved(config), section.steps, section.validation])
-        epochs = config.optimizer.epochs * self.num_images(recipe) if dataset else 0
+        epochs = config.optimizer.epochs * self.num_images(study) if dataset else 0
         return Stage(
             kind="train",
-            folder=self.out / "runs" / f"{cell_title(recipe)}-{inputs[:8]}",
+            folder=self.out / "runs" / f"{cell_title(study)}-{inputs[:8]}",
             inputs=inputs,
             product="result.json",
             work=float(section.steps * config.optimizer.batch_size or epochs),
-            recipe=recipe,
+            study=study,
             data=data,
         )
 
-    def _evaluations(self, recipe: Recipe, encoder: str, folder: Path, upstream: str) -> list[Stage]:
+    def _evaluations(self, study: Study, encoder: str, folder: Path, upstream: str) -> list[Stage]:
         stages = []
-        for section in recipe.evaluate:
-            if recipe.encoder and section.suite == "imagenet":
+        for section in study.evaluate:
+            if study.encoder and section.suite == "imagenet":
                 continue  # a given encoder has no classifier for these classes
             inputs = digest([upstream, to_mapping(section), {k: _identity(v) for k, v in section.data.items()}])
             stages.append(
@@ -225,7 +223,7 @@ class Planner:
                     inputs=inputs,
                     product="results.json",
                     work=0.0,
-                    recipe=recipe,
+                    study=study,
                     encoder=encoder,
                     section=section,
                 )
@@ -233,24 +231,24 @@ class Planner:
         return stages
 
 
-def drawn(recipe: Recipe) -> bool:
+def is_generated(study: Study) -> bool:
     """Whether the training images are generated."""
-    return not recipe.encoder and not recipe.train.data
+    return not study.encoder and not study.train.data
 
 
-def strength(recipe: Recipe) -> str:
+def augmentation(study: Study) -> str:
     """The augmentation of the papers' tables: "strong" (DINO's) or "plain" (crop and flip)."""
-    return "strong" if recipe.train.config().augmentation == "dino" else "plain"
+    return "strong" if study.train.config().augmentation == "dino" else "plain"
 
 
-def cell_title(recipe: Recipe) -> str:
+def cell_title(study: Study) -> str:
     """A readable folder name for the run of a cell; it need not be unique."""
-    config, train = recipe.generate, recipe.train
-    if drawn(recipe):
+    config, train = study.generate, study.train
+    if is_generated(study):
         data = f"{config.prompt}_scale{config.guidance_scale:g}_steps{config.num_inference_steps}_x{config.multiple:g}"
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
-    return slug(f"{data}_{strength(recipe)}_seed{train.config().seed}")
+    return slug(f"{data}_{augmentation(study)}_seed{train.config().seed}")
 
 
 def _weights(encoder: str) -> list[Any]:

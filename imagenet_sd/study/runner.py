@@ -1,136 +1,134 @@
-"""A whole study: prompts, datasets, runs, evaluations and the report, from one recipe. The main path of the project.
+"""A whole study: prompts, datasets, runs, evaluations and the report, from one file. The main path of the project.
 
 Every stage is skipped when its inputs have not changed, and goes on where it stopped when it was interrupted. Cells are
-worked off one after the other, so that the first numbers, and the first errors, come early.
+finished one after the other, so that the first numbers, and the first errors, come early.
 """
 
 import os
-import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import ImagenetSDError, Interrupted
+from imagenet_sd import pipeline
+from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.progress import duration
-from imagenet_sd.study import Recipe, RecipeError, expand
+from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.study.document import describe, study_cells
-from imagenet_sd.study.inputs import missing
+from imagenet_sd.study.grid import expand
+from imagenet_sd.study.inputs import missing_inputs
 from imagenet_sd.study.planner import STAMP, PlannedCell, Planner, Stage, digest, read_stamp, unique_stages
+from imagenet_sd.study.schema import Study
+from imagenet_sd.study.stages import STAGES
 
 
-def run(recipe: Recipe, *, out: Path | None = None, path: str = "recipe", command: str = "") -> dict[str, Any]:
-    """Walk the whole path for every cell of a recipe, and write the study and its report.
+def run(study: Study, *, out: Path | None = None, path: str = "study", command: str = "") -> dict[str, Any]:
+    """Walk the whole path for every cell of a study, and write its numbers and its report.
 
     Args:
-        recipe: the recipe.
-        out: folder of the study; None: what the recipe says.
-        path: file of the recipe, for messages.
-        command: the command line, kept in the study; "" for none.
+        study: the study.
+        out: folder of the study; None: what the study says.
+        path: file of the study, for messages.
+        command: the command line, kept in `study.json`; "" for none.
 
     Returns:
         `out`, `study`, `page`, `stages` (their number, the report included) and `done` (those that had to be done).
 
     Raises:
-        RecipeError: a file or folder that the recipe names is missing; nothing has been done then.
+        SettingsError: a file or folder that the study names is missing; nothing has been done then.
         Interrupted: a signal came; the same call goes on from there.
-        ImagenetSDError: any other known fault; the same call goes on from there once it is mended.
+        ImagenetSDError: any other known fault; the same call goes on from there once it is fixed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RecipeError("run starts its own processes", "call it without a launcher; see train.processes")
-    out = out or folder_of(recipe)
-    cells = expand(recipe, path)
-    if lacking := missing(cells):
-        key, place = next(iter(lacking.items()))
-        more = f" (and {len(lacking) - 1} more are missing)" if len(lacking) > 1 else ""
-        raise RecipeError(f"{path}: {key}: there is no {place}{more}", f"mend the recipe, or add --set {key}=...")
+        raise SettingsError("run starts its own processes", "call it without a launcher; see train.processes")
+    out = out or folder_of(study)
+    cells = expand(study, path)
+    if missing := missing_inputs(cells):
+        key, place = next(iter(missing.items()))
+        more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise SettingsError(f"{path}: {key}: there is no {place}{more}", f"fix the study, or add --set {key}=...")
     planner = Planner(cells, out, path)
     planned = planner.plan()
     stages = unique_stages(planned)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        worked = _work_off(recipe, out, planned, planner, stages, command)
-    page = out / recipe.report.page
+    with _exclusive(out):
+        done = _run_stages(stages, out) + _write_report(study, planned, planner, out, command, len(stages) + 1)
     return {
         "out": str(out),
-        "study": str(out / recipe.report.study),
-        "page": str(page),
+        "study": str(out / study.report.study),
+        "page": str(out / study.report.page),
         "stages": len(stages) + 1,
-        "done": worked,
+        "done": done,
     }
 
 
-def dry_run_study(recipe: Recipe, *, out: Path | None = None, path: str = "recipe") -> dict[str, Any]:
+def dry_run_study(study: Study, *, out: Path | None = None, path: str = "study") -> dict[str, Any]:
     """What `run` would do, without a model, a network or a file written.
 
     Returns:
-        `out`, `cells`, `stages` (kind, folder, whether it is done), `images` (to draw in all), `image_steps`
-        (diffusion steps over all images) and `missing` (files that the recipe names and that are not there).
+        `name`, `out`, `cells`, `stages` (kind, folder, whether it is done), `images` (to generate in all),
+        `image_steps` (diffusion steps over all images) and `missing` (files that the study names and that are not
+        there).
     """
-    out = out or folder_of(recipe)
-    cells = expand(recipe, path)
+    out = out or folder_of(study)
+    cells = expand(study, path)
     planner = Planner(cells, out, path, forgiving=True)
     planned = planner.plan()
     stages = unique_stages(planned)
-    drawn = [stage for stage in stages if stage.kind == "generate"]
+    generating = [stage for stage in stages if stage.kind == "generate"]
     return {
-        "name": recipe.name,
+        "name": study.name,
         "out": str(out),
         "cells": len(planned),
         "stages": [
             {"stage": s.kind, "folder": s.folder.relative_to(out).as_posix(), "done": s.is_done()} for s in stages
         ],
-        "images": sum(planner.num_images(stage.recipe) for stage in drawn),
-        "image_steps": int(sum(stage.work for stage in drawn)),
-        "missing": missing(cells),
+        "images": sum(planner.num_images(stage.study) for stage in generating),
+        "image_steps": int(sum(stage.work for stage in generating)),
+        "missing": missing_inputs(cells),
     }
 
 
-def folder_of(recipe: Recipe) -> Path:
-    """Where the study of a recipe lies."""
-    return Path(recipe.out) if recipe.out else Path("studies") / (recipe.name or "study")
+def folder_of(study: Study) -> Path:
+    """The folder of a study."""
+    return Path(study.out) if study.out else Path("studies") / (study.name or "study")
 
 
-def _work_off(
-    recipe: Recipe, out: Path, planned: list[PlannedCell], planner: Planner, stages: list[Stage], command: str
-) -> int:
-    """Do what is not done, then the report; the number of stages that had to be worked on."""
+def _run_stages(stages: list[Stage], out: Path) -> int:
+    """Run and stamp the stages that are not done; their number."""
     todo = [stage for stage in stages if not stage.is_done()]
     clock = _Clock(stages, todo)
     for stage in todo:
         number = stages.index(stage) + 1
-        _say(f"[{number}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{clock.left(stage)}")
-        clock.took(stage, _carry_out(stage, out))
+        _log(f"[{number}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{clock.left()}")
+        start = time.monotonic()
+        facts = STAGES[stage.kind](stage, out)
+        seconds = round(time.monotonic() - start, 2)
+        stamp = {"stage": stage.kind, "inputs": stage.inputs, "seconds": seconds, "work": stage.work, **facts}
+        write_json(stage.folder / STAMP, stamp)
+        clock.took(stage, seconds)
+    return len(todo)
+
+
+def _write_report(
+    study: Study, planned: list[PlannedCell], planner: Planner, out: Path, command: str, number: int
+) -> int:
+    """Write `study.json` and the page where their numbers have changed; 1 if so, else 0."""
+    document, page = out / study.report.study, out / study.report.page
+    stamp = out / f".{page.name}.{STAMP}"
     cells = study_cells(planned, planner, out)
-    inputs = digest([recipe.name, recipe.report.study, cells])
-    stamp = out / f".{recipe.report.page}.{STAMP}"
-    page, study = out / recipe.report.page, out / recipe.report.study
-    known = read_stamp(stamp.parent, stamp.name)
-    if known.get("inputs") == inputs and page.is_file() and study.is_file():
-        return len(todo)
-    _say(f"[{len(stages) + 1}/{len(stages) + 1}] report {recipe.report.page}")
-    write_json(study, describe(recipe.name, cells, planned, command))
-    from imagenet_sd import pipeline
-
-    pipeline.report(results=[study], out=page)
+    inputs = digest([study.name, study.report.study, cells])
+    if read_stamp(out, stamp.name).get("inputs") == inputs and page.is_file() and document.is_file():
+        return 0
+    _log(f"[{number}/{number}] report {page.name}")
+    write_json(document, describe(study.name, cells, planned, command))
+    pipeline.report(results=[document], out=page)
     write_json(stamp, {"stage": "report", "inputs": inputs})
-    return len(todo) + 1
-
-
-def _carry_out(stage: Stage, out: Path) -> float:
-    """Do a stage and stamp it; the seconds it took."""
-    from imagenet_sd.study import stages as carry
-
-    start = time.monotonic()
-    facts = {"generate": carry.generate, "train": carry.train, "evaluate": carry.evaluate}[stage.kind](stage, out)
-    seconds = round(time.monotonic() - start, 2)
-    stamp = {"stage": stage.kind, "inputs": stage.inputs, "seconds": seconds, "work": stage.work, **facts}
-    write_json(stage.folder / STAMP, stamp)
-    return seconds
+    return 1
 
 
 class _Clock:
@@ -153,24 +151,24 @@ class _Clock:
         self._add(stage, seconds)
         self.todo.remove(stage)
 
-    def left(self, stage: Stage) -> str:
-        """Time left at the start of `stage`; "" while a kind of stage is ahead of which none is known."""
+    def left(self) -> str:
+        """Time left, as a part of a line; "" while a kind of stage is ahead of which none is known."""
         if not all(self._work[s.kind] for s in self.todo):
             return ""
         left = sum(self._seconds[s.kind] / self._work[s.kind] * (s.work or 1.0) for s in self.todo)
         return f", about {duration(left)} left"
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the study's folder, so that no second run trains into the same files; freed by the system if we die."""
+def _exclusive(out: Path) -> Iterator[None]:
+    """Lock the study's folder, so that no second run trains into the same files; the system frees it if we die."""
     try:
         import fcntl
-    except ImportError:  # not on this system: nothing to hold
+    except ImportError:  # not on this system: nothing to lock
         yield
         return
     with open(out / ".lock", "w") as file:
@@ -181,30 +179,3 @@ def _alone(out: Path) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
-
-
-def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command in an environment, hand SIGTERM on to it, and wait for it to end.
-
-    Returns:
-        Its exit code.
-
-    Raises:
-        Interrupted: it was stopped by SIGTERM.
-    """
-    import subprocess
-
-    with subprocess.Popen(arguments, env=environment) as process:
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            code = process.wait()
-        except BaseException:
-            with suppress(OSError):
-                process.terminate()
-            process.wait()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    if code in (128 + signal.SIGTERM, -signal.SIGTERM):
-        raise Interrupted(signal.SIGTERM)
-    return code

@@ -1,4 +1,4 @@
-"""What a recipe holds: one section per stage, and the grid that turns one recipe into the cells of a table."""
+"""What a study holds: one section per stage, and the grid whose cells are the rows of a table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.core.typed import RecipeError, build, from_mapping, join, merge
+from imagenet_sd.core.typed import SettingsError, build, from_mapping, join, located, merge
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.training.config import TrainConfig
@@ -20,7 +20,7 @@ class TrainSection:
     recipe: str = "imagenet-sd"
     """Name of a training recipe, or a YAML file of one."""
     data: str = ""
-    """Data spec of real training images (a baseline); empty: the dataset that `generate` draws."""
+    """Data spec of real training images (a baseline); empty: the dataset of section `generate`."""
     validation: str = ""
     """Data spec of real images to validate on while training; empty for none."""
     steps: int = 0
@@ -40,14 +40,10 @@ class TrainSection:
             path: where this section stands, for messages.
 
         Raises:
-            RecipeError: no such recipe, an unknown key, a value of a wrong type or out of its range.
+            SettingsError: no such recipe, an unknown key, a value of a wrong type or out of its range.
         """
-        try:
+        with located(join(path, "recipe")):
             mapping = train_mapping(self.recipe)
-        except RecipeError:
-            raise
-        except ImagenetSDError as error:
-            raise RecipeError(f"{join(path, 'recipe')}: {error}", error.hint) from None
         keys = [*mapping, *(f.name for f in fields(self) if f.name != "settings")]
         merge(dict.fromkeys(keys), dict.fromkeys(self.settings), path)  # so that the hint names the section's own keys
         merge(mapping, self.settings, path)
@@ -60,7 +56,7 @@ class TrainSection:
         settings = dict(content.get("settings", {})) | {k: v for k, v in content.items() if k not in own}
         section = build(cls, {k: v for k, v in content.items() if k in own} | {"settings": settings}, path)
         if section.steps < 0 or section.processes < 0:
-            raise RecipeError(f"{path}: steps and processes must not be negative", "0 lets the tool choose")
+            raise SettingsError(f"{path}: steps and processes must not be negative", "0 lets the tool choose")
         section.config(path)
         return section
 
@@ -90,27 +86,27 @@ class ReportSection:
         for key, ending in (("page", ".html"), ("study", ".json")):
             name = getattr(self, key)
             if Path(name).name != name or not name.endswith(ending) or name.startswith("."):
-                raise RecipeError(f"{key} is {name!r}", f"give a file name that ends in {ending}, without a folder")
+                raise ImagenetSDError(f"{key} is {name!r}", f"give a file name that ends in {ending}, without a folder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class Study:
     """A study: the path from classes to numbers, once or over a grid.
 
     Attributes:
         name: what the study is called; "" in a file takes the file's name.
-        out: folder of the study; "" is `studies/NAME`. Recipes that name one folder share datasets and runs there; give
+        out: folder of the study; "" is `studies/NAME`. Studies that name one folder share datasets and runs there; give
             each a report of its own.
-        paths: names for folders of real data; `${name}` in any text of the recipe stands for one.
+        paths: names for folders of real data; `${name}` in any text of the study stands for one.
         encoder: a given encoder (`timm:NAME`, `timm:NAME@CHECKPOINT`, a run folder) that is evaluated as it is, without
             the suite `imagenet`; "" trains one.
-        generate: what to draw.
+        generate: what to generate.
         train: how to train on it.
         evaluate: what to measure, in order.
         report: the page.
         grid: each mapping is a full product: dotted key -> list of values (or one value); the key `seed` sets
             `generate.seed` and `train.seed`; the key `star` holds axes of which one at a time leaves the base. The
-            cells of all mappings together are the study; without any, the recipe itself is its one cell.
+            cells of all mappings together are the study; without any, the study itself is its one cell.
     """
 
     name: str = ""

@@ -1,22 +1,24 @@
-"""The three kinds of stages, carried out: draw a dataset, train on it, evaluate what came out."""
+"""What the three kinds of stages do: generate a dataset, train on it, evaluate the encoder."""
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 from imagenet_sd.core.files import write_json
+from imagenet_sd.core.process import run_process
 from imagenet_sd.data.images import open_images
-from imagenet_sd.study.planner import Stage
+from imagenet_sd.study.planner import Kind, Stage
 from imagenet_sd.training.config import TrainConfig, resolved, with_epochs
 
 
 def generate(stage: Stage, out: Path) -> dict[str, Any]:
-    """Draw the dataset, with all the machine has."""
-    summary = pipeline.generate(config=stage.recipe.generate, out=stage.folder)
+    """Generate the dataset, with all the machine has."""
+    summary = pipeline.generate(config=stage.study.generate, out=stage.folder)
     return {"num_images": summary["num_images"]}
 
 
@@ -26,11 +28,11 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
     Raises:
         Interrupted: a signal came; the checkpoint is saved.
     """
-    section = stage.recipe.train
+    section = stage.study.train
     config = section.config()
     count = sum(open_images(stage.data, "train").group_sizes)
     if section.steps:
-        config = with_epochs(config, epochs_for(section.steps, count, config.optimizer.batch_size))
+        config = with_epochs(config, nearest_epochs(section.steps, count, config.optimizer.batch_size))
     devices = _devices()
     processes = section.processes or max(1, devices)
     if processes > 1:
@@ -44,7 +46,7 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
     return {"num_images": count, "epochs": config.optimizer.epochs}
 
 
-def epochs_for(steps: int, num_images: int, batch_size: int) -> int:
+def nearest_epochs(steps: int, num_images: int, batch_size: int) -> int:
     """The whole number of epochs, at least one, whose number of steps comes nearest to `steps`."""
     return max(1, round(steps / max(1, num_images // batch_size)))
 
@@ -57,7 +59,7 @@ def _devices() -> int:
 
 def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> None:
     """The command `train` in several processes on this machine; accelerate finds its ranks in what torchrun sets."""
-    section = stage.recipe.train
+    section = stage.study.train
     stage.folder.mkdir(parents=True, exist_ok=True)
     recipe = stage.folder / "train.yaml"
     write_json(recipe, resolved(config))  # JSON is YAML
@@ -65,8 +67,6 @@ def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> 
     command += ["-m", "imagenet_sd", "train", stage.data, "--recipe", str(recipe), "--out", str(stage.folder)]
     command += ["--val", section.validation] if section.validation else []
     command += ["--workers", str(section.workers)]
-    from imagenet_sd.study.runner import run_process
-
     environment = {"OMP_NUM_THREADS": "1"} | os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})
     if run_process(command, environment):
         raise ImagenetSDError(
@@ -85,3 +85,11 @@ def evaluate(stage: Stage, out: Path) -> dict[str, Any]:
         cache=out / "features",
     )
     return {}
+
+
+STAGES: dict[Kind, Callable[[Stage, Path], dict[str, Any]]] = {
+    "generate": generate,
+    "train": train,
+    "evaluate": evaluate,
+}
+"""Kind -> what it does in the folder of a study; it returns the facts that the stamp keeps."""

@@ -30,7 +30,7 @@ def load_train_config(name: str, settings: Sequence[str] = ()) -> TrainConfig:
         settings: such as "optimizer.epochs=3"; the value is read as YAML.
 
     Raises:
-        RecipeError: an unknown key or a value of a wrong type, named by its path.
+        SettingsError: an unknown key or a value of a wrong type, named by its path.
     """
     mapping = train_mapping(name)
     for setting in settings:

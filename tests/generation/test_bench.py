@@ -8,11 +8,10 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-import typer.main
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli import app
 from imagenet_sd.cli.bench import _print_generate
+from imagenet_sd.cli.bench import bench as bench_command
 from imagenet_sd.core.errors import ImagenetSDError, ModelError, PlanError
 from imagenet_sd.generation.bench import calibrate
 from imagenet_sd.generation.bench.compare import compare
@@ -243,7 +242,6 @@ def test_a_batch_that_takes_too_long_is_worked_out_from_its_steps(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["generate", "loader", "probe"])
 def test_every_benchmark_explains_itself(name: str):
-    group = typer.main.get_command(app).commands["bench"]  # pyright: ignore[reportAttributeAccessIssue]
-    command = group.commands[name]
+    command = bench_command.commands[name]
     assert len(command.help) > 40
     assert all(option.help for option in command.params)

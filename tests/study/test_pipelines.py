@@ -1,4 +1,4 @@
-"""The shipped recipes: each reads, plans without torch, and two of them run with small settings put in."""
+"""The shipped studies: each reads, plans without torch, and two of them run with small settings put in."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.study import Recipe, expand, load_recipe
+from imagenet_sd.study import Study, expand, load_study
+from imagenet_sd.study.planner import Planner, unique_stages
 from imagenet_sd.study.runner import dry_run_study, run
 from tests.conftest import ROOT, CliRun
 
@@ -22,15 +23,15 @@ TINY = [
 ]  # fmt: skip
 
 
-def pipeline(name: str) -> Recipe:
-    return load_recipe(ROOT / "pipelines" / f"{name}.yaml")
+def pipeline(name: str) -> Study:
+    return load_study(ROOT / "pipelines" / f"{name}.yaml")
 
 
 def as_options(settings: list[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
-def test_the_recipes_are_there():
+def test_the_studies_are_there():
     assert {path.stem for path in FILES} >= {
         "mini", "mini_findings", "imagenet100", "imagenet100_table_5_1", "imagenet100_table_5_2", "imagenet1k_c_dc",
         "transfer_table_5_3", "cog_table_5_4",
@@ -40,9 +41,9 @@ def test_the_recipes_are_there():
 def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     code = (
         "import sys, json\nfrom pathlib import Path\nfrom imagenet_sd.study.runner import dry_run_study\n"
-        "from imagenet_sd.study import load_recipe\n"
+        "from imagenet_sd.study import load_study\n"
         "for p in sys.argv[1:]:\n"
-        "    plan = dry_run_study(load_recipe(Path(p)), path=p)\n"
+        "    plan = dry_run_study(load_study(Path(p)), path=p)\n"
         "    assert plan['cells'] and len(plan['stages']) >= plan['cells']\n"
         "    assert not any(stage['done'] for stage in plan['stages'])\n"
         "    print(json.dumps([plan['name'], plan['cells']]))\n"
@@ -58,15 +59,28 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_stages_keep_the_folders_and_inputs_of_version_0_1_0():
+    """What a study made then is up to date now: hashes cover the values of settings under their first names."""
+    run_folder = "runs/c_dc_scale2_steps20_x1_strong_seed0-0f8b4463"
+    planner = Planner(expand(pipeline("mini")), Path("out"), "mini.yaml")
+    assert {stage.folder.as_posix(): stage.inputs for stage in unique_stages(planner.plan())} == {
+        "out/datasets/digits-10-sd_c_dc_scale2_steps20_seed0-b5c58161": "864d635859177c93",
+        f"out/{run_folder}": "0f8b4463fd5d2da4",
+        f"out/{run_folder}/evaluate-imagenet-59d576ea": "59d576eaa6251fc9",
+        f"out/{run_folder}/evaluate-transfer-c4e8bf90": "c4e8bf90e2157a79",
+        f"out/{run_folder}/evaluate-analysis-242a93b6": "242a93b6c067e22b",
+    }
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_data_name_is_known(path: Path):
     from imagenet_sd.data.imagenet_family import family_members
     from imagenet_sd.data.transfer import TRANSFER
 
     known = {"torchvision": set(TRANSFER), "imagenet": {member.name for member in family_members()}}
-    recipe = load_recipe(path)
-    assert recipe.evaluate and all(section.data for section in recipe.evaluate)
-    for section in recipe.evaluate:
+    study = load_study(path)
+    assert study.evaluate and all(section.data for section in study.evaluate)
+    for section in study.evaluate:
         for name, spec in section.data.items():
             kind, _, rest = spec.partition(":")
             if kind in known:
@@ -75,7 +89,7 @@ def test_every_data_name_is_known(path: Path):
 
 
 def test_table_5_2_has_the_rows_of_the_thesis():
-    cells = [cell.recipe for cell in expand(pipeline("imagenet100_table_5_2"))]
+    cells = [cell.study for cell in expand(pipeline("imagenet100_table_5_2"))]
     rows = [
         (c.generate.guidance_scale, c.generate.prompt, c.generate.multiple) for c in cells if not c.train.data
     ]  # Tab. 5.2, rows 2 to 12
@@ -89,10 +103,10 @@ def test_table_5_2_has_the_rows_of_the_thesis():
     plan = dry_run_study(pipeline("imagenet100_table_5_2"))
     datasets = [stage for stage in plan["stages"] if stage["stage"] == "generate"]
     assert len(datasets) == 8 and plan["images"] == 100 * 1300 * (7 + 50)  # 1x, 10x, 20x are rounds of the 50x
-    for recipe in cells:
-        config = recipe.train.config()
+    for study in cells:
+        config = study.train.config()
         assert (config.model.backbone, config.optimizer.epochs, config.optimizer.batch_size) == ("resnet50", 100, 256)
-        assert recipe.generate.num_inference_steps == 50 and recipe.generate.model == "CompVis/stable-diffusion-v1-4"
+        assert study.generate.num_inference_steps == 50 and study.generate.model == "CompVis/stable-diffusion-v1-4"
 
 
 def test_tables_that_share_a_folder_share_their_runs():
@@ -106,10 +120,10 @@ def test_tables_that_share_a_folder_share_their_runs():
 
 
 def test_the_findings_vary_one_factor_at_a_time_and_train_equally_long():
-    from imagenet_sd.study.stages import epochs_for
+    from imagenet_sd.study.stages import nearest_epochs
 
-    recipe = pipeline("mini_findings")
-    cells = [cell.recipe for cell in expand(recipe)]
+    study = pipeline("mini_findings")
+    cells = [cell.study for cell in expand(study)]
     base = {"prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 25, "multiple": 1.0}
     seen: Counter[str] = Counter()
     for cell in cells:
@@ -124,9 +138,9 @@ def test_the_findings_vary_one_factor_at_a_time_and_train_equally_long():
         "base": 1, "prompt": 2, "guidance_scale": 3, "num_inference_steps": 3, "multiple": 3, "augmentation": 1,
     }  # fmt: skip
     assert sum(count for key, count in seen.items() if key.startswith("real")) == 12 and len(cells) == 51
-    batch = recipe.train.config().optimizer.batch_size
-    sizes = [round(10 * recipe.generate.images_per_class * multiple) for multiple in (0.25, 1, 2, 4)] + [4000]
-    assert {epochs_for(recipe.train.steps, size, batch) * (size // batch) for size in sizes} == {recipe.train.steps}
+    batch = study.train.config().optimizer.batch_size
+    sizes = [round(10 * study.generate.images_per_class * multiple) for multiple in (0.25, 1, 2, 4)] + [4000]
+    assert {nearest_epochs(study.train.steps, size, batch) * (size // batch) for size in sizes} == {study.train.steps}
 
 
 def test_mini_runs(tmp_path: Path, cli: CliRun):
@@ -187,12 +201,12 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_recipes_of_the_tables_run_in_small(name: str, places: dict[str, Path], tmp_path: Path):
+def test_the_studies_of_the_tables_run_in_small(name: str, places: dict[str, Path], tmp_path: Path):
     settings, cells, measured = RUNS[name]
     filled = [s.replace("REAL", str(places["real"])).replace("LEVELS", str(places["levels"])) for s in settings]
     path = ROOT / "pipelines" / f"{name}.yaml"
     small = [*TINY, "generate.shard_size=20", *filled]
-    summary = run(load_recipe(path, small), out=tmp_path, path=str(path))
+    summary = run(load_study(path, small), out=tmp_path, path=str(path))
     study = json.loads(Path(summary["study"]).read_text())
     assert len(study["cells"]) == cells
     for cell in study["cells"]:
@@ -203,8 +217,8 @@ def test_the_recipes_of_the_tables_run_in_small(name: str, places: dict[str, Pat
 
 def test_table_5_1_runs_from_the_command_line(places: dict[str, Path], tmp_path: Path, cli: CliRun):
     settings = [*TINY, f"paths.imagenet100={places['real']}", f"evaluate.data.val=imagefolder:{places['real']}"]
-    recipe = ROOT / "pipelines" / "imagenet100_table_5_1.yaml"
-    done = cli("run", recipe, "--out", tmp_path / "out", *as_options(settings))
+    study = ROOT / "pipelines" / "imagenet100_table_5_1.yaml"
+    done = cli("run", study, "--out", tmp_path / "out", *as_options(settings))
     assert done.returncode == 0, done.stderr
     study = json.loads((tmp_path / "out" / "table_5_1.json").read_text())
     found = [(c["factors"]["data"], c["factors"]["augmentation"], c["images"]) for c in study["cells"]]

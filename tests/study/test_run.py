@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.data.images import open_images
-from imagenet_sd.study import RecipeError, load_recipe
+from imagenet_sd.study import load_study
 from imagenet_sd.study.inputs import places
 from imagenet_sd.study.runner import dry_run_study, run
-from imagenet_sd.study.stages import epochs_for
+from imagenet_sd.study.stages import nearest_epochs
 from tests.conftest import CliRun
 
-RECIPE = """
+STUDY = """
 name: tiny
 generate: {model: embedded, prompt: c_dc, guidance_scale: 2, num_inference_steps: 2, images_per_class: 2,
            shard_size: 20, batch_size: 10}
@@ -34,9 +35,9 @@ grid:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, cli: CliRun) -> tuple[Path, Path, str]:
-    """A finished study: recipe, folder, standard error of the run."""
+    """A finished study: file, folder, standard error of the run."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(STUDY)
     done = cli("run", folder / "tiny.yaml", "--out", folder / "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -47,15 +48,15 @@ def study(tmp_path_factory: pytest.TempPathFactory, cli: CliRun) -> tuple[Path, 
 
 
 def test_study_json_holds_the_cells_and_their_numbers(study: tuple[Path, Path, str]):
-    recipe, out, _ = study
+    path, out, _ = study
     document = json.loads((out / "study.json").read_text())
-    assert document["name"] == "tiny" and document["commands"] == [f"imagenet-sd run {recipe} --out {out}"]
+    assert document["name"] == "tiny" and document["commands"] == [f"imagenet-sd run {path} --out {out}"]
     assert {"imagenet-sd", "torch", "diffusers"} <= set(document["versions"]) and document["machine"]
     small, large, real = document["cells"]
     common = {"augmentation": "strong", "seed": 0}
-    drawn = {"data": "synthetic", "prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 2}
-    assert small["factors"] == {**common, **drawn, "multiple": 1.0}
-    assert large["factors"] == {**common, **drawn, "multiple": 2.0}
+    synthetic = {"data": "synthetic", "prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 2}
+    assert small["factors"] == {**common, **synthetic, "multiple": 1.0}
+    assert large["factors"] == {**common, **synthetic, "multiple": 2.0}
     assert real["factors"] == {**common, "data": "real", "source": "builtin:mnist@per_class=3", "multiple": 1.5}
     assert [(c["images"], c["epochs"]) for c in document["cells"]] == [(20, 2), (40, 1), (30, 1)]
     assert small["dataset"] == large["dataset"] and "dataset" not in real
@@ -75,11 +76,11 @@ def test_progress_is_one_line_per_stage(study: tuple[Path, Path, str]):
 
 
 def test_a_second_run_does_nothing_and_says_so(study: tuple[Path, Path, str]):
-    recipe, out, _ = study
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    path, out, _ = study
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "imagenet_sd", "run", recipe, "--out", out],
+        [sys.executable, "-X", "importtime", "-m", "imagenet_sd", "run", path, "--out", out],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -87,7 +88,7 @@ def test_a_second_run_does_nothing_and_says_so(study: tuple[Path, Path, str]):
     assert spent.ru_utime - used.ru_utime < 5
     loaded = set(re.findall(r"\|\s+([\w.]+)$", done.stderr, flags=re.MULTILINE))
     assert not {name for name in loaded if name.split(".")[0] in {"torch", "diffusers", "pyarrow", "sklearn"}}
-    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    after = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
     assert after == before
 
 
@@ -105,8 +106,8 @@ def test_a_smaller_multiple_is_the_first_rounds_of_the_dataset(study: tuple[Path
         open_images(f"{dataset}@rounds=3")
 
 
-def states(recipe: Path, out: Path, *settings: str) -> list[tuple[str, bool]]:
-    return [(s["stage"], s["done"]) for s in dry_run_study(load_recipe(recipe, settings), out=out)["stages"]]
+def states(path: Path, out: Path, *settings: str) -> list[tuple[str, bool]]:
+    return [(s["stage"], s["done"]) for s in dry_run_study(load_study(path, settings), out=out)["stages"]]
 
 
 @pytest.mark.parametrize(
@@ -121,34 +122,34 @@ def states(recipe: Path, out: Path, *settings: str) -> list[tuple[str, bool]]:
     ],
 )
 def test_a_change_makes_stale_what_depends_on_it(study: tuple[Path, Path, str], setting: str, stale: set[str]):
-    recipe, out, _ = study
-    found = states(recipe, out, setting)
+    path, out, _ = study
+    found = states(path, out, setting)
     assert len(found) == 7 and all(done == (kind not in stale) for kind, done in found)
 
 
 def test_another_dataset_goes_to_another_folder_and_real_runs_stay(study: tuple[Path, Path, str]):
-    recipe, out, _ = study
-    found = states(recipe, out, "generate.guidance_scale=3")
-    assert [done for _, done in found] == [False] * 5 + [True] * 2  # the real baseline draws nothing
-    assert states(recipe, out, "grid=[]") == [("generate", False), ("train", True), ("evaluate", True)]
+    path, out, _ = study
+    found = states(path, out, "generate.guidance_scale=3")
+    assert [done for _, done in found] == [False] * 5 + [True] * 2  # the real baseline generates nothing
+    assert states(path, out, "grid=[]") == [("generate", False), ("train", True), ("evaluate", True)]
 
 
 def test_what_is_lost_is_made_again(study: tuple[Path, Path, str], tmp_path: Path):
     import shutil
 
-    recipe, out, _ = study
+    path, out, _ = study
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
     (victim,) = (copy / "runs").glob("real*/evaluate-*")
     was = json.loads((victim / "results.json").read_text())
     (victim / "results.json").unlink()
     (victim / "stage.json").write_text("{ torn")
-    summary = run(load_recipe(recipe), out=copy)
+    summary = run(load_study(path), out=copy)
     assert summary["done"] == 1 and summary["stages"] == 8, "the same numbers, so the report stands"
     again = json.loads((victim / "results.json").read_text())
     assert [r["top1"] for r in again["results"]] == [r["top1"] for r in was["results"]]
     next(copy.glob("datasets/*/data/round-001/*.parquet")).unlink()
-    assert states(recipe, copy)[0] == ("generate", False)
+    assert states(path, copy)[0] == ("generate", False)
 
 
 TRAIN_ONLY = """
@@ -187,10 +188,10 @@ def killed_when(command: list, there: Callable[[], list]) -> None:
     assert process.wait(60) == -9
 
 
-def test_killed_while_it_draws_evaluates_and_reports_it_goes_on(tmp_path: Path, cli: CliRun):
+def test_killed_while_it_generates_evaluates_and_reports_it_goes_on(tmp_path: Path, cli: CliRun):
     out = tmp_path / "out"
-    recipe = RECIPE.split("grid:")[0].replace("images_per_class: 2", "images_per_class: 12")
-    (tmp_path / "r.yaml").write_text(recipe)
+    text = STUDY.split("grid:")[0].replace("images_per_class: 2", "images_per_class: 12")
+    (tmp_path / "r.yaml").write_text(text)
     command = [sys.executable, "-m", "imagenet_sd", "run", tmp_path / "r.yaml", "--out", out]
     killed_when(command, lambda: list(out.glob("datasets/*/data/*/.manifests/*.json")))
     first = {path: path.stat().st_mtime_ns for path in out.glob("datasets/*/data/*/*.parquet")}
@@ -213,7 +214,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path):
     with open(tmp_path / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ImagenetSDError, match="another run is at work"):
-            run(load_recipe(tmp_path / "r.yaml"), out=tmp_path)
+            run(load_study(tmp_path / "r.yaml"), out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +229,11 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path):
 )
 def test_a_missing_file_is_an_error_before_any_work(tmp_path: Path, setting: str, message: str):
     (tmp_path / "r.yaml").write_text(TRAIN_ONLY)
-    if not message:  # only a study that draws needs templates
+    if not message:  # only a study that generates needs templates
         setting, message = "train.data=", f"generate.templates: there is no {tmp_path / 'gone'}"
         (tmp_path / "r.yaml").write_text(f"{TRAIN_ONLY}generate: {{model: embedded, templates: {tmp_path}/gone}}\n")
-    with pytest.raises(RecipeError) as error:
-        run(load_recipe(tmp_path / "r.yaml", [setting]), out=tmp_path / "out", path="r.yaml")
+    with pytest.raises(SettingsError) as error:
+        run(load_study(tmp_path / "r.yaml", [setting]), out=tmp_path / "out", path="r.yaml")
     assert str(error.value).startswith(f"r.yaml: {message}") and not (tmp_path / "out").exists()
 
 
@@ -243,7 +244,7 @@ def test_the_command_line_names_the_key(tmp_path: Path, cli: CliRun):
     assert done.stderr.splitlines()[0].endswith(
         "x.yaml: generate.guidance_scal is no known key; did you mean guidance_scale?"
     )
-    assert cli("run", tmp_path / "none.yaml").stderr.startswith(f"error: no recipe {tmp_path / 'none.yaml'}")
+    assert cli("run", tmp_path / "none.yaml").stderr.startswith(f"error: no file {tmp_path / 'none.yaml'}")
 
 
 def test_steps_become_the_nearest_epochs():
@@ -251,7 +252,7 @@ def test_steps_become_the_nearest_epochs():
         for images in (9, 100, 400, 4000):
             per_epoch = max(1, images // 50)
             best = min(range(1, steps + 2), key=lambda n: (abs(n * per_epoch - steps), -n))
-            chosen = epochs_for(steps, images, 50)
+            chosen = nearest_epochs(steps, images, 50)
             assert abs(chosen * per_epoch - steps) == abs(best * per_epoch - steps)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.core.typed import RecipeError
+from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.training.config import TrainingError, get_recipe
 from imagenet_sd.training.optim import learning_rate
 from imagenet_sd.training.recipes import load_train_config
@@ -78,5 +78,5 @@ def test_settings_and_files_change_single_values(tmp_path: Path):
     ],
 )
 def test_a_wrong_setting_names_its_key(setting: str, message: str):
-    with pytest.raises((RecipeError, TrainingError), match=message):
+    with pytest.raises((SettingsError, TrainingError), match=message):
         load_train_config("imagenet-sd", [setting])

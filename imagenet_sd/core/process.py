@@ -1,0 +1,55 @@
+"""Signals and child processes: a stop from outside becomes one exception, wherever it arrives."""
+
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+from imagenet_sd.core.errors import Interrupted
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Leave the block with `Interrupted` on SIGTERM or Ctrl-C; for the main thread.
+
+    Raises:
+        Interrupted: one of the two came.
+    """
+    received: list[int] = []
+
+    def stop(signum: int, frame: object) -> None:  # no Exception: nothing that is tried again may catch it
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(received[0] if received else signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command in an environment, hand SIGTERM on to it, and wait for it to end.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        Interrupted: it was stopped by SIGTERM.
+    """
+    with subprocess.Popen(arguments, env=environment) as process:
+        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except BaseException:
+            with suppress(OSError):
+                process.terminate()
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    if code in (128 + signal.SIGTERM, -signal.SIGTERM):
+        raise Interrupted(signal.SIGTERM)
+    return code
