@@ -21,7 +21,7 @@ from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
 from imagenet_sd.prompts.classes import class_list_name
 from imagenet_sd.study import Cell, EvalSection, Recipe, RecipeError, to_mapping
-from imagenet_sd.training.config import resolved
+from imagenet_sd.training.config import recorded
 
 STAMP = "stage.json"
 Kind = Literal["generate", "train", "evaluate"]
@@ -199,7 +199,7 @@ class Planner:
             rounds, data, identity = plan.rounds, f"{dataset.folder}@rounds={plan.rounds}", [plan.fingerprint]
         else:
             data, identity = section.data, _identity(section.data)
-        inputs = digest([identity, rounds, resolved(config), section.steps, section.validation])
+        inputs = digest([identity, rounds, recorded(config), section.steps, section.validation])
         epochs = config.optimizer.epochs * self.num_images(recipe) if dataset else 0
         return Stage(
             kind="train",

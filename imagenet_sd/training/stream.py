@@ -17,7 +17,7 @@ class GrowingSet:
         folder: dataset folder.
         document: its `dataset.json`.
         patience: seconds to wait for a shard before giving up.
-        poll: seconds between two looks.
+        poll: seconds between two checks.
     """
 
     def __init__(self, folder: Path, document: dict[str, Any], patience: float = 3600.0, poll: float = 1.0):
