@@ -15,9 +15,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from imagenet_sd.cli import app
 from imagenet_sd.data.images import ArraySet, open_images
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import TrainConfig, TrainingError, recorded
@@ -29,6 +27,7 @@ from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.runlog import RunLog, read_metrics
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import Views
+from tests.conftest import CliRun
 
 QUICK = ["optimizer.epochs=2", "optimizer.batch_size=20", "optimizer.warmup_epochs=1", "optimizer.base_lr=0.5"]
 OCM = ["objective.loss=ocm", "model.projector_layers=1", "model.projector_hidden=32", "model.projector_bottleneck=16"]
@@ -63,7 +62,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: subprocess.Popen) -> None:
     """Wait, for a minute at most, until the process has written a file."""
     deadline = time.monotonic() + 60
     while not path.exists():
@@ -291,12 +290,12 @@ def test_validation_matches_classes_by_id_and_says_so():
         Validator(real, ("y", "z"), 8)
 
 
-def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path):
+def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun):
     folder = image_folder(tmp_path / "d", ("n13742358", "n13742573", "n02086910"), 8)
     arguments = f"train imagefolder:{folder} --recipe small --val builtin:mnist --out {tmp_path}/run".split()
     settings = [*QUICK, "optimizer.epochs=1", "optimizer.batch_size=8"]
-    done = CliRunner().invoke(app, [*arguments, *[word for s in settings for word in ("--set", s)]])
-    assert done.exit_code == 0, done.output
+    done = cli(*arguments, *[word for s in settings for word in ("--set", s)])
+    assert done.returncode == 0, done.stderr
     note = "scored on the 2 classes in common (3 in training, 10 in builtin:mnist)"
     assert note in done.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
