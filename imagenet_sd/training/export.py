@@ -5,8 +5,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
+from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.typed import RecipeError, from_mapping
+from imagenet_sd.core.typed import from_mapping
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.model import make_encoder
 from imagenet_sd.training.objectives import make_objective
@@ -34,6 +35,6 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module, tuple[str, ...], int]:
         head = make_objective(encoder, len(classes), config).head
         encoder.load_state_dict(load_file(run / "encoder.safetensors"))
         head.load_state_dict(load_file(run / "classifier.safetensors"))
-    except (RecipeError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except (ImagenetSDError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise TrainingError(f"{run} is damaged: {' '.join(str(error).split())[:200]}", "train again") from None
     return encoder.eval(), head.eval(), classes, config.val_crop_size
