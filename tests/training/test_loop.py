@@ -203,7 +203,9 @@ class TwoViews(Objective):
 def test_the_loop_trains_whatever_objective_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Hooks come once per optimiser step, however many chunks a batch has; the state is in the checkpoint."""
     monkeypatch.setitem(OBJECTIVES, "two_views", TwoViews)
-    config = quick("optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.accumulation_steps=4")
+    config = quick(
+        "optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.accumulation_steps=4", "model.projector_layers=1"
+    )
     config = replace(config, objective=replace(config.objective, loss="two_views"))
     with pytest.raises(TrainingError, match="two_views needs 2 global crops of an image, not 1"):
         train(config, "builtin:faces", tmp_path)
