@@ -1,10 +1,13 @@
-"""Shared fixtures: one small real dataset drawn once a session, and the command line as a user runs it."""
+"""Shared fixtures: one small real dataset generated once a session, and the command line as a user runs it."""
 
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -23,13 +26,44 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def cli() -> CliRun:
-    """Runs `imagenet-sd ARGS...` in a process of its own and returns it with its output."""
+    """Runs `imagenet-sd ARGS...` and returns its exit code and output.
+
+    The command runs in this process, which saves importing torch and diffusers each time; with options of
+    `subprocess.run` (`env`, `cwd`) it gets a process of its own.
+    """
 
     def run(*args: object, **options) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "imagenet_sd", *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+        if options:
+            return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+        return run_here(command)
 
     return run
+
+
+def run_here(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """`python -m imagenet_sd ARGS...` in this process; what its child processes write is captured as well."""
+    from imagenet_sd.cli import main
+
+    own = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        try:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", command[2:]):
+                main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            for number, descriptor in enumerate(own, 1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+    return subprocess.CompletedProcess(command, code, *texts)
 
 
 @pytest.fixture(scope="session")

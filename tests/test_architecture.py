@@ -142,3 +142,8 @@ def test_the_project_speaks_of_itself_alone():
     for path in [*FILES, *ROOT.glob("*.md"), *ROOT.glob("prompts/**/*"), *ROOT.glob("scripts/*")]:
         if path.is_file():
             assert not re.search(r"/home/\w|/Users/\w|/root/", path.read_text(encoding="utf-8")), path
+
+
+def test_the_training_loop_knows_no_single_objective():
+    loop = imports(PACKAGE / "training" / "loop.py")
+    assert {name for name in loop if ".objectives" in name} == {"imagenet_sd.training.objectives"}

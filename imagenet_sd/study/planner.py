@@ -24,7 +24,7 @@ from imagenet_sd.pipeline import open_dataset
 from imagenet_sd.prompts.classes import class_list_name
 from imagenet_sd.study.grid import GridCell
 from imagenet_sd.study.schema import EvalSection, Study
-from imagenet_sd.training.config import resolved
+from imagenet_sd.training.config import recorded
 
 STAMP = "stage.json"
 Kind = Literal["generate", "train", "evaluate"]
@@ -198,7 +198,7 @@ class Planner:
             rounds, data, identity = plan.rounds, f"{dataset.folder}@rounds={plan.rounds}", [plan.fingerprint]
         else:
             data, identity = section.data, _identity(section.data)
-        inputs = digest([identity, rounds, resolved(config), section.steps, section.validation])
+        inputs = digest([identity, rounds, recorded(config), section.steps, section.validation])
         epochs = config.optimizer.epochs * self.num_images(study) if dataset else 0
         return Stage(
             kind="train",

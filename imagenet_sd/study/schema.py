@@ -9,7 +9,7 @@ from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.typed import SettingsError, build, from_mapping, join, located, merge
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.training.config import TrainConfig
+from imagenet_sd.training.config import TrainConfig, upgraded
 from imagenet_sd.training.recipes import train_mapping
 
 
@@ -53,7 +53,7 @@ class TrainSection:
     def from_flat(cls, content: Mapping[str, Any], path: str) -> "TrainSection":
         """The section as it stands in a file; the settings are checked at once."""
         own = {f.name for f in fields(cls)}
-        settings = dict(content.get("settings", {})) | {k: v for k, v in content.items() if k not in own}
+        settings = upgraded(dict(content.get("settings", {})) | {k: v for k, v in content.items() if k not in own})
         section = build(cls, {k: v for k, v in content.items() if k in own} | {"settings": settings}, path)
         if section.steps < 0 or section.processes < 0:
             raise SettingsError(f"{path}: steps and processes must not be negative", "0 lets the tool choose")

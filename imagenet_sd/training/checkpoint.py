@@ -40,18 +40,26 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
     """
     try:
         with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {_new_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             counters = json.loads((file.metadata() or {})["counters"])
         for name, module in modules.items():
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"{path} cannot be resumed from: {reason}", "delete it to start the run anew") from None
+        raise TrainingError(
+            f"{path} cannot be resumed from: {reason}", "delete it to start the run from scratch"
+        ) from None
     state = optimizer.state_dict()
     momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
     optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
     return counters
+
+
+def _new_name(key: str) -> str:
+    """The name of a tensor today; version 0.1.0 called two modules otherwise."""
+    module, _, rest = key.partition("/")
+    return {"ocm": "objective", "averaged": "ema_model"}.get(module, module) + "/" + rest
 
 
 def save_weights(path: Path, module: nn.Module) -> None:

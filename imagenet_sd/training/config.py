@@ -1,5 +1,6 @@
 """Training recipes as typed configurations. Every value of the papers' tables stands here, once, with its source."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -17,13 +18,13 @@ class CropsConfig:
     global_crops_number: int = 1
     """M_g, at least 1."""
     global_crop_size: int = 224
-    """Pixels of the side of a global crop."""
+    """Width and height of a global crop in pixels."""
     global_crops_scale: tuple[float, float] = (0.4, 1.0)
     """Share of the image's area that a global crop covers."""
     local_crops_number: int = 8
     """M_l; 0 for none."""
     local_crop_size: int = 96
-    """Pixels of the side of a local crop."""
+    """Width and height of a local crop in pixels."""
     local_crops_scale: tuple[float, float] = (0.05, 0.4)
     """Share of the image's area that a local crop covers."""
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -89,7 +90,7 @@ class ObjectiveConfig:
     memory_size: int = 8192
     """|Q|, embeddings in the memory bank of OCM."""
     ema_momentum: float = 0.999
-    """Momentum of the trailing encoder and projector that fill the bank."""
+    """Momentum of the momentum encoder and projector that fill the bank, once per optimiser step."""
     memory_normalized: bool = True
     """Store l2-normalised embeddings, as the text says; False stores them as the official code does."""
     label_smoothing: float = 0.0
@@ -150,14 +151,14 @@ class TrainConfig:
     """Keep an exponential moving average of the weights with this momentum and save it as the encoder; 0 does not."""
     seed: int = 0
     """Seeds initial weights, order and augmentation."""
-    lanes: int = 16
-    """Independent streams that a batch is drawn from; processes x workers divide them, results do not depend on how."""
-    window: int = 16
+    virtual_workers: int = 16
+    """Independent streams that make up a batch; processes x workers divide them, results do not depend on how."""
+    shuffle_window: int = 16
     """Row groups that are shuffled together (100 images each)."""
     bad_image_limit: float = 0.001
     """Share of unreadable images up to which they are skipped and counted."""
-    eval_size: int = 224
-    """Side of the centre crop at validation."""
+    val_crop_size: int = 224
+    """Width and height of the centre crop at validation, in pixels."""
     validate_every: int = 1
     """Epochs between validations."""
     checkpoint_minutes: float = 10.0
@@ -183,14 +184,15 @@ class TrainConfig:
                 self.objective.loss == "cross_entropy" or self.model.projector_layers > 0,
                 f"objective.loss {self.objective.loss} needs a projector: model.projector_layers of at least 1",
             ),
-            (self.lanes >= 1 and self.window >= 1, "lanes and window must be at least 1"),
+            (self.virtual_workers >= 1, "virtual_workers must be at least 1"),
+            (self.shuffle_window >= 1, "shuffle_window must be at least 1"),
         ]
         for scale in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, scale)
             checks.append((0 < low <= high <= 1, f"crops.{scale} must satisfy 0 < low <= high <= 1"))
         for holds, message in checks:
             if not holds:
-                raise TrainingError(message, "mend the recipe or the --set option")
+                raise TrainingError(message, "fix the recipe or the --set option")
 
 
 def _trex(**model: Any) -> dict[str, Any]:
@@ -239,8 +241,8 @@ RECIPES: dict[str, TrainConfig] = {
         optimizer=OptimizerConfig(
             epochs=12, batch_size=64, base_lr=0.4, warmup_epochs=1, weight_decay=5e-4, nesterov=True
         ),
-        eval_size=32,
-        lanes=8,
+        val_crop_size=32,
+        virtual_workers=8,
     ),
 }
 
@@ -265,6 +267,20 @@ def resolved(config: Any) -> dict[str, Any]:
         return list(value) if isinstance(value, tuple) else value
 
     return plain(config)
+
+
+_RENAMED = {"lanes": "virtual_workers", "window": "shuffle_window", "eval_size": "val_crop_size"}
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `TrainConfig` under today's names, from a file or a setting that may have those of version 0.1.0."""
+    return {_RENAMED.get(key, key): value for key, value in values.items()}
+
+
+def recorded(config: TrainConfig) -> dict[str, Any]:
+    """`resolved` under the names of version 0.1.0: digests of it stay the same, so that old stages count as done."""
+    old_names = {new: old for old, new in _RENAMED.items()}
+    return {old_names.get(key, key): value for key, value in resolved(config).items()}
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

@@ -38,10 +38,10 @@ class Crops:
 def sample_box(
     rng: np.random.Generator, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """A random box of a share `scale` of the area and an aspect ratio in `ratio`, both drawn as in torchvision.
+    """A random box of a share `scale` of the area and an aspect ratio in `ratio`, both sampled as in torchvision.
 
     Returns:
-        (left, top, right, bottom) in whole pixels; after ten misses the largest central box of a permitted ratio.
+        (left, top, right, bottom) in whole pixels; after ten failed tries the largest central box of a permitted ratio.
     """
     area = width * height
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -99,11 +99,11 @@ class MultiCrop:
         kinds += [(c.local_crop_size, c.local_crops_scale, False)] * c.local_crops_number
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         cut, parameters = [], []
-        for side, scale, is_global in kinds:
+        for size, scale, is_global in kinds:
             left, top, right, bottom = sample_box(rng, *image.size, scale, c.aspect_ratio)
             region = pixels[:, :, top:bottom, left:right]
             # torch's vectorised kernel for uint8; within 2 levels of Pillow's, and 4 times as fast
-            resized = F.interpolate(region, (side, side), mode=c.interpolation, antialias=True)[0].numpy()
+            resized = F.interpolate(region, (size, size), mode=c.interpolation, antialias=True)[0].numpy()
             if rng.random() < c.horizontal_flip:
                 resized = resized[:, :, ::-1]
             cut.append(resized)

@@ -1,9 +1,10 @@
 """The training stream: which image comes when, and reading it with many workers without reading anything twice.
 
-An epoch permutes the groups (row groups of shards, or single files) and deals them to a fixed number of lanes; a lane
-shuffles the rows of a window of groups. A batch takes the same number of rows from every lane. Processes and workers
-divide the lanes among them, so which images make up batch b does not depend on how many there are, each row group is
-read by one worker only, and a run resumes at any batch by arithmetic.
+An epoch permutes the groups (row groups of shards, or single files) and deals them to a fixed number of virtual
+workers; each shuffles the rows of a window of its groups. A batch takes the same number of rows from every virtual
+worker. Processes and data workers divide the virtual workers among them, so which images make up batch b does not
+depend on how many there are, each row group is read by one data worker only, and a run resumes at any batch by
+arithmetic.
 """
 
 import heapq
@@ -78,62 +79,64 @@ class EpochOrder:
 
     Args:
         group_sizes: rows of each group.
-        lanes: number of lanes.
-        window: groups that are shuffled together.
+        virtual_workers: number of virtual workers.
+        shuffle_window: groups that are shuffled together.
         key: seeds the order, e.g. (seed, epoch).
         sequential: keep the groups in their order (for a dataset that is still growing) instead of permuting them.
     """
 
-    def __init__(self, group_sizes: list[int], lanes: int, window: int, *key: int, sequential: bool = False):
-        self.sizes, self.window, self.key = group_sizes, window, key
+    def __init__(
+        self, group_sizes: list[int], virtual_workers: int, shuffle_window: int, *key: int, sequential: bool = False
+    ):
+        self.sizes, self.shuffle_window, self.key = group_sizes, shuffle_window, key
         count = len(group_sizes)
         rng = np.random.default_rng(stable_hash("epoch-order", *key))
         order = range(count) if sequential else rng.permutation(count).tolist()
-        self.lanes: list[list[int]] = [[] for _ in range(lanes)]
-        fill = [(0, lane) for lane in range(lanes)]
-        for group in order:  # the emptiest lane takes the next group
-            rows, lane = heapq.heappop(fill)
-            self.lanes[lane].append(group)
-            heapq.heappush(fill, (rows + group_sizes[group], lane))
+        self.groups: list[list[int]] = [[] for _ in range(virtual_workers)]  # of each virtual worker
+        fill = [(0, worker) for worker in range(virtual_workers)]
+        for group in order:  # the virtual worker with the fewest rows takes the next group
+            rows, worker = heapq.heappop(fill)
+            self.groups[worker].append(group)
+            heapq.heappush(fill, (rows + group_sizes[group], worker))
 
-    def windows(self, lane: int, start: int) -> Iterator[list[tuple[int, int]]]:
-        """Windows of a lane from its row `start` on, without end (a lane that runs out begins again).
+    def windows(self, worker: int, start: int) -> Iterator[list[tuple[int, int]]]:
+        """Windows of a virtual worker from its row `start` on, without end: after its last row comes another pass.
 
         Yields:
             (group, row within the group) pairs in the order of use, a list per window.
         """
-        groups = self.lanes[lane]
+        groups = self.groups[worker]
         total = sum(self.sizes[g] for g in groups)
         if not total:
-            raise TrainingError(f"lane {lane} of the data is empty", "set lanes=1 for very small data")
-        lap, skip = divmod(start, total)
+            raise TrainingError(f"virtual worker {worker} has no data", "set virtual_workers=1 for very small data")
+        pass_index, skip = divmod(start, total)
         while True:
-            for w in range(0, len(groups), self.window):
-                members = groups[w : w + self.window]
-                places = [(g, r) for g in members for r in range(self.sizes[g])]
-                if skip >= len(places):
-                    skip -= len(places)
+            for w in range(0, len(groups), self.shuffle_window):
+                members = groups[w : w + self.shuffle_window]
+                rows = [(g, r) for g in members for r in range(self.sizes[g])]
+                if skip >= len(rows):
+                    skip -= len(rows)
                     continue
-                rng = np.random.default_rng(stable_hash("window", *self.key, lane, lap, w))
-                shuffled = [places[i] for i in rng.permutation(len(places))][skip:]
+                rng = np.random.default_rng(stable_hash("window", *self.key, worker, pass_index, w))
+                shuffled = [rows[i] for i in rng.permutation(len(rows))][skip:]
                 skip = 0
                 yield shuffled
-            lap += 1
+            pass_index += 1
 
 
-def usable_lanes(wanted: int, groups: int, batch_size: int) -> int:
-    """The largest number of lanes, at most `wanted`, that divides the batch and leaves no lane empty."""
+def usable_virtual_workers(wanted: int, groups: int, batch_size: int) -> int:
+    """The largest number, at most `wanted`, that divides the batch and leaves no virtual worker without a group."""
     return next(n for n in range(min(wanted, groups, batch_size), 0, -1) if batch_size % n == 0)
 
 
 class TrainStream(IterableDataset):
-    """Parts of batches for one process; a worker serves its share of the process's lanes.
+    """Parts of batches for one process; a data worker serves its share of the process's virtual workers.
 
     Args:
         images: the data.
         config: the recipe.
         rank: number of this process.
-        world_size: number of processes; divides the number of lanes.
+        world_size: number of processes; divides the number of virtual workers.
         sequential: see `EpochOrder`.
     """
 
@@ -141,15 +144,15 @@ class TrainStream(IterableDataset):
         self.images, self.config, self.sequential = images, config, sequential
         batch = config.optimizer.batch_size
         self.num_images = sum(images.group_sizes)
-        self.lanes = usable_lanes(config.lanes, len(images.group_sizes), batch)
-        if self.lanes % world_size:
+        self.virtual_workers = usable_virtual_workers(config.virtual_workers, len(images.group_sizes), batch)
+        if self.virtual_workers % world_size:
             raise TrainingError(
-                f"{self.lanes} lanes cannot be shared by {world_size} processes",
-                f"set lanes to a multiple of {world_size} that divides the batch size {batch}",
+                f"{self.virtual_workers} virtual workers cannot be shared by {world_size} processes",
+                f"set virtual_workers to a multiple of {world_size} that divides the batch size {batch}",
             )
-        per_process = self.lanes // world_size
-        self.own_lanes = list(range(rank * per_process, (rank + 1) * per_process))
-        self.rows_per_lane = batch // self.lanes
+        per_process = self.virtual_workers // world_size
+        self.own = list(range(rank * per_process, (rank + 1) * per_process))  # virtual workers of this process
+        self.rows_each = batch // self.virtual_workers
         self.steps_per_epoch = self.num_images // batch
         if not self.steps_per_epoch:
             raise TrainingError(
@@ -163,17 +166,21 @@ class TrainStream(IterableDataset):
         info = get_worker_info()
         number, count = (info.id, info.num_workers) if info else (0, 1)
         order = EpochOrder(
-            list(self.images.group_sizes), self.lanes, self.config.window, self.config.seed, self.epoch,
+            list(self.images.group_sizes),
+            self.virtual_workers,
+            self.config.shuffle_window,
+            self.config.seed,
+            self.epoch,
             sequential=self.sequential,
-        )  # fmt: skip
-        start = self.first_step * self.rows_per_lane
-        readers = [self._read(order, lane, start) for lane in self.own_lanes[number::count]]
+        )
+        start = self.first_step * self.rows_each
+        readers = [self._read(order, worker, start) for worker in self.own[number::count]]
         for _ in range(self.first_step, self.steps_per_epoch):
             for reader in readers:
                 yield self._part(reader)
 
-    def _read(self, order: EpochOrder, lane: int, start: int) -> Iterator[Record]:
-        for window in order.windows(lane, start):
+    def _read(self, order: EpochOrder, worker: int, start: int) -> Iterator[Record]:
+        for window in order.windows(worker, start):
             held: dict[int, list[Record]] = {}
             for group, row in window:
                 if group not in held:
@@ -183,7 +190,7 @@ class TrainStream(IterableDataset):
     def _part(self, records: Iterator[Record]) -> Batch:
         crops: list[Crops] = []
         labels, ids, bad = [], [], []
-        for _ in range(self.rows_per_lane):
+        for _ in range(self.rows_each):
             while True:
                 record = next(records)
                 try:
@@ -191,7 +198,7 @@ class TrainStream(IterableDataset):
                     break
                 except OSError:
                     bad.append(record.image_id)
-                    if len(bad) > 10 * self.rows_per_lane:
+                    if len(bad) > 10 * self.rows_each:
                         raise TrainingError(
                             f"{self.images.name}: {len(bad)} images in a row cannot be read, the first is {bad[0]}",
                             "check the data",
@@ -210,18 +217,18 @@ class TrainStream(IterableDataset):
     def batches(self, epoch: int, first_step: int, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
         """This process's part of every batch of an epoch, from batch `first_step` on."""
         self.epoch, self.first_step = epoch, first_step
-        workers = max((n for n in range(1, workers + 1) if len(self.own_lanes) % n == 0), default=0) if workers else 0
+        workers = max((n for n in range(1, workers + 1) if len(self.own) % n == 0), default=0) if workers else 0
         loader = DataLoader(
             self,
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory,
-            prefetch_factor=2 * len(self.own_lanes) // workers if workers else None,
+            prefetch_factor=2 * len(self.own) // workers if workers else None,
             multiprocessing_context="spawn" if workers else None,
         )
         parts = iter(loader)
         for _ in range(first_step, self.steps_per_epoch):
-            yield Batch.join([next(parts) for _ in self.own_lanes])
+            yield Batch.join([next(parts) for _ in self.own])
 
 
 def allowed_bad_images(config: TrainConfig, num_images: int) -> int:

@@ -1,4 +1,7 @@
-"""The training loop: one step after the other, exactly resumable, on one process or many."""
+"""The training loop: one step after the other, exactly resumable, on one process or many.
+
+It knows encoders and batches; what is learned from them is the objective's business (see `objectives.base`).
+"""
 
 import copy
 import math
@@ -19,11 +22,12 @@ from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream, allowed_bad_images
-from imagenet_sd.training.model import OnlineClassMeans, Trainee, multi_crop_loss
+from imagenet_sd.training.model import EncoderWithHead, make_encoder
+from imagenet_sd.training.objectives import make_objective
 from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer
-from imagenet_sd.training.photometric import apply_photometric, normalize, to_float
 from imagenet_sd.training.runlog import RunLog
 from imagenet_sd.training.validate import Validator
+from imagenet_sd.training.views import make_views
 
 INTERRUPTED = 143  # 128 + SIGTERM
 
@@ -55,19 +59,18 @@ class Trainer:
         set_seed(config.seed)
         world = self.accelerator.num_processes
         self.stream = TrainStream(images, config, self.accelerator.process_index, world, sequential)
-        self.model = Trainee(config, len(images.classes))
+        encoder = make_encoder(config.model)
+        self.objective = make_objective(encoder, len(images.classes), config)
+        self.model = EncoderWithHead(encoder, self.objective.head)
         if config.sync_batchnorm and world > 1 and self.device.type == "cuda":
-            for name, part in list(self.model.named_children()):
-                setattr(self.model, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.objective.state)
         self.model.to(self.device)
-        self.ocm = OnlineClassMeans(self.model, config, len(images.classes)) if config.objective.loss == "ocm" else None
-        self.averaged = copy.deepcopy(self.model).requires_grad_(False) if config.ema_weights else None
-        for side in (self.ocm, self.averaged):
-            if side is not None:
-                side.to(self.device)
+        self.objective.state.to(self.device)
+        self.ema_model = copy.deepcopy(self.model).requires_grad_(False) if config.ema_weights else None
         prepared = torch.compile(self.model) if config.compile else self.model
         self.wrapped, self.optimizer = self.accelerator.prepare(prepared, make_optimizer(self.model, config.optimizer))
-        self.validator = Validator(validation, images.classes, config.eval_size) if validation else None
+        self.validator = Validator(validation, images.classes, config.val_crop_size) if validation else None
         self.log = RunLog(run, active=self.accelerator.is_main_process)
         self.epoch = self.step = self.bad_images = 0
         self._stop = False
@@ -75,13 +78,13 @@ class Trainer:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Everything with a state."""
-        found = {"model": self.model, "ocm": self.ocm, "averaged": self.averaged}
-        return {name: module for name, module in found.items() if module is not None}
+        modules = {"model": self.model, "objective": self.objective.state, "ema_model": self.ema_model}
+        return {name: module for name, module in modules.items() if module is not None}
 
     @property
-    def best_model(self) -> Trainee:
-        """The model that is validated and saved: the averaged one where there is one."""
-        return self.averaged if self.averaged is not None else self.model
+    def best_model(self) -> EncoderWithHead:
+        """The model that is validated and saved: the moving average where there is one."""
+        return self.model if self.ema_model is None else self.ema_model
 
     def fit(self) -> int:
         """Train to the end, from the checkpoint if there is one.
@@ -100,7 +103,7 @@ class Trainer:
             total = self.config.optimizer.epochs * self.stream.steps_per_epoch
             with Progress("steps", total, self.global_step) as progress:
                 while self.epoch < self.config.optimizer.epochs:
-                    if not self._epoch(progress, checkpoint):
+                    if not self._train_epoch(progress, checkpoint):
                         return INTERRUPTED
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -114,10 +117,10 @@ class Trainer:
         """Steps done in all epochs."""
         return self.epoch * self.stream.steps_per_epoch + self.step
 
-    def _epoch(self, progress: Progress, checkpoint: Path) -> bool:
+    def _train_epoch(self, progress: Progress, checkpoint: Path) -> bool:
         """One epoch, or what is left of it; False when it was interrupted and saved."""
         saved_at = started = time.monotonic()
-        waited, losses, images = 0.0, [], 0
+        waited, losses = 0.0, []
         self.wrapped.train()
         batches = self.stream.batches(self.epoch, self.step, self.workers, self.device.type == "cuda")
         for _ in range(self.step, self.stream.steps_per_epoch):
@@ -125,7 +128,6 @@ class Trainer:
             batch = next(batches)
             waited += time.monotonic() - before
             losses.append(self._train_step(batch))
-            images += self.config.optimizer.batch_size
             self.step += 1
             progress.advance(1)
             stop = self._any_process(self._stop)
@@ -135,15 +137,21 @@ class Trainer:
             if stop:
                 return False
         seconds = time.monotonic() - started
+        self.epoch, self.step = self.epoch + 1, 0
         facts: dict[str, Any] = {
-            "epoch": self.epoch + 1,
+            "epoch": self.epoch,
             "loss": torch.stack(losses).mean().item() if losses else float("nan"),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": round(images / seconds, 1),
+            "images_per_second": round(len(losses) * self.config.optimizer.batch_size / seconds, 1),
             "data_wait_share": round(waited / seconds, 4),
             "bad_images": self.bad_images,
         }
-        self.epoch, self.step = self.epoch + 1, 0
+        self._end_epoch(facts)
+        self._save(checkpoint)
+        return True
+
+    def _end_epoch(self, facts: dict[str, Any]) -> None:
+        """Validate where that is due, and log."""
         due = self.epoch % self.config.validate_every == 0 or self.epoch == self.config.optimizer.epochs
         if self.validator and due and self.accelerator.is_main_process:
             result = self.validator(self.best_model, self.device)
@@ -152,66 +160,46 @@ class Trainer:
         self.log.epoch(facts)
         if self.accelerator.is_main_process:
             print(_summary(facts), file=sys.stderr, flush=True)
-        self._save(checkpoint)
-        return True
 
     def _train_step(self, batch: Batch) -> torch.Tensor:
+        """One optimiser step; returns the mean loss over all processes, a scalar on the device."""
         self._count_bad(batch)
         rate = learning_rate(self.global_step, self.stream.steps_per_epoch, self.config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if self.ocm is not None:
-            self.ocm.before_step(self.model)
-        chunks = batch.chunks(self.config.optimizer.accumulation_steps)
-        total = torch.zeros((), device=self.device)
-        embedded = []
-        for number, chunk in enumerate(chunks):
-            crops = self._to_device(chunk)
-            last = number == len(chunks) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                with self.accelerator.autocast():
-                    logits = self.wrapped(crops)
-                smoothing = self.config.objective.label_smoothing
-                labels = chunk.labels.to(self.device)
-                loss = multi_crop_loss(logits, labels, smoothing) * (len(chunk) / len(batch))
-                self.accelerator.backward(loss)
-            total += loss.detach()
-            if self.ocm is not None:
-                with self.accelerator.autocast():
-                    embedded.append((self.ocm.embed(self.model, crops[0]), labels.repeat(len(crops[0]) // len(labels))))
-        if not math.isfinite(total.item()):
+        self.objective.before_step(self.model.encoder)
+        loss = self._backward(batch)
+        if not math.isfinite(loss.item()):
             raise TrainingError(
-                f"the loss is {total.item()} at step {self.global_step}, images {', '.join(batch.image_ids[:8])} ...",
+                f"the loss is {loss.item()} at step {self.global_step}, images {', '.join(batch.image_ids[:8])} ...",
                 "lower optimizer.base_lr, set optimizer.clip_grad_norm, or use precision=float32",
             )
         if self.config.optimizer.clip_grad_norm:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.optimizer.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for z, labels in embedded:
-            assert self.ocm is not None
-            self.ocm.memory.enqueue(torch.as_tensor(gather(z)), torch.as_tensor(gather(labels)))
-        if self.averaged is not None:
-            ema_update(self.averaged, self.model, self.config.ema_weights)
-            for slow, fast in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
-                slow.copy_(fast)
+        self.objective.after_step()
+        if self.ema_model is not None:
+            ema_update(self.ema_model, self.model, self.config.ema_weights)
+            for average, current in zip(self.ema_model.buffers(), self.model.buffers(), strict=True):
+                average.copy_(current)
         if self.accelerator.num_processes > 1:
-            total = reduce(total, "mean")
-        assert isinstance(total, torch.Tensor)
-        self.log.step(self.global_step, total.item(), rate)
-        return total
+            loss = torch.as_tensor(reduce(loss, "mean"))
+        self.log.step(self.global_step, loss.item(), rate)
+        return loss
 
-    def _to_device(self, batch: Batch) -> list[torch.Tensor]:
-        """Crops as normalised floats, one tensor [M * B, 3, S, S] per resolution, crop-major."""
-        crops, first = [], 0
-        for pixels in (batch.global_crops, batch.local_crops):
-            count = pixels.shape[1]
-            if count:
-                images = to_float(pixels.to(self.device, non_blocking=True)).transpose(0, 1).flatten(0, 1)
-                parameters = batch.parameters[:, first : first + count].transpose(0, 1).flatten(0, 1)
-                crops.append(normalize(apply_photometric(images, parameters.to(self.device))))
-            first += count
-        return crops
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Gradients of the mean loss over the batch, chunk by chunk; returns that loss."""
+        total = torch.zeros((), device=self.device)
+        chunks = batch.chunks(self.config.optimizer.accumulation_steps)
+        for chunk in chunks:
+            views = make_views(chunk, self.device)
+            sync = nullcontext() if chunk is chunks[-1] else self.accelerator.no_sync(self.wrapped)
+            with sync, self.accelerator.autocast():
+                loss = self.objective.loss(self.wrapped(views.crops), views) * (len(chunk) / len(batch))
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
     def _count_bad(self, batch: Batch) -> None:
         self.bad_images += len(batch.bad)

@@ -33,7 +33,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.SGD
 
 
 @torch.no_grad()
-def ema_update(trailing: nn.Module, leading: nn.Module, momentum: float) -> None:
-    """Trailing = momentum * trailing + (1 - momentum) * leading, over parameters only, not batch-norm buffers."""
-    for slow, fast in zip(trailing.parameters(), leading.parameters(), strict=True):
-        slow.lerp_(fast.detach().to(slow.dtype), 1 - momentum)
+def ema_update(ema_model: nn.Module, model: nn.Module, momentum: float) -> None:
+    """ema_model = momentum * ema_model + (1 - momentum) * model, over parameters only, not batch-norm buffers."""
+    for average, current in zip(ema_model.parameters(), model.parameters(), strict=True):
+        average.lerp_(current.detach().to(average.dtype), 1 - momentum)

@@ -83,7 +83,7 @@ def apply_photometric(images: torch.Tensor, parameters: torch.Tensor) -> torch.T
 
     Args:
         images: float [N, 3, H, W] in [0, 1].
-        parameters: float [N, 11], columns as in `multicrop.PARAMETERS`; [N, 0] changes nothing.
+        parameters: float [N, 11], columns as in `crops.PARAMETERS`; [N, 0] changes nothing.
 
     Returns:
         A new tensor of the same shape.

@@ -1,11 +1,11 @@
-"""Training recipes by name or from a YAML file, with settings over them."""
+"""Training recipes by name, from a YAML file or from a run folder, with settings over them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.typed import from_mapping, merge, read_setting, read_yaml
-from imagenet_sd.training.config import RECIPES, TrainConfig, get_recipe, resolved
+from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError, get_recipe, resolved, upgraded
 
 
 def train_mapping(name: str) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def train_mapping(name: str) -> dict[str, Any]:
     """
     if name in RECIPES or not name.endswith((".yaml", ".yml")):
         return resolved(get_recipe(name))
-    content = read_yaml(Path(name))
+    content = upgraded(read_yaml(Path(name)))
     mapping = resolved(get_recipe(str(content.pop("base", "imagenet-sd"))))
     merge(mapping, content, name)
     return mapping
@@ -37,5 +37,18 @@ def load_train_config(name: str, settings: Sequence[str] = ()) -> TrainConfig:
         keys, value = read_setting(setting)
         for key in reversed(keys[1:]):
             value = {key: value}
-        merge(mapping, {keys[0]: value}, "--set")
+        merge(mapping, upgraded({keys[0]: value}), "--set")
     return from_mapping(TrainConfig, mapping)
+
+
+def read_description(run: Path) -> dict[str, Any]:
+    """What `recipe.yaml` of a run folder says: `data`, `validation`, `stream`, and the configuration as `train`.
+
+    Raises:
+        SettingsError: it is missing or not readable.
+        TrainingError: it holds no configuration.
+    """
+    description = read_yaml(run / "recipe.yaml")
+    if not isinstance(description.get("train"), dict):
+        raise TrainingError(f"{run / 'recipe.yaml'} describes no training run", "train into a new folder")
+    return description | {"train": upgraded(description["train"])}

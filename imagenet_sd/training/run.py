@@ -12,6 +12,7 @@ from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.data.images import ImageSet, open_images
 from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
+from imagenet_sd.training.recipes import read_description
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 
 
@@ -62,8 +63,7 @@ def _agree(run: Path, description: dict[str, Any]) -> None:
     """Write `recipe.yaml`, or refuse a folder that holds another run and say where the two differ."""
     path = run / "recipe.yaml"
     if path.exists():
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
-        different = _differences(known, description)
+        different = _differences(read_description(run), description)
         if different:
             raise TrainingError(
                 f"{run} holds another run: {'; '.join(different)}", "give --out a new folder, or the same settings"

@@ -53,13 +53,13 @@ class RunLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut off is left out."""
-    found = []
+    metrics = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            found.append(json.loads(line))
+            metrics.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return metrics
 
 
 def plot_curves(metrics: list[dict[str, Any]], path: Path) -> None:

@@ -15,7 +15,7 @@ class GrowingSet:
     Args:
         dataset: the dataset.
         patience: seconds to wait for a shard before giving up.
-        poll: seconds between two looks.
+        poll: seconds between two checks.
     """
 
     def __init__(self, dataset: Dataset, patience: float = 3600.0, poll: float = 1.0):

@@ -1,5 +1,6 @@
 """Online validation on real images: classes are matched by their ids, never by their index."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +30,14 @@ class Validator:
     Args:
         images: the real images.
         classes: class ids of the classifier, in the order of its logits.
-        side: side of the centre crop.
+        crop_size: width and height of the centre crop in pixels.
 
     Raises:
         TrainingError: the two have no class in common.
     """
 
-    def __init__(self, images: ImageSet, classes: tuple[str, ...], side: int):
-        self.images, self.side = images, side
+    def __init__(self, images: ImageSet, classes: tuple[str, ...], crop_size: int):
+        self.images, self.classes, self.crop_size = images, classes, crop_size
         column = {wnid: number for number, wnid in enumerate(classes)}
         self.common = tuple(sorted(set(classes) & set(images.classes)))
         if not self.common:
@@ -59,38 +60,18 @@ class Validator:
         was_training = model.training
         model.eval()
         correct1 = correct5 = total = unreadable = 0
-        pixels, targets = [], []
-
-        def score() -> None:
-            nonlocal correct1, correct5, total
-            if not pixels:
-                return
-            batch = normalize(to_float(torch.from_numpy(np.stack(pixels)).to(device)))
-            logits = model([batch]).float()
-            mask = torch.full((logits.shape[1],), float("-inf"), device=device)
-            mask[self._columns.to(device)] = 0
+        mask = torch.full((len(self.classes),), float("-inf"), device=device)
+        mask[self._columns.to(device)] = 0
+        for pixels, targets, failed in self._batches(batch_size):
+            unreadable += failed
+            if not targets:
+                continue
+            logits = model([normalize(to_float(torch.from_numpy(np.stack(pixels)).to(device)))]).float()
             ranked = (logits + mask).topk(min(5, len(self.common)), dim=1).indices.cpu()
             hits = ranked == torch.tensor(targets)[:, None]
             correct1 += int(hits[:, 0].sum())
             correct5 += int(hits.any(1).sum())
             total += len(targets)
-            pixels.clear()
-            targets.clear()
-
-        for group in range(len(self.images.group_sizes)):
-            for record in self.images.read_group(group):
-                target = self._label_to_column[record.label]
-                if target < 0:
-                    continue
-                try:
-                    pixels.append(center_crop(record.decode(), self.side))
-                except OSError:
-                    unreadable += 1
-                    continue
-                targets.append(int(target))
-                if len(pixels) == batch_size:
-                    score()
-        score()
         model.train(was_training)
         return Validation(
             top1=correct1 / max(1, total),
@@ -99,3 +80,26 @@ class Validator:
             common=self.common,
             unreadable=unreadable,
         )
+
+    def _batches(self, batch_size: int) -> Iterator[tuple[list[np.ndarray], list[int], int]]:
+        """Batches of the images of common classes.
+
+        Yields:
+            Crops uint8 [3, S, S], the columns of their labels, and how many images beside them could not be read.
+        """
+        pixels, targets, unreadable = [], [], 0
+        for group in range(len(self.images.group_sizes)):
+            for record in self.images.read_group(group):
+                target = int(self._label_to_column[record.label])
+                if target < 0:
+                    continue
+                try:
+                    pixels.append(center_crop(record.decode(), self.crop_size))
+                except OSError:
+                    unreadable += 1
+                    continue
+                targets.append(target)
+                if len(pixels) == batch_size:
+                    yield pixels, targets, unreadable
+                    pixels, targets, unreadable = [], [], 0
+        yield pixels, targets, unreadable

@@ -1,3 +1,4 @@
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_the_extract_equals_timms_copy_of_lemmas_and_definitions():
 
 def test_a_missing_wordnet_is_one_line_with_the_mend(tmp_path: Path, cli: CliRun, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IMAGENET_SD_WORDNET", str(tmp_path))
-    done = cli("prompts", "--classes", "digits-10")
+    done = cli("prompts", "--classes", "digits-10", env={**os.environ})
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.splitlines()

@@ -19,7 +19,7 @@ TINY = [
     "generate.model=embedded", "generate.classes=digits-10", "generate.match=", "generate.images_per_class=2",
     "generate.num_inference_steps=2", "generate.shard_size=10", "generate.batch_size=10", "train.steps=2",
     "train.optimizer.batch_size=10", "train.model.backbone=resnet10t", "train.crops.global_crop_size=32",
-    "train.crops.local_crops_number=0", "train.eval_size=32", "train.validation=",
+    "train.crops.local_crops_number=0", "train.val_crop_size=32", "train.validation=",
 ]  # fmt: skip
 
 

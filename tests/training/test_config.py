@@ -1,10 +1,14 @@
+import hashlib
+import json
 import math
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from imagenet_sd.core.typed import SettingsError
-from imagenet_sd.training.config import TrainingError, get_recipe
+from imagenet_sd.training.config import ObjectiveConfig, TrainingError, get_recipe, recorded, resolved
+from imagenet_sd.training.objectives import OBJECTIVES
 from imagenet_sd.training.optim import learning_rate
 from imagenet_sd.training.recipes import load_train_config
 
@@ -57,6 +61,10 @@ def test_learning_rate_in_closed_form(name: str):
     assert learning_rate(s, steps, o) == pytest.approx(expected, rel=1e-12)
 
 
+def digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
 def test_settings_and_files_change_single_values(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: t-rex\nmodel: {projector_layers: 2}\ncrops:\n  local_crops_scale: [0.1, 0.3]\n")
@@ -64,6 +72,24 @@ def test_settings_and_files_change_single_values(tmp_path: Path):
     assert (config.model.projector_layers, config.crops.local_crops_scale) == (2, (0.1, 0.3))
     assert (config.optimizer.base_lr, config.precision, config.optimizer.epochs) == (0.2, "float32", 20)
     assert config.objective.loss == "ocm"
+
+
+def test_names_of_version_0_1_0_are_still_read(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: small\nlanes: 4\nwindow: 3\n")
+    config = load_train_config(str(path), ["eval_size=48"])
+    assert (config.virtual_workers, config.shuffle_window, config.val_crop_size) == (4, 3, 48)
+    assert config == load_train_config("small", ["virtual_workers=4", "shuffle_window=3", "val_crop_size=48"])
+
+
+def test_digests_of_old_studies_stay():
+    """The hash of `small` that version 0.1.0 put into the stamps of its studies."""
+    config = get_recipe("small")
+    assert digest(recorded(config)) == "f7328c6a6a64a7f2" != digest(resolved(config))
+
+
+def test_every_objective_can_be_asked_for():
+    assert get_args(get_type_hints(ObjectiveConfig)["loss"]) == tuple(OBJECTIVES)
 
 
 @pytest.mark.parametrize(

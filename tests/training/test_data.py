@@ -14,7 +14,7 @@ from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.data.images import ArraySet, FolderSet, ParquetSet, Record, open_images
 from imagenet_sd.storage.schema import Row, to_table
 from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
-from imagenet_sd.training.data import EpochOrder, TrainStream, usable_lanes
+from imagenet_sd.training.data import EpochOrder, TrainStream, usable_virtual_workers
 
 
 def small(batch: int = 16, **settings) -> TrainConfig:
@@ -43,10 +43,10 @@ def test_an_epoch_shows_every_row_once_in_a_seeded_order():
     for key in ((0, 0), (0, 1), (1, 0)):
         order = EpochOrder(sizes, 2, 2, *key)
         rows = []
-        for lane in range(2):
-            count = sum(sizes[g] for g in order.lanes[lane])
+        for worker in range(2):
+            count = sum(sizes[g] for g in order.groups[worker])
             taken: list[tuple[int, int]] = []
-            for window in order.windows(lane, 0):
+            for window in order.windows(worker, 0):
                 taken += window
                 if len(taken) >= count:
                     break
@@ -61,7 +61,7 @@ def test_starting_in_the_middle_is_exact_and_reads_no_more_than_it_must():
     whole: list[tuple[int, int]] = []
     for window in order.windows(0, 0):
         whole += window
-        if len(whole) >= 150:  # into the third lap
+        if len(whole) >= 150:  # into the third pass
             break
     for start in (0, 1, 14, 15, 37, 59, 60, 100):
         rest: list[tuple[int, int]] = []
@@ -86,11 +86,11 @@ def test_batches_do_not_depend_on_processes_or_workers():
     assert ids(TrainStream(images, small(), 0, 1), first=4) == one[4:]
     assert ids(TrainStream(images, small(), 0, 1), epoch=1) != one
     assert len(one) == 6 and all(len(batch) == 16 for batch in one)
-    assert len({x for batch in one for x in batch}) >= 92  # lanes of unequal length may repeat a few
+    assert len({x for batch in one for x in batch}) >= 92  # virtual workers with fewer rows may repeat a few
 
 
 def test_no_group_is_read_twice_in_an_epoch():
-    config = small(batch=8, lanes=4, window=2)
+    config = small(batch=8, virtual_workers=4, shuffle_window=2)
     for world in (1, 2, 4):
         reads: Counter[int] = Counter()
         for rank in range(world):
@@ -108,10 +108,10 @@ def test_the_same_pixels_whatever_the_number_of_processes():
     assert np.array_equal(np.concatenate([p.parameters for p in parts]), whole.parameters)
 
 
-def test_lanes_fit_the_batch_and_the_data():
-    assert usable_lanes(16, 1000, 256) == 16
-    assert usable_lanes(16, 1000, 60) == 15
-    assert usable_lanes(16, 3, 64) == 2
+def test_virtual_workers_fit_the_batch_and_the_data():
+    assert usable_virtual_workers(16, 1000, 256) == 16
+    assert usable_virtual_workers(16, 1000, 60) == 15
+    assert usable_virtual_workers(16, 3, 64) == 2
     with pytest.raises(TrainingError, match="fewer than a batch"):
         TrainStream(CountingSet([5]), small(), 0, 1)
     with pytest.raises(TrainingError, match="cannot be shared by 3"):
@@ -136,7 +136,7 @@ def test_unreadable_images_are_named_and_replaced(tmp_path: Path):
     files = [jpeg(i) for i in range(64)]
     files[5], files[40] = b"not an image", files[40][:200]
     images = ParquetSet("x", [str(write(tmp_path / "a.parquet", files))])
-    batches = list(TrainStream(images, small(batch=16, lanes=1), 0, 1).batches(0, 0, 0))
+    batches = list(TrainStream(images, small(batch=16, virtual_workers=1), 0, 1).batches(0, 0, 0))
     assert {x for b in batches for x in b.bad} >= {"a_5"}
     assert all(len(b) == 16 for b in batches)
     assert "a_5" not in {x for b in batches for x in b.image_ids}

@@ -6,18 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from imagenet_sd.data.images import ArraySet, open_images
 from imagenet_sd.pipeline import train
-from imagenet_sd.training.config import TrainConfig, TrainingError
+from imagenet_sd.training.config import TrainConfig, TrainingError, recorded
+from imagenet_sd.training.export import load_run
+from imagenet_sd.training.model import num_features
+from imagenet_sd.training.objectives import OBJECTIVES
+from imagenet_sd.training.objectives.base import Objective
 from imagenet_sd.training.recipes import load_train_config
-from imagenet_sd.training.runlog import read_metrics
+from imagenet_sd.training.runlog import RunLog, read_metrics
 from imagenet_sd.training.validate import Validator
+from imagenet_sd.training.views import Views
 from tests.conftest import CliRun
 
 QUICK = ["optimizer.epochs=2", "optimizer.batch_size=20", "optimizer.warmup_epochs=1", "optimizer.base_lr=0.5"]
@@ -53,6 +62,23 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Wait, for a minute at most, until the process has written a file."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def image_folder(folder: Path, classes: tuple[str, ...], count: int) -> Path:
+    """`count` images of 32 x 32 pixels per class."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / name / f"{number}.png")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "a"
@@ -62,7 +88,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_everything_behind(finished: Path):
     import timm
-    import yaml
 
     encoder = timm.create_model("resnet10t", num_classes=0)
     encoder.load_state_dict(load_file(finished / "encoder.safetensors"), strict=True)
@@ -71,8 +96,6 @@ def test_a_run_leaves_everything_behind(finished: Path):
     assert json.loads((finished / "classes.json").read_text()) == ["n05600637", "not-a-face"]
     assert json.loads((finished / "environment.json").read_text())["torch"] == torch.__version__
     assert list((finished / "tensorboard").iterdir())
-    from PIL import Image
-
     assert Image.open(finished / "curves.png").size[0] > 800
     metrics = read_metrics(finished / "metrics.jsonl")
     assert [x["step"] for x in metrics if "step" in x] == list(range(10))
@@ -91,27 +114,51 @@ def test_a_finished_run_is_left_alone_and_another_refused(finished: Path):
         train(quick("optimizer.base_lr=0.25"), "builtin:faces", finished, validation="builtin:faces")
 
 
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes to this process while it logs that step."""
+    log = RunLog.step
+
+    def log_and_interrupt(self: RunLog, number: int, loss: float, rate: float) -> None:
+        log(self, number, loss, rate)
+        if number == step:
+            monkeypatch.setattr(RunLog, "step", log)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "step", log_and_interrupt)
+
+
+def as_version_0_1_0(run: Path, config: TrainConfig) -> None:
+    """Give an interrupted run the names that version 0.1.0 wrote."""
+    with safe_open(run / "checkpoint.safetensors", "pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    names = {"objective": "ocm", "ema_model": "averaged"}
+    split = [(*key.partition("/"), value) for key, value in tensors.items()]
+    old = {names.get(module, module) + slash + rest: value for module, slash, rest, value in split}
+    assert {key.split("/")[0] for key in old} == {"model", "ocm", "averaged", "momentum"}
+    save_file(old, run / "checkpoint.safetensors", metadata)
+    description = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(description | {"train": recorded(config)}))
+
+
 @pytest.mark.parametrize("extra", [[], [*OCM, "ema_weights=0.9"]], ids=["cross-entropy", "ocm"])
-def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path: Path, extra: list[str], monkeypatch):
-    from imagenet_sd.training import loop
-
-    config = quick(*extra)
-    train(config, "builtin:faces", tmp_path / "whole")
-    step = loop.Trainer._train_step
-    for stop_at in (2, 5, 8):  # in the first epoch, at its end, in the second
-
-        def stopping(self, batch, stop_at=stop_at):
-            if self.global_step == stop_at:
-                self._stop = True
-            return step(self, batch)
-
-        run = tmp_path / f"stopped{stop_at}"
-        monkeypatch.setattr(loop.Trainer, "_train_step", stopping)
-        assert not train(config, "builtin:faces", run)["finished"]
-        monkeypatch.setattr(loop.Trainer, "_train_step", step)
-        assert train(config, "builtin:faces", run)["finished"]
-        assert same(weights(run), weights(tmp_path / "whole"))
-        assert losses(run) == losses(tmp_path / "whole")
+def test_interrupted_anywhere_and_resumed_gives_the_same_bits(
+    tmp_path: Path, extra: list[str], finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config, run, whole = quick(*extra), tmp_path / "run", finished
+    if extra:
+        whole = tmp_path / "whole"
+        train(config, "builtin:faces", whole, validation="builtin:faces")
+    for stop_at in (2, 4, 8):  # in the first epoch, at its end, in the second
+        interrupt_at(stop_at, monkeypatch)
+        assert not train(config, "builtin:faces", run, validation="builtin:faces")["finished"]
+        assert losses(run) == losses(whole)[: stop_at + 1]
+        if extra and stop_at == 4:
+            as_version_0_1_0(run, config)
+    assert train(config, "builtin:faces", run, validation="builtin:faces")["finished"]
+    assert same(weights(run), weights(whole))
+    assert losses(run) == losses(whole)
+    assert load_run(run)[3] == 32
 
 
 def test_sigterm_saves_and_exits(tmp_path: Path, finished: Path):
@@ -120,22 +167,64 @@ def test_sigterm_saves_and_exits(tmp_path: Path, finished: Path):
     command += ["--val", "builtin:faces", *[word for s in QUICK for word in ("--set", s)]]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    while process.poll() is None and not (run / "metrics.jsonl").exists():
-        time.sleep(0.01)
+    wait_for(run / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 143 and "interrupted and saved" in out
     assert (run / "checkpoint.safetensors").exists() and not (run / "result.json").exists()
     assert len(losses(run)) < 10
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert again.returncode == 0, again.stderr
+    assert train(quick(), "builtin:faces", run, validation="builtin:faces")["finished"]
     assert same(weights(run), weights(finished))
+
+
+class TwoViews(Objective):
+    """An objective that the loop has never heard of: pull two views of an image together, without labels."""
+
+    global_crops = 2
+
+    def __init__(self, encoder: torch.nn.Module, num_classes: int, config: TrainConfig):
+        super().__init__(torch.nn.Linear(num_features(encoder), 8), torch.nn.Module())
+        self.state.register_buffer("steps", torch.zeros(3, dtype=torch.long))  # before, loss, after
+
+    def before_step(self, encoder: torch.nn.Module) -> None:
+        assert torch.equal(*self.state.steps[[0, 2]])
+        self.state.steps[0] += 1
+
+    def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
+        self.state.steps[1] += 1
+        one, two = outputs.chunk(2)
+        assert len(one) == len(views.labels) == 5 and views.parameters.shape == (5, 2, 11)
+        return 1 - torch.nn.functional.cosine_similarity(one, two).mean()
+
+    def after_step(self) -> None:
+        self.state.steps[2] += 1
+
+
+def test_the_loop_trains_whatever_objective_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Hooks come once per optimiser step, however many chunks a batch has; the state is in the checkpoint."""
+    monkeypatch.setitem(OBJECTIVES, "two_views", TwoViews)
+    config = quick(
+        "optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.accumulation_steps=4", "model.projector_layers=1"
+    )
+    config = replace(config, objective=replace(config.objective, loss="two_views"))
+    with pytest.raises(TrainingError, match="two_views needs 2 global crops of an image, not 1"):
+        train(config, "builtin:faces", tmp_path)
+    config = replace(config, crops=replace(config.crops, global_crops_number=2))
+    assert train(config, "builtin:faces", tmp_path / "run")["finished"]
+    kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    assert kept["objective/steps"].tolist() == [5, 20, 5]
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
 
 
 @pytest.mark.slow
 def test_two_processes_follow_one(tmp_path: Path):
     """The same global batches on two gloo processes: a backbone without batch norm gives the same loss curve."""
-    settings = ["model.backbone=test_vit", "model.small_images=false", "crops.global_crop_size=160", "eval_size=160"]
+    settings = [
+        "model.backbone=test_vit",
+        "model.small_images=false",
+        "crops.global_crop_size=160",
+        "val_crop_size=160",
+    ]
     settings += ["optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.base_lr=0.05", "optimizer.batch_size=8"]
     settings += ["optimizer.weight_decay=0", "photometric.jitter_probability=1"]
     train(load_train_config("small", settings), "builtin:faces", tmp_path / "one")
@@ -166,15 +255,17 @@ def test_a_loss_that_is_no_number_names_step_and_images(tmp_path: Path):
         train(quick("optimizer.base_lr=1e12"), "builtin:faces", tmp_path / "run")
 
 
-def test_too_many_bad_images_are_an_error(tmp_path: Path):
-    from imagenet_sd.training.data import Batch
-    from imagenet_sd.training.loop import Trainer
-
-    trainer = Trainer(quick("bad_image_limit=0.01"), open_images("builtin:faces"), tmp_path)
-    empty = torch.zeros(0)
-    trainer._count_bad(Batch(empty, empty, empty, empty, [], ["one"]))
-    with pytest.raises(TrainingError, match="2 images of builtin:faces cannot be read, the last is two"):
-        trainer._count_bad(Batch(empty, empty, empty, empty, [], ["two"]))
+@pytest.mark.parametrize("bad", [1, 2])
+def test_too_many_bad_images_are_an_error(tmp_path: Path, bad: int):
+    folder = image_folder(tmp_path / "images", ("a", "b"), 30)
+    for number in range(bad):
+        (folder / "a" / f"{number}.png").write_bytes(b"no image")
+    config = quick("bad_image_limit=0.02", "optimizer.epochs=1", "optimizer.warmup_epochs=0")  # 2 of 60 is one too many
+    if bad == 1:
+        assert train(config, f"imagefolder:{folder}", tmp_path / "run")["bad_images"] == 1
+    else:
+        with pytest.raises(TrainingError, match=r"3 images of imagefolder:.* cannot be read, the last is a/\d"):
+            train(config, f"imagefolder:{folder}", tmp_path / "run")
 
 
 def test_validation_matches_classes_by_id_and_says_so():
@@ -202,14 +293,10 @@ def test_validation_matches_classes_by_id_and_says_so():
 
 
 def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun):
-    classes = tmp_path / "three.txt"
-    classes.write_text("n13742358\nn13742573\nn02086910\n")
-    done = cli(
-        *f"generate --model embedded --classes {classes} --steps 1 --images-per-class 8 --out {tmp_path}/d".split()
-    )
-    assert done.returncode == 0, done.stderr
-    arguments = f"train {tmp_path}/d --recipe small --val builtin:mnist --out {tmp_path}/run".split()
-    done = cli(*arguments, *[w for s in [*QUICK, "optimizer.epochs=1", "optimizer.batch_size=8"] for w in ("--set", s)])
+    folder = image_folder(tmp_path / "d", ("n13742358", "n13742573", "n02086910"), 8)
+    arguments = f"train imagefolder:{folder} --recipe small --val builtin:mnist --out {tmp_path}/run".split()
+    settings = [*QUICK, "optimizer.epochs=1", "optimizer.batch_size=8"]
+    done = cli(*arguments, *[word for s in settings for word in ("--set", s)])
     assert done.returncode == 0, done.stderr
     note = "scored on the 2 classes in common (3 in training, 10 in builtin:mnist)"
     assert note in done.stdout
@@ -217,7 +304,7 @@ def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun
     assert result["validation_note"] == note and result["val_images"] == 200
 
 
-def test_training_while_generation_goes_on(tmp_path: Path, cli: CliRun):
+def test_training_while_generation_goes_on(tmp_path: Path):
     """The trainer starts first and waits; each image is seen once."""
     from imagenet_sd.storage.dataset import Dataset
     from imagenet_sd.training.stream import GrowingSet
@@ -225,13 +312,10 @@ def test_training_while_generation_goes_on(tmp_path: Path, cli: CliRun):
     out = tmp_path / "d"
     arguments = f"generate --model embedded --steps 2 --images-per-class 6 --shard-size 20 --out {out}".split()
     process = subprocess.Popen([sys.executable, "-m", "imagenet_sd", *arguments], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (out / "dataset.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(out / "dataset.json", process)
     growing = GrowingSet(Dataset.open(out), poll=0.05)
     assert growing.group_sizes == [20, 20, 20]
-    result = train(quick("optimizer.epochs=2", "lanes=1"), str(out), tmp_path / "run", stream=True)
+    result = train(quick("optimizer.epochs=2", "virtual_workers=1"), str(out), tmp_path / "run", stream=True)
     process.wait(timeout=60)
     assert result["finished"] and result["epochs"] == 1 and len(losses(tmp_path / "run")) == 3
     whole = open_images(str(out))

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from imagenet_sd.training.config import ModelConfig, ObjectiveConfig, get_recipe
-from imagenet_sd.training.heads import Classifier, Memory, Projector, cosine_logits
-from imagenet_sd.training.model import OnlineClassMeans, Trainee, multi_crop_loss
+from imagenet_sd.training.config import ModelConfig, ObjectiveConfig, TrainConfig, get_recipe
+from imagenet_sd.training.model import make_encoder
+from imagenet_sd.training.objectives import make_objective
+from imagenet_sd.training.objectives.base import multi_crop_loss
+from imagenet_sd.training.objectives.cosine_softmax import cosine_logits
+from imagenet_sd.training.objectives.online_class_means import Memory, OnlineClassMeans
+from imagenet_sd.training.objectives.projector import Projector
+from imagenet_sd.training.views import Views
 
 
 def numpy_loss(z: np.ndarray, weights: np.ndarray, labels: np.ndarray, tau: float) -> float:
@@ -98,26 +103,35 @@ def test_projector_has_the_shape_of_fig_4_2():
     assert not torch.allclose(unnormalized(5 * x), unnormalized(x), atol=1e-3)
 
 
-def test_ten_steps_of_ema_and_queue_against_a_plain_loop():
-    """The trailing networks and the bank after ten steps, recomputed with nothing but arithmetic."""
-    torch.manual_seed(0)
+def small(**objective) -> TrainConfig:
     base = get_recipe("small")
-    config = replace(
+    return replace(
         base,
         model=replace(base.model, projector_layers=1, projector_hidden=16, projector_bottleneck=8),
-        objective=ObjectiveConfig(loss="ocm", memory_size=12, ema_momentum=0.9),
+        objective=ObjectiveConfig(**objective),
     )
-    model = Trainee(config, 3)
-    ocm = OnlineClassMeans(model, config, 3)
-    slow = {name: p.detach().clone() for name, p in model.encoder.named_parameters()}
+
+
+def views(crops: torch.Tensor, labels: torch.Tensor) -> Views:
+    return Views(crops=[crops], labels=labels, parameters=torch.zeros(len(labels), 1, 0))
+
+
+def test_ten_steps_of_ema_and_queue_against_a_plain_loop():
+    """The momentum networks and the bank after ten steps, recomputed with nothing but arithmetic."""
+    torch.manual_seed(0)
+    config = small(loss="ocm", memory_size=12, ema_momentum=0.9)
+    encoder = make_encoder(config.model)
+    ocm = OnlineClassMeans(encoder, 3, config)
+    trained = torch.nn.ModuleList([encoder, ocm.head.projector])
+    slow = {name: p.detach().clone() for name, p in encoder.named_parameters()}
     shadow = copy.deepcopy(torch.nn.ModuleList([ocm.encoder, ocm.projector]))
     queue: list[tuple[torch.Tensor, int]] = []
     for step in range(10):
         with torch.no_grad():
-            for p in model.parameters():
+            for p in trained.parameters():
                 p.add_(0.01 * torch.randn_like(p))
         crops, labels = torch.randn(4, 3, 32, 32), torch.tensor([step % 3, 0, 1, 2])
-        ocm.before_step(model)
+        ocm.before_step(encoder)
         expected = torch.stack(
             [
                 torch.stack([z for z, y in queue if y == c]).mean(0)
@@ -126,26 +140,48 @@ def test_ten_steps_of_ema_and_queue_against_a_plain_loop():
                 for c in range(3)
             ]
         )
-        assert torch.allclose(model.head.weight, expected, atol=1e-5)
-        ocm.memory.enqueue(ocm.embed(model, crops), labels)
-        for name, p in model.encoder.named_parameters():
+        assert torch.allclose(ocm.head.weight, expected, atol=1e-5)
+        ocm.loss(ocm.head(encoder(crops)), views(crops, labels))
+        ocm.after_step()
+        for name, p in encoder.named_parameters():
             slow[name] = 0.9 * slow[name] + 0.1 * p.detach()
-        leading = torch.nn.ModuleList([model.encoder, model.head.projector])
         with torch.no_grad():
-            for trailing, p in zip(shadow.parameters(), leading.parameters(), strict=True):
-                trailing.mul_(0.9).add_(0.1 * p)
+            for average, p in zip(shadow.parameters(), trained.parameters(), strict=True):
+                average.mul_(0.9).add_(0.1 * p)
             z = shadow[1](shadow[0](crops))
         queue = (queue + list(zip(z, labels.tolist(), strict=True)))[-12:]
     for name, p in ocm.encoder.named_parameters():
         assert torch.allclose(p, slow[name], atol=1e-6), name
 
 
-def test_the_classifier_of_each_objective():
-    x = torch.randn(5, 16)
-    model = ModelConfig(projector_layers=1, projector_hidden=12, projector_bottleneck=8)
-    linear = Classifier(16, 4, ModelConfig(), ObjectiveConfig()).eval()
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_the_momentum_counts_once_per_optimiser_step(chunks: int):
+    config = small(loss="ocm", memory_size=12, ema_momentum=0.999)
+    encoder = make_encoder(config.model)
+    ocm = OnlineClassMeans(encoder, 3, config)
+    before = [p.clone() for p in ocm.encoder.parameters()]
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(torch.randn_like(p))
+    ocm.before_step(encoder)
+    for _ in range(chunks):
+        crops = torch.randn(2, 3, 32, 32)
+        ocm.loss(ocm.head(encoder(crops)), views(crops, torch.tensor([0, 1])))
+    ocm.after_step()
+    assert (ocm.memory.labels >= 0).sum() == 2 * chunks
+    for old, p, average in zip(before, encoder.parameters(), ocm.encoder.parameters(), strict=True):
+        assert torch.allclose(average, 0.999 * old + 0.001 * p, atol=1e-6)
+
+
+def test_the_head_of_each_objective():
+    class Encoder(torch.nn.Module):
+        num_features = 16
+
+    x, config = torch.randn(5, 16), small()
+    plain = replace(config, model=ModelConfig())
+    linear = make_objective(Encoder(), 4, plain).head.eval()
     assert torch.allclose(linear(x), x @ linear.linear.weight.T + linear.linear.bias, atol=1e-6)
     for loss in ("cosine_softmax", "ocm"):
-        head = Classifier(16, 4, model, ObjectiveConfig(loss=loss)).eval()
+        head = make_objective(Encoder(), 4, replace(config, objective=ObjectiveConfig(loss=loss))).head.eval()
         assert ("weight" in dict(head.named_parameters())) == (loss == "cosine_softmax")
         assert head(x).shape == (5, 4) and head(x).abs().max() <= 10 + 1e-4  # cosines over tau = 0.1

@@ -1,0 +1,52 @@
+"""What the loop knows of an objective: a head that is trained, a state that is not, and a loss."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from imagenet_sd.training.views import Views
+
+
+class Objective:
+    """What a run minimises. An objective is one file with one subclass, named in `objectives.OBJECTIVES`.
+
+    Subclasses take `(encoder, num_classes, config)`: the encoder under training, C, and the whole `TrainConfig`.
+
+    Attributes:
+        global_crops: the fewest global crops of an image that the loss can work with.
+        head: trained together with the encoder; maps the features [M * B, d] of all crops, crop-major, to whatever
+            `loss` takes, and in evaluation mode features [N, d] to class logits [N, C].
+        state: not trained by gradients but kept in checkpoints: a momentum encoder, a memory bank.
+    """
+
+    global_crops = 1
+
+    def __init__(self, head: nn.Module, state: nn.Module | None = None):
+        self.head, self.state = head, state or nn.Module()
+
+    def before_step(self, encoder: nn.Module) -> None:
+        """Called once before every optimiser step, however many chunks its batch is split into."""
+
+    def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
+        """Mean loss, a scalar, over the images of a batch or of a chunk of it.
+
+        Args:
+            outputs: what `head` made of the features of all crops.
+            views: the crops and labels.
+        """
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called once after every optimiser step."""
+
+
+def multi_crop_loss(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy averaged over all M crops of all images (eqs. 4.1 and 4.2).
+
+    Args:
+        logits: [M * B, C], crop-major.
+        labels: int64 [B].
+        label_smoothing: share of the target spread over all classes.
+    """
+    crops = len(logits) // len(labels)
+    return F.cross_entropy(logits.float(), labels.repeat(crops), label_smoothing=label_smoothing)

@@ -1,0 +1,35 @@
+"""Softmax cross-entropy on a linear classifier."""
+
+import torch
+from torch import nn
+
+from imagenet_sd.training.config import ModelConfig, TrainConfig
+from imagenet_sd.training.model import num_features
+from imagenet_sd.training.objectives.base import Objective, multi_crop_loss
+from imagenet_sd.training.objectives.projector import Projector
+from imagenet_sd.training.views import Views
+
+
+class LinearHead(nn.Module):
+    """A linear layer, on the projector's output if there is one: features [N, d] to logits [N, C]."""
+
+    def __init__(self, width: int, num_classes: int, model: ModelConfig):
+        super().__init__()
+        self.projector = Projector(width, model) if model.projector_layers else nn.Identity()
+        self.linear = nn.Linear(model.projector_bottleneck if model.projector_layers else width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, C]."""
+        return self.linear(self.projector(x))
+
+
+class CrossEntropy(Objective):
+    """Plain classification; see `Objective`."""
+
+    def __init__(self, encoder: nn.Module, num_classes: int, config: TrainConfig):
+        super().__init__(LinearHead(num_features(encoder), num_classes, config.model))
+        self.label_smoothing = config.objective.label_smoothing
+
+    def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
+        """Cross-entropy of the logits [M * B, C]."""
+        return multi_crop_loss(outputs, views.labels, self.label_smoothing)
