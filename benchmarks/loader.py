@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter, ImageOps
 from skimage import data as photographs
 from torchvision import transforms as T
 
-from imagenet_sd.data.images import Record
+from imagenet_sd.data.images import LabelledImage
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import get_recipe
 from imagenet_sd.training.crops import MultiCrop
@@ -77,7 +77,7 @@ def main() -> None:
     cut = MultiCrop(recipe.crops, recipe.photometric, seed=0)
 
     def ours(number: int) -> None:
-        record = Record(image_id=str(number), label=0, data=files[number % len(files)])
+        record = LabelledImage(image_id=str(number), label=0, data=files[number % len(files)])
         cut(record.decode(), 0, record.image_id)
 
     def plain(number: int) -> None:

@@ -8,25 +8,27 @@ import typer
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import Format, OutputFormat, app, print_json
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.specs import DATA_SPECS, ENCODER_SPECS
 from imagenet_sd.evaluation.config import EvalConfig
 
 
 @app.command()
 def evaluate(
-    encoder: Annotated[
-        str, typer.Argument(metavar="ENCODER", help="Run folder, timm:NAME, timm:NAME@CHECKPOINT; A+B for an ensemble.")
-    ],
+    encoder: Annotated[str, typer.Argument(metavar="ENCODER", help=f"What to evaluate: {ENCODER_SPECS}.")],
     suite: Annotated[
         str, typer.Option(metavar="NAME", help="imagenet, transfer, fewshot, analysis or cog.")
     ] = "transfer",
     data: Annotated[
-        list[str] | None, typer.Option("--data", metavar="NAME=SPEC", help="A data set to measure on; repeatable.")
+        list[str] | None,
+        typer.Option("--data", metavar="NAME=SPEC", help=f"Data to measure on, repeatable; SPEC is {DATA_SPECS}."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="JSON", help="File for the results.")] = None,
     probe: Annotated[str, typer.Option(help="auto, lbfgs, path, sgd, sea or knn.")] = "auto",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
     trials: Annotated[int, typer.Option(min=1, help="Trials of the hyper-parameter search per seed.")] = 25,
-    side: Annotated[int, typer.Option(help="Pixels of the centre crop [224; a run folder's own].")] = 0,
+    crop_size: Annotated[
+        int, typer.Option("--crop-size", "--side", help="Pixels of the centre crop [224; a run folder's own].")
+    ] = 0,
     preprocessing: Annotated[str, typer.Option(help="protocol, or model for the model's own.")] = "protocol",
     amp: Annotated[bool, typer.Option("--amp", help="Extract features in mixed precision.")] = False,
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache [in the user's cache].")] = None,
@@ -46,7 +48,7 @@ def evaluate(
         trials=trials,
         preprocessing=preprocessing,  # pyright: ignore[reportArgumentType]
         amp=amp,
-        side=side or EvalConfig().side,
+        crop_size=crop_size or EvalConfig().crop_size,
     )
     document = pipeline.evaluate(encoder, named, config, out=out, cache=cache)
     if format is not Format.table:

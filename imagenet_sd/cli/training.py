@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from imagenet_sd.cli.common import Format, OutputFormat, app, print_json
+from imagenet_sd.core.specs import DATA_SPECS
 
 
 @app.command()
 def train(
-    data: Annotated[
-        str, typer.Argument(metavar="OUT", help="Dataset folder, or imagefolder:, parquet:, hf:, builtin:.")
-    ],
+    data: Annotated[str, typer.Argument(metavar="OUT", help=f"What to train on: {DATA_SPECS}.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="imagenet-sd, t-rex, t-rex-star, pytorch, small, or a YAML file.")

@@ -9,7 +9,7 @@ from typing import Any
 from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 from imagenet_sd.core.files import write_json
-from imagenet_sd.data.images import open_images
+from imagenet_sd.data.open import open_images
 from imagenet_sd.study.planner import Stage
 from imagenet_sd.training.config import TrainConfig, resolved, with_epochs
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
-from imagenet_sd.data.images import open_images
+from imagenet_sd.data.open import open_images
 from imagenet_sd.study import RecipeError, load_recipe
-from imagenet_sd.study.inputs import places
 from imagenet_sd.study.runner import dry_run_study, run
 from imagenet_sd.study.stages import epochs_for
 from tests.conftest import CliRun
@@ -112,6 +111,7 @@ def states(recipe: Path, out: Path, *settings: str) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize(
     ("setting", "stale"),
     [
+        ("evaluate.crop_size=40", {"evaluate"}),
         ("evaluate.side=40", {"evaluate"}),
         ("evaluate.data.again=builtin:mnist", {"evaluate"}),
         ("train.optimizer.base_lr=0.1", {"train", "evaluate"}),
@@ -253,21 +253,6 @@ def test_steps_become_the_nearest_epochs():
             best = min(range(1, steps + 2), key=lambda n: (abs(n * per_epoch - steps), -n))
             chosen = epochs_for(steps, images, 50)
             assert abs(chosen * per_epoch - steps) == abs(best * per_epoch - steps)
-
-
-def test_places_of_data_specs():
-    found = {
-        "imagefolder:/a/b@per_class=3": ["/a/b"],
-        "parquet:/a": ["/a"],
-        "torchvision:dtd@/t": ["/t"],
-        "imagenet:val@/i": ["/i"],
-        "builtin:mnist@per_class=3": [],
-        "hf:me/data": [],
-        "": [],
-        "/a/dataset@rounds=2": ["/a/dataset"],
-    }
-    assert {spec: list(map(str, places(spec))) for spec in found} == found
-    assert list(map(str, places("cog@/data/21k", levels=True))) == ["cog", "/data/21k"]
 
 
 def test_real_data_can_be_limited_per_class():

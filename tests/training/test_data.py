@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.data.images import ArraySet, FolderSet, ParquetSet, Record, open_images
+from imagenet_sd.data.images import ArraySet, FolderSet, LabelledImage
+from imagenet_sd.data.open import open_images
+from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.storage.schema import Row, to_table
 from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
 from imagenet_sd.training.data import EpochOrder, TrainStream, usable_lanes
@@ -31,10 +33,12 @@ class CountingSet:
         self.group_sizes = sizes
         self.reads: Counter[int] = Counter()
 
-    def read_group(self, group: int) -> list[Record]:
+    def read_group(self, group: int) -> list[LabelledImage]:
         self.reads[group] += 1
         picture = np.full((32, 32, 3), group, np.uint8)
-        return [Record(image_id=f"{group}/{i}", label=i % 2, data=picture) for i in range(self.group_sizes[group])]
+        return [
+            LabelledImage(image_id=f"{group}/{i}", label=i % 2, data=picture) for i in range(self.group_sizes[group])
+        ]
 
 
 def test_an_epoch_shows_every_row_once_in_a_seeded_order():

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imagenet_sd.data.images import ArraySet, open_images
+from imagenet_sd.data.images import ArraySet
+from imagenet_sd.data.open import open_images
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.recipes import load_train_config
