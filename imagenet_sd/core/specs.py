@@ -152,6 +152,11 @@ class EncoderSpec:
         return f"timm:{self.model}" + (f"@{self.path}" if self.path else "@random" if self.random else "")
 
     @property
+    def label(self) -> str:
+        """A short name: the text without its prefix."""
+        return str(self).removeprefix("timm:")
+
+    @property
     def weights(self) -> Path | None:
         """The local file that holds its weights; None where timm has them or they are random."""
         if self.model:

@@ -255,23 +255,6 @@ def test_steps_become_the_nearest_epochs():
             assert abs(chosen * per_epoch - steps) == abs(best * per_epoch - steps)
 
 
-def test_real_data_can_be_limited_per_class():
-    import numpy as np
-
-    whole = open_images("builtin:mnist")
-    labels = np.array([whole.read_group(g)[0].label for g in range(len(whole.group_sizes))])
-    few = open_images("builtin:mnist@per_class=3")
-    expected = sorted(np.concatenate([np.flatnonzero(labels == c)[:3] for c in range(10)]))
-    assert len(few.group_sizes) == 30
-    for group, row in enumerate(expected):
-        a, b = few.read_group(group)[0], whole.read_group(row)[0]
-        assert (a.image_id, a.label) == (b.image_id, b.label) and np.array_equal(a.data, b.data)
-    with pytest.raises(DatasetError, match="keeps nothing"):
-        open_images("builtin:mnist@per_class=0")
-    with pytest.raises(DatasetError, match="has no rounds"):
-        open_images("builtin:mnist@rounds=1")
-
-
 @pytest.mark.slow
 def test_training_in_two_processes(tmp_path: Path, cli: CliRun):
     (tmp_path / "r.yaml").write_text(TRAIN_ONLY)
