@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
-from imagenet_sd.core.run_folder import ENCODER
 
 DataKind = Literal["dataset", "imagefolder", "parquet", "hf", "builtin", "torchvision", "imagenet", "cog"]
 DATA_SPECS = (
@@ -161,4 +160,4 @@ class EncoderSpec:
         """The local file that holds its weights; None where timm has them or they are random."""
         if self.model:
             return Path(self.path) if self.path else None
-        return Path(self.path) / ENCODER
+        return Path(self.path) / "encoder.safetensors"

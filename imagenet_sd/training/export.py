@@ -7,7 +7,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.run_folder import CLASSES, CLASSIFIER, ENCODER, RECIPE
 from imagenet_sd.training.config import TrainingError
 from imagenet_sd.training.heads import Classifier
 from imagenet_sd.training.model import make_encoder
@@ -25,16 +24,17 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module, tuple[str, ...], int]:
     """
     from imagenet_sd.training.restore import train_config
 
-    missing = [name for name in (RECIPE, CLASSES, ENCODER, CLASSIFIER) if not (run / name).is_file()]
+    needed = ("recipe.yaml", "classes.json", "encoder.safetensors", "classifier.safetensors")
+    missing = [name for name in needed if not (run / name).is_file()]
     if missing:
         raise TrainingError(f"{run} is no finished run: {missing[0]} is missing", "train to the end first")
     try:
-        config = train_config(yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))["train"])
-        classes = tuple(read_json(run / CLASSES))
+        config = train_config(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"])
+        classes = tuple(read_json(run / "classes.json"))
         encoder = make_encoder(config.model)
         head = Classifier(getattr(encoder, "num_features"), len(classes), config.model, config.objective)  # noqa: B009
-        encoder.load_state_dict(load_file(run / ENCODER))
-        head.load_state_dict(load_file(run / CLASSIFIER))
+        encoder.load_state_dict(load_file(run / "encoder.safetensors"))
+        head.load_state_dict(load_file(run / "classifier.safetensors"))
     except (KeyError, TypeError, RuntimeError, OSError) as error:
         raise TrainingError(f"{run} is damaged: {' '.join(str(error).split())[:200]}", "train again") from None
     return encoder.eval(), head.eval(), classes, config.eval_size
