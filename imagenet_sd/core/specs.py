@@ -6,18 +6,29 @@ Knows nothing of how images or encoders are opened.
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 
 DataKind = Literal["dataset", "imagefolder", "parquet", "hf", "builtin", "torchvision", "imagenet", "cog"]
-DATA_SPECS = (
-    "a dataset folder, imagefolder:DIR, parquet:DIR, hf:REPO, builtin:NAME, torchvision:NAME@ROOT or imagenet:NAME@ROOT"
-)
+_FORMS: dict[DataKind, str] = {
+    "imagefolder": "DIR",
+    "parquet": "DIR",
+    "hf": "REPO",
+    "builtin": "NAME",
+    "torchvision": "NAME@ROOT",
+    "imagenet": "NAME@ROOT",
+}
+DATA_SPECS = f"a dataset folder, {', '.join(f'{kind}:{form}' for kind, form in _FORMS.items())}"
 ENCODER_SPECS = "a run folder, timm:NAME, timm:NAME@CHECKPOINT or timm:NAME@random; A+B for an ensemble"
-_FOLDERS, _NAMES, _NAMED_FOLDERS = ("imagefolder", "parquet"), ("hf", "builtin"), ("torchvision", "imagenet")
+_PARTS = {
+    "DIR": "(?P<root>.+)",
+    "REPO": "(?P<name>.+)",
+    "NAME": "(?P<name>.+)",
+    "NAME@ROOT": "(?P<name>[^@]+)@(?P<root>.+)",
+}
 _LIMIT = re.compile(r"(.+)@(rounds|per_class)=(\d{1,9})")
-_COG = re.compile(r"(.+?)@(.+?)(?:@(L[1-5]))?")
+_LEVEL = re.compile(r"(?P<name>.+?)@(?P<root>.+?)(?:@(?P<level>L[1-5]))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,32 +63,31 @@ class DataSpec:
         Raises:
             DatasetError: the text is none of these, or its limit keeps nothing.
         """
-        if not (found := _LIMIT.fullmatch(text)):
+        if not (limited := _LIMIT.fullmatch(text)):
             return cls._unlimited(text)
-        spec, limit, number = cls._unlimited(found[1]), cast(Literal["rounds", "per_class"], found[2]), int(found[3])
+        spec, number = cls._unlimited(limited[1]), int(limited[3])
         if not number:
             raise DatasetError(f"{text} keeps nothing", "give a number of at least 1")
-        if limit == "rounds" and spec.kind not in ("dataset", "parquet"):
+        if limited[2] == "per_class":
+            return replace(spec, limit="per_class", number=number)
+        if spec.kind not in ("dataset", "parquet"):
             raise DatasetError(f"{spec} has no rounds", "@rounds is for the folder of a dataset made by `generate`")
-        return replace(spec, limit=limit, number=number)
+        return replace(spec, limit="rounds", number=number)
 
     @classmethod
     def _unlimited(cls, text: str) -> "DataSpec":
-        kind, _, rest = text.partition(":")
-        name, _, root = rest.partition("@")
-        if kind in _FOLDERS and rest:
-            return cls(kind=cast(DataKind, kind), root=rest)
-        if kind in _NAMES and rest:
-            return cls(kind=cast(DataKind, kind), name=rest)
-        if kind in _NAMED_FOLDERS and name and root:
-            return cls(kind=cast(DataKind, kind), name=name, root=root)
-        if kind in _NAMED_FOLDERS:
-            raise DatasetError(f"{text!r} names no dataset and folder", f"write {kind}:NAME@ROOT")
-        if not text or kind in _FOLDERS + _NAMES:
-            raise DatasetError(f"no data {text!r}", f"give {DATA_SPECS}")
-        if (level := _COG.fullmatch(text)) and not (Path(text) / "dataset.json").is_file():
-            return cls(kind="cog", name=level[1], root=level[2], level=level[3] or "")
-        return cls(kind="dataset", root=text)
+        prefix, _, rest = text.partition(":")
+        kind = next((kind for kind in _FORMS if kind == prefix), None)
+        if kind is None:
+            level = _LEVEL.fullmatch(text)
+            if level and not (Path(text) / "dataset.json").is_file():
+                return cls(kind="cog", **level.groupdict(""))
+            if not text:
+                raise DatasetError("no data ''", f"give {DATA_SPECS}")
+            return cls(kind="dataset", root=text)
+        if not (parts := re.fullmatch(_PARTS[_FORMS[kind]], rest)):
+            raise DatasetError(f"no data {text!r}", f"write {kind}:{_FORMS[kind]}")
+        return cls(kind=kind, **parts.groupdict())
 
     def __str__(self) -> str:
         body = "@".join(filter(None, (self.name, self.root, self.level)))

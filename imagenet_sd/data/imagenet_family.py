@@ -121,4 +121,4 @@ def _wnid(folder: Path, member: FamilyMember, order: tuple[str, ...]) -> str:
     elif folder.name in order:
         return folder.name
     expected = "a wnid of ImageNet-1k" if member.folders_are == "wnid" else "a class number from 0 to 999"
-    raise DatasetError(f"{folder} is not named after {expected}", f"unpack the set afresh from {member.homepage}")
+    raise DatasetError(f"{folder} is not named after {expected}", f"unpack the set again from {member.homepage}")

@@ -132,7 +132,7 @@ class ListSet:
         name: see `ImageSet`.
         classes: class names in label order, all different.
         files: (path relative to `root`, label) of each image.
-        root: the folder that all images lie in; a path that would leave it is refused.
+        root: the folder of all images; a path that would leave it is refused.
         note: what a reader of the results should know about this split; "" for an official one.
 
     Raises:
@@ -142,18 +142,18 @@ class ListSet:
 
     def __init__(self, name: str, classes: Sequence[str], files: list[tuple[str, int]], root: Path, note: str = ""):
         self.name, self.classes, self.files, self.root, self.note = name, tuple(classes), files, root, note
-        again = "its annotation files are damaged: unpack them afresh"
+        hint = "its annotation files are damaged: unpack them again"
         if not files:
-            raise DatasetError(f"{name} lists no images", again)
+            raise DatasetError(f"{name} lists no images", hint)
         if len(set(self.classes)) != len(self.classes):
-            raise DatasetError(f"{name} has two classes of one name", again)
+            raise DatasetError(f"{name} has two classes of one name", hint)
         if len({path for path, _ in files}) != len(files):
-            raise DatasetError(f"{name} lists an image twice", again)
+            raise DatasetError(f"{name} lists an image twice", hint)
         for path, label in files:
             if path.startswith("/") or path[1:2] == ":" or "\\" in path or "\0" in path or ".." in path.split("/"):
-                raise DatasetError(f"{name} lists {path!r}, which is outside of {root}", again)
+                raise DatasetError(f"{name} lists {path!r}, which is outside of {root}", hint)
             if not 0 <= label < len(self.classes):
-                raise DatasetError(f"{name}: {path!r} has label {label} of {len(self.classes)} classes", again)
+                raise DatasetError(f"{name}: {path!r} has label {label} of {len(self.classes)} classes", hint)
         for path, _ in (files[0], files[-1]):
             if not (root / path).is_file():
                 raise DatasetError(f"{name}: {path!r} is missing in {root}", "unpack its images beside its annotations")

@@ -113,11 +113,11 @@ def parquet_folder(folder: Path, rounds: int = 0) -> ParquetSet:
             if (path.parent / ".manifests" / f"train-{path.name.split('-')[1]}.json").exists()
         ]
         if rounds:
-            found = {path.parent.name for path in files}
+            begun = {path.parent.name for path in files}
             files = [path for path in files if int(path.parent.name.removeprefix("round-")) < rounds]
             if len({path.parent.name for path in files}) < rounds:
                 raise DatasetError(
-                    f"{folder} holds {len(found)} rounds, fewer than {rounds}", "generate a larger --multiple first"
+                    f"{folder} holds {len(begun)} rounds, fewer than {rounds}", "generate a larger --multiple first"
                 )
     elif rounds:
         raise DatasetError(f"{folder} has no rounds: it has no dataset.json", "leave out @rounds")

@@ -39,8 +39,8 @@ class TransferSpec:
         test_split: likewise, the part that they are tested on.
         metric: the measure of the ImageNet-SD protocol.
         metric_sea: the measure of the SeA protocol (that of Kornblith et al. and BYOL).
-        folders: where it may lie under the root; the first is where torchvision and the hint put it.
-        markers: files or folders one of which tells that it does lie there.
+        folders: its possible folders under the root; the first is that of torchvision and of the hint.
+        markers: files or folders one of which shows that the dataset is there.
         homepage: where to get it.
         read: lists one split of it in its folder.
     """
@@ -194,7 +194,7 @@ def _food(folder: Path, split: Split) -> _Listing:
 
 
 def _sun(folder: Path, split: Split) -> _Listing:
-    """Official lists when they lie in `Partitions` (in the folder or beside it); else 50 + 50 seeded per class."""
+    """Official lists from `Partitions` (in the folder or beside it) when there; else 50 + 50 seeded per class."""
     named = [name.removeprefix("/") for name in _column(folder / "ClassName.txt")]
     rank = {name: label for label, name in enumerate(named)}
     classes = [name[2:] for name in named]  # "a/abbey" is abbey
