@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imagenet_sd.data.images import open_images
+from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.encoders import Encoder, weights_hash
@@ -35,9 +35,9 @@ def main() -> None:
         run = args.run or Path(folder) / "run"
         if args.run is None:
             train(load_train_config("small", ["optimizer.epochs=2"]), "builtin:mnist", run)
-        module, _, _, side = load_run(run)
-        encoder = Encoder(name="run", module=module, fingerprint=weights_hash(module), side=side)
-        config = EvalConfig(side=side)
+        module, _, _, crop_size = load_run(run)
+        encoder = Encoder(name="run", module=module, fingerprint=weights_hash(module), crop_size=crop_size)
+        config = EvalConfig(crop_size=crop_size)
         sets = [extract(encoder, open_images("builtin:digits", s), config, Path(folder)) for s in ("train", "test")]
     (x, y), (test, labels) = ((s.data.features, s.data.labels) for s in sets)
     rows = np.random.default_rng(0).permutation(len(x))[: args.train_images]

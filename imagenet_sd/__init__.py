@@ -42,7 +42,7 @@ _HOMES = {
     "push": "pipeline",
     "report": "pipeline",
     "run": "study",
-    "open_images": "data.images",
+    "open_images": "data.open",
     "train": "pipeline",
     "verify": "pipeline",
 }
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from imagenet_sd.core.types import PromptTemplate as PromptTemplate
     from imagenet_sd.core.types import Shard as Shard
     from imagenet_sd.core.types import ShardManifest as ShardManifest
-    from imagenet_sd.data.images import open_images as open_images
+    from imagenet_sd.data.open import open_images as open_images
     from imagenet_sd.evaluation.config import EvalConfig as EvalConfig
     from imagenet_sd.generation.config import GenerationConfig as GenerationConfig
     from imagenet_sd.generation.diffusion.generator import ImageGenerator as ImageGenerator

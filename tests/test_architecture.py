@@ -128,6 +128,16 @@ def test_light_commands_leave_torch_alone(arguments: list[str]):
     assert not {name for name in loaded if name.split(".")[0] in {"torch", "diffusers", "transformers"}}
 
 
+def test_specs_are_taken_apart_in_one_file():
+    """No text begins with the prefix of a spec but in `core/specs.py`; the paper's rows name their encoders."""
+    prefix = re.compile(r"(imagefolder|parquet|hf|builtin|torchvision|imagenet|timm):")
+    for path in FILES:
+        if path.relative_to(PACKAGE).as_posix() not in ("core/specs.py", "report/paper.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                text = node.value if isinstance(node, ast.Constant) else None
+                assert not (isinstance(text, str) and prefix.match(text)), f"{path}:{node.lineno}: {text!r}"  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_public_names_resolve():
     import imagenet_sd
 

@@ -9,17 +9,20 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli.common import FORMAT, app, folder, show
 from imagenet_sd.cli.options import AT_LEAST_1, options
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.specs import DATA_SPECS, ENCODER_SPECS
 from imagenet_sd.evaluation.config import EvalConfig
 
 
 @app.command()
-@click.argument("encoder", metavar="ENCODER", help="Run folder, timm:NAME, timm:NAME@CHECKPOINT; A+B for an ensemble.")
-@click.option("--data", multiple=True, metavar="NAME=SPEC", help="A data set to measure on; repeatable.")
+@click.argument("encoder", metavar="ENCODER", help=f"What to evaluate: {ENCODER_SPECS}.")
+@click.option(
+    "--data", multiple=True, metavar="NAME=SPEC", help=f"Data to measure on, repeatable; SPEC is {DATA_SPECS}."
+)
 @folder("--out", "File for the results.", metavar="JSON")
 @click.option("--seeds", type=AT_LEAST_1, default=5, help="Number of seeds.")
 @options(
-    EvalConfig, "settings", only=("suite", "probe", "trials", "side", "preprocessing", "amp"),
-    suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1},
+    EvalConfig, "settings", only=("suite", "probe", "trials", "crop_size", "preprocessing", "amp"),
+    suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1}, crop_size={"flags": ["--crop-size", "--side"]},
 )  # fmt: skip
 @folder("--cache", "Feature cache; by default in the user's cache.")
 @FORMAT

@@ -8,10 +8,11 @@ import click
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, print_json, show
 from imagenet_sd.cli.options import options
+from imagenet_sd.core.specs import DATA_SPECS
 
 
 @app.command()
-@click.argument("data", metavar="DATA", help="Dataset folder, or imagefolder:, parquet:, hf:, builtin:.")
+@click.argument("data", metavar="DATA", help=f"What to train on: {DATA_SPECS}.")
 @folder("--out", "Folder of the run.", metavar="RUN", required=True)
 @click.option(
     "--recipe", default="imagenet-sd", metavar="NAME",

@@ -1,4 +1,4 @@
-"""Files: atomic publishing, hashes, the shipped data folder, the user's cache folder.
+"""Files: atomic publishing, hashes, which ones are images, the shipped data folder, the user's cache folder.
 
 Knows nothing of what is in the files.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -85,6 +86,16 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image: it ends in one of `IMAGE_SUFFIXES` and is not hidden."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder and of all folders below it, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if is_image(path.name))
 
 
 def data_path(*parts: str) -> Path:

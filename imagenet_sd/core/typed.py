@@ -136,8 +136,11 @@ def from_mapping(kind: type[T], content: object, path: str = "") -> T:
 
 
 def build(kind: type[T], content: Mapping[Any, Any], path: str) -> T:
-    """`from_mapping` for a dataclass whose fields are the keys."""
+    """`from_mapping` for a dataclass whose fields are the keys; the metadata of a field may name its older key."""
     hints = typing.get_type_hints(kind)
+    known = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+    renamed = {f.metadata["formerly"]: f.name for f in known if "formerly" in f.metadata}
+    content = {renamed.get(key, key): value for key, value in content.items()}
     unknown = [str(key) for key in content if key not in hints]
     if unknown:
         raise unknown_key(join(path, unknown[0]), unknown[0], hints)

@@ -10,6 +10,7 @@ import numpy as np
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.seeds import stable_hash
+from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ArraySet
 
 # The WordNet 3.0 synsets of the digits 0 .. 9, whose sorted order is the order of the digits.
@@ -80,32 +81,32 @@ def builtin_images(name: str, split: Split) -> ArraySet:
     """
     if name == "mnist":
         images, labels = mnist_digits(split)
-        return _rgb_set(f"builtin:{name}", np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, DIGIT_WNIDS)
+        return _rgb_set(name, np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, DIGIT_WNIDS)
     if name == "digits":
         from sklearn.datasets import load_digits
 
-        pixels, target = load_digits(return_X_y=True)
-        images = (np.asarray(pixels) * (255 / 16)).round().astype(np.uint8).reshape(-1, 8, 8)
+        values, target = load_digits(return_X_y=True)
+        images = (np.asarray(values) * (255 / 16)).round().astype(np.uint8).reshape(-1, 8, 8)
         labels = np.asarray(target).astype(np.int64)
-        classes, share = DIGIT_WNIDS, 1 / 3
-        shown = np.pad(_resized(images, 20), ((0, 0), (6, 6), (6, 6)))
+        classes, test_share = DIGIT_WNIDS, 1 / 3
+        pixels = np.pad(_resized(images, 20), ((0, 0), (6, 6), (6, 6)))
     elif name == "faces":
         from skimage.data import lfw_subset
 
         images = (lfw_subset() * 255).round().astype(np.uint8)
         labels = (np.arange(len(images)) >= 100).astype(np.int64)  # the first hundred are faces
-        classes, share, shown = FACE_CLASSES, 1 / 2, _resized(images, 32)
+        classes, test_share, pixels = FACE_CLASSES, 1 / 2, _resized(images, 32)
     else:
         raise DatasetError(f"no built-in set {name!r}", "use builtin:mnist, builtin:digits or builtin:faces")
-    rows = _split_rows(images, labels, share, f"{name}-split", split)
-    return _rgb_set(f"builtin:{name}", shown[rows], labels[rows], classes)
+    rows = _split_rows(images, labels, test_share, f"{name}-split", split)
+    return _rgb_set(name, pixels[rows], labels[rows], classes)
 
 
-def _resized(images: np.ndarray, side: int) -> np.ndarray:
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
-    return np.stack([np.asarray(Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC)) for x in images])
+    return np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.BICUBIC)) for x in images])
 
 
 def _rgb_set(name: str, grey: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> ArraySet:
-    return ArraySet(name, np.repeat(grey[..., None], 3, axis=-1), labels, classes)
+    return ArraySet(str(DataSpec(kind="builtin", name=name)), np.repeat(grey[..., None], 3, axis=-1), labels, classes)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.files import is_image
 from imagenet_sd.core.seeds import stable_hash
-from imagenet_sd.data.images import IMAGE_SUFFIXES
 from imagenet_sd.data.similarity import Concept, LinSimilarity, parents_of, subsumers
 
 PERSON = "n00007846"
@@ -211,14 +211,14 @@ def split_files(
 ) -> tuple[list[str], list[str]]:
     """Split the images of a level's concepts into a training and a test set (Sec. 3.3.3 and 3.3.4.3).
 
-    From each concept `test_images` are drawn for testing and the rest is for training, `train_images` at most. Which
-    images are drawn depends on the seed and the file names alone: not on the order of the files, nor on the other
-    concepts. The draw is not the authors' own, whose list of files is published with their code.
+    From each concept `test_images` are chosen for testing and the rest is for training, `train_images` at most. Which
+    images are chosen depends on the seed and the file names alone: not on the order of the files, nor on the other
+    concepts. The choice is not the authors' own, whose list of files is published with their code.
 
     Args:
         folder: ImageNet-21K, one folder per concept.
         wnids: the concepts of the level.
-        seed: another seed, another draw.
+        seed: another seed, another choice.
         test_images: images for testing per concept, at least 1.
         train_images: most images for training per concept, at least 1.
 
@@ -231,7 +231,7 @@ def split_files(
             training.
     """
     if test_images < 1 or train_images < 1:
-        raise CogError("a split needs at least one image on either side", "raise test_images or train_images")
+        raise CogError("a split needs at least one image in each part", "raise test_images or train_images")
     if len(set(wnids)) < len(wnids):
         raise CogError("a concept stands twice in the level", "give each concept once")
     train: list[str] = []
@@ -243,9 +243,9 @@ def split_files(
                 f"{folder / wnid} holds {len(names)} images; with {test_images} for testing none is left for training",
                 "complete the folder, or lower test_images",
             )
-        drawn = sorted(names, key=lambda name: (stable_hash("cog", seed, wnid, name), name))
-        test += [f"{wnid}/{name}" for name in sorted(drawn[:test_images])]
-        train += [f"{wnid}/{name}" for name in sorted(drawn[test_images : test_images + train_images])]
+        shuffled = sorted(names, key=lambda name: (stable_hash("cog", seed, wnid, name), name))
+        test += [f"{wnid}/{name}" for name in sorted(shuffled[:test_images])]
+        train += [f"{wnid}/{name}" for name in sorted(shuffled[test_images : test_images + train_images])]
     return train, test
 
 
@@ -258,4 +258,4 @@ def _names(folder: Path) -> list[str]:
 
 def _images(folder: Path) -> list[str]:
     """Names of the image files in a folder, in no particular order."""
-    return [name for name in _names(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return [name for name in _names(folder) if is_image(name)]

@@ -6,8 +6,7 @@ from pathlib import Path
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write, write_json
 from imagenet_sd.data.cog import CogLevels, split_files
-from imagenet_sd.data.imagenet_family import ListSet
-from imagenet_sd.data.images import ImageSet
+from imagenet_sd.data.images import ListSet
 
 
 def write_levels(levels: CogLevels, out: Path, images: Path | None = None) -> None:
@@ -33,7 +32,7 @@ def _write(path: Path, lines: list[str]) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def open_level(folder: Path, level: str, root: Path, split: str) -> ImageSet:
+def open_level(folder: Path, level: str, root: Path, split: str) -> ListSet:
     """The images of one level.
 
     Args:

@@ -5,15 +5,14 @@ into the wnids that the set holds, never positions in a folder listing. Knows no
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.data.images import FolderSet, Record
-
-NUM_CLASSES = 1000
+from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.images import FolderSet, ListSet
+from imagenet_sd.prompts.classes import load_classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +25,13 @@ class FamilyMember:
         folders_are: what the class folders are called: a "wnid", or an "index" into the 1000 wnids in sorted order.
         num_classes: classes that it covers. Where these are fewer than 1000, the logits are to be masked to them.
         num_images: images of the whole published set.
-        homepage: where it is to be had.
+        homepage: where to get it.
     """
 
     name: str
     folder: str
     folders_are: Literal["wnid", "index"] = "wnid"
-    num_classes: int = NUM_CLASSES
+    num_classes: int = 1000
     num_images: int
     homepage: str
 
@@ -67,59 +66,17 @@ _MEMBERS = (
 )
 
 
-class ListSet:
-    """Images named by a list, each a group of its own; they are opened when they are read.
-
-    Args:
-        name: see `ImageSet`.
-        classes: class names in label order, all different.
-        files: (path relative to `root`, label) of each image.
-        root: the folder that all images lie in; a path that would leave it is refused.
-        note: what a reader of the results should know about this split; "" for an official one.
-
-    Raises:
-        DatasetError: the list is empty, contradicts the classes, repeats an image, or names a path outside of `root`
-            or (first and last entry) a file that is not there.
-    """
-
-    def __init__(self, name: str, classes: Sequence[str], files: list[tuple[str, int]], root: Path, note: str = ""):
-        self.name, self.classes, self.files, self.root, self.note = name, tuple(classes), files, root, note
-        again = "its annotation files are damaged: unpack them afresh"
-        if not files:
-            raise DatasetError(f"{name} lists no images", again)
-        if len(set(self.classes)) != len(self.classes):
-            raise DatasetError(f"{name} has two classes of one name", again)
-        if len({path for path, _ in files}) != len(files):
-            raise DatasetError(f"{name} lists an image twice", again)
-        for path, label in files:
-            if path.startswith("/") or path[1:2] == ":" or "\\" in path or "\0" in path or ".." in path.split("/"):
-                raise DatasetError(f"{name} lists {path!r}, which is outside of {root}", again)
-            if not 0 <= label < len(self.classes):
-                raise DatasetError(f"{name}: {path!r} has label {label} of {len(self.classes)} classes", again)
-        for path, _ in (files[0], files[-1]):
-            if not (root / path).is_file():
-                raise DatasetError(f"{name}: {path!r} is missing in {root}", "unpack its images beside its annotations")
-        self.group_sizes = [1] * len(files)
-
-    def read_group(self, group: int) -> list[Record]:
-        """See `ImageSet`."""
-        path, label = self.files[group]
-        return [Record(image_id=path, label=label, data=self.root / path)]
-
-
 def family_members() -> tuple[FamilyMember, ...]:
     """The seven test sets, in the order of the papers' tables; the three of v2 are reported as their mean."""
     return _MEMBERS
 
 
-def open_imagenet(name: str, root: str | Path, wnids_1k: Sequence[str] | None = None) -> ListSet:
+def open_imagenet(name: str, root: Path) -> ListSet:
     """Open a test set of the ImageNet family.
 
     Args:
         name: val, v2-matched-frequency, v2-threshold-0.7, v2-top-images, sketch, r or a.
         root: the folder that holds the unpacked archive, or the unpacked folder itself.
-        wnids_1k: the 1000 wnids of ImageNet-1k in sorted order, which is the standard class order. v2 needs them,
-            since its folders are numbered by it; of the others they only check the folders. None takes timm's list.
 
     Returns:
         A set whose `classes` are the wnids that it holds, sorted, whatever the folders are called.
@@ -131,15 +88,15 @@ def open_imagenet(name: str, root: str | Path, wnids_1k: Sequence[str] | None = 
     if member is None:
         known = ", ".join(member.name for member in _MEMBERS)
         raise DatasetError(f"no ImageNet test set {name!r}", f"use one of {known}")
-    folder = _locate(member, Path(root).expanduser())
-    order = _standard_order(wnids_1k)
-    found = FolderSet(folder)
-    wnids = [_wnid(folder / entry, member, order) for entry in found.classes]
+    folder = _locate(member, root)
+    standard_order = tuple(spec.wnid for spec in load_classes("imagenet-1k"))  # v2 numbers its folders by it
+    images = FolderSet(folder)
+    wnids = [_wnid(folder / entry, member, standard_order) for entry in images.classes]
     classes = sorted(wnids)
     rank = {wnid: label for label, wnid in enumerate(classes)}
-    files = [(file.relative_to(folder).as_posix(), rank[wnids[label]]) for file, label in found.files]
+    files = [(file.relative_to(folder).as_posix(), rank[wnids[label]]) for file, label in images.files]
     files.sort(key=lambda item: (item[1], item[0]))
-    return ListSet(f"imagenet:{name}@{root}", classes, files, folder)
+    return ListSet(str(DataSpec(kind="imagenet", name=name, root=str(root))), classes, files, folder)
 
 
 def _locate(member: FamilyMember, root: Path) -> Path:
@@ -150,24 +107,10 @@ def _locate(member: FamilyMember, root: Path) -> Path:
     if root.is_dir() and any(path.is_dir() and re.fullmatch(pattern, path.name) for path in root.iterdir()):
         return root
     raise DatasetError(
-        f"imagenet:{member.name} is not in {root}: no folder {member.folder}",
+        f"ImageNet test set {member.name} is not in {root}: no folder {member.folder}",
         f"get it from {member.homepage} and unpack it to {root / member.folder}, one folder per class "
         f"({'wnids' if member.folders_are == 'wnid' else 'numbered 0 to 999'})",
     )
-
-
-def _standard_order(wnids_1k: Sequence[str] | None) -> tuple[str, ...]:
-    if wnids_1k is None:
-        from timm.data import ImageNetInfo
-
-        wnids_1k = ImageNetInfo("imagenet-1k").label_names()
-    order = tuple(wnids_1k)
-    if len(order) != NUM_CLASSES or list(order) != sorted(set(order)):
-        raise DatasetError(
-            f"the class order of ImageNet-1k is 1000 different wnids, sorted; got {len(order)} entries",
-            "pass the wnids of imagenet-1k in sorted order",
-        )
-    return order
 
 
 def _wnid(folder: Path, member: FamilyMember, order: tuple[str, ...]) -> str:
@@ -178,4 +121,4 @@ def _wnid(folder: Path, member: FamilyMember, order: tuple[str, ...]) -> str:
     elif folder.name in order:
         return folder.name
     expected = "a wnid of ImageNet-1k" if member.folders_are == "wnid" else "a class number from 0 to 999"
-    raise DatasetError(f"{folder} is not named after {expected}", f"unpack the set afresh from {member.homepage}")
+    raise DatasetError(f"{folder} is not named after {expected}", f"unpack the set again from {member.homepage}")

@@ -7,16 +7,16 @@ from PIL import Image
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def center_crop(image: Image.Image, side: int) -> np.ndarray:
-    """Shorter side to `side` (bicubic), then the central square: the evaluation protocol of thesis 4.4.
+def center_crop(image: Image.Image, size: int) -> np.ndarray:
+    """Shorter edge to `size` pixels (bicubic), then the central square: the evaluation protocol of thesis 4.4.
 
     Returns:
-        uint8 [3, side, side].
+        uint8 [3, size, size].
     """
     width, height = image.size
-    scale = side / min(width, height)
-    if (width, height) != (side, side):
-        resized = (max(side, int(width * scale)), max(side, int(height * scale)))
+    scale = size / min(width, height)
+    if (width, height) != (size, size):
+        resized = (max(size, int(width * scale)), max(size, int(height * scale)))
         image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-    return np.ascontiguousarray(np.asarray(image)[top : top + side, left : left + side].transpose(2, 0, 1))
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return np.ascontiguousarray(np.asarray(image)[top : top + size, left : left + size].transpose(2, 0, 1))

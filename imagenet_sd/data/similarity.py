@@ -42,7 +42,7 @@ def subsumers(wnid: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
     Raises:
         TaxonomyError: the concept, or an ancestor, is not in `parents`.
     """
-    found, todo = {wnid}, [wnid]
+    above, todo = {wnid}, [wnid]
     while todo:
         child = todo.pop()
         if child not in parents:
@@ -52,10 +52,10 @@ def subsumers(wnid: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
                 else f"{child}, above {wnid}, is not in the taxonomy",
                 "ImageNet's ids are nouns of WordNet 3.0",
             )
-        new = set(parents[child]) - found
-        found |= new
+        new = set(parents[child]) - above
+        above |= new
         todo += new
-    return found
+    return above
 
 
 class LinSimilarity:

@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.files import image_files
 from imagenet_sd.core.seeds import stable_hash
-from imagenet_sd.data.imagenet_family import ListSet, open_imagenet
-from imagenet_sd.data.images import IMAGE_SUFFIXES, ArraySet, ImageSet, open_images
+from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.images import ArraySet, ImageSet, ListSet
 
 Metric = Literal["top1", "mean_per_class"]
 Split = Literal["train", "test"]
@@ -31,16 +32,17 @@ class TransferSpec:
     """A transfer dataset and how it is evaluated.
 
     Attributes:
-        name: the key in `TRANSFER`.
+        name: the key in `TRANSFER_SETS`.
         loader: what its annotations are: text "lists", Matlab "mat" files, "json", a "tree" of class folders without
             a split of its own, or "binary" records.
         train_split: what its authors call the part that probes are trained and tuned on.
         test_split: likewise, the part that they are tested on.
         metric: the measure of the ImageNet-SD protocol.
         metric_sea: the measure of the SeA protocol (that of Kornblith et al. and BYOL).
-        folders: where it may lie under the root; the first is where torchvision and the hint put it.
-        markers: files or folders one of which tells that it does lie there.
-        homepage: where it is to be had.
+        folders: its possible folders under the root; the first is that of torchvision and of the hint.
+        markers: files or folders one of which shows that the dataset is there.
+        homepage: where to get it.
+        read: lists one split of it in its folder.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TransferSpec:
     folders: tuple[str, ...]
     markers: tuple[str, ...]
     homepage: str
+    read: "Callable[[Path, Split], _Listing | ArraySet]"
 
     def hint(self, root: Path) -> str:
         """What to download and where to put it, in one line."""
@@ -99,13 +102,12 @@ def _mat(path: Path) -> dict[str, np.ndarray]:
 
 def _tree(folder: Path, skip: Sequence[str] = ()) -> tuple[list[str], Files]:
     """Class folders of image files: sorted names, and each class's files in sorted order."""
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    classes = [name for name in found if name not in skip and not name.startswith(".")]
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    classes = [name for name in names if name not in skip and not name.startswith(".")]
     return classes, [
-        (f"{name}/{file}", label)
+        (file.relative_to(folder).as_posix(), label)
         for label, name in enumerate(classes)
-        for file in sorted(path.name for path in (folder / name).iterdir())
-        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
+        for file in image_files(folder / name)
     ]
 
 
@@ -192,7 +194,7 @@ def _food(folder: Path, split: Split) -> _Listing:
 
 
 def _sun(folder: Path, split: Split) -> _Listing:
-    """Official lists when they lie in `Partitions` (in the folder or beside it); else 50 + 50 seeded per class."""
+    """Official lists from `Partitions` (in the folder or beside it) when there; else 50 + 50 seeded per class."""
     named = [name.removeprefix("/") for name in _column(folder / "ClassName.txt")]
     rank = {name: label for label, name in enumerate(named)}
     classes = [name[2:] for name in named]  # "a/abbey" is abbey
@@ -230,8 +232,8 @@ def _cifar(
     """Binary records of `label_bytes` labels (the last is the fine one) and 3 planes of 32 x 32 bytes."""
     if not (folder / names).is_file():
         classes, _ = _tree(folder / "train")
-        found, files = _tree(folder / split)
-        return _Listing(classes, [(path, classes.index(found[label])) for path, label in files], folder / split)
+        present, files = _tree(folder / split)
+        return _Listing(classes, [(path, classes.index(present[label])) for path, label in files], folder / split)
     classes, size = _column(folder / names), label_bytes + 3072
     parts = []
     for batch in train if split == "train" else test:
@@ -304,8 +306,7 @@ _TABLE: tuple[tuple[str, _Loader, str, str, str, str, str, Callable[[Path, Split
     ("cub", "lists", "train", "test", "CUB_200_2011 .", "images.txt", _CUB_PAGE, _cub),
 )
 # fmt: on
-_READERS = {row[0]: row[-1] for row in _TABLE}
-TRANSFER: dict[str, TransferSpec] = {
+TRANSFER_SETS: dict[str, TransferSpec] = {
     name: TransferSpec(
         name=name,
         loader=loader,
@@ -315,38 +316,37 @@ TRANSFER: dict[str, TransferSpec] = {
         folders=tuple(folders.split()),
         markers=tuple(markers.split()),
         homepage=homepage,
+        read=read,
     )
-    for name, loader, train, test, folders, markers, homepage, _ in _TABLE
+    for name, loader, train, test, folders, markers, homepage, read in _TABLE
 }
 
 
-def open_transfer(name: str, root: str | Path, split: str) -> ImageSet:
+def open_transfer(name: str, root: Path, split: Split) -> ImageSet:
     """Open one split of a transfer dataset.
 
     CIFAR is read from the binary version (`cifar-10-batches-bin`, `cifar-100-binary`) or from class folders
     (`cifar10/train/CLASS/*.png`, `cifar10/test/...`), never from the Python version, which is pickle.
 
     Args:
-        name: a key of `TRANSFER`.
+        name: a key of `TRANSFER_SETS`.
         root: the folder under which the dataset is unpacked, or its own folder.
-        split: "train" (with the validation part where the authors name one) or "test" ("val" counts as "test").
+        split: "train" (with the validation part where the authors name one) or "test".
 
     Raises:
-        DatasetError: there is no such dataset or split, or it is missing or damaged.
+        DatasetError: there is no such dataset, or it is missing or damaged.
     """
-    if name not in TRANSFER:
-        raise DatasetError(f"no transfer dataset {name!r}", f"use one of {', '.join(TRANSFER)}")
-    if split not in ("train", "test", "val"):
-        raise DatasetError(f"no split {split!r}", "use train or test")
-    spec, root = TRANSFER[name], Path(root).expanduser()
-    asked = f"torchvision:{name}@{root}"
+    if name not in TRANSFER_SETS:
+        raise DatasetError(f"no transfer dataset {name!r}", f"use one of {', '.join(TRANSFER_SETS)}")
+    spec = TRANSFER_SETS[name]
+    asked = str(DataSpec(kind="torchvision", name=name, root=str(root)))
     folder = next(
         (root / place for place in spec.folders if any((root / place / mark).exists() for mark in spec.markers)), None
     )
     if folder is None:
         raise DatasetError(f"{name} is not in {root}: no {spec.folders[0]}", spec.hint(root))
     try:
-        listing = _READERS[name](folder, "train" if split == "train" else "test")
+        listing = spec.read(folder, split)
     except DatasetError as error:
         raise DatasetError(f"{asked}: {error}", error.hint or spec.hint(root)) from None
     except FileNotFoundError as error:
@@ -358,28 +358,3 @@ def open_transfer(name: str, root: str | Path, split: str) -> ImageSet:
         listing.name = f"{asked}/{split}"
         return listing
     return ListSet(asked, listing.classes, listing.files, listing.images, listing.note)
-
-
-def open_data(spec: str, split: str = "test", wnids_1k: Sequence[str] | None = None) -> ImageSet:
-    """Open any data that can be evaluated on.
-
-    Args:
-        spec: what `open_images` takes, `torchvision:NAME@ROOT` with a name of `TRANSFER`, or `imagenet:NAME@ROOT` with
-            a name of `family_members`.
-        split: "train" or "test" ("val" counts as "test").
-        wnids_1k: see `open_imagenet`.
-
-    Raises:
-        DatasetError: there is no such set, or no such split of it.
-    """
-    kind, _, rest = spec.partition(":")
-    if kind not in ("torchvision", "imagenet"):
-        return open_images(spec, split)
-    name, _, root = rest.partition("@")
-    if not name or not root:
-        raise DatasetError(f"{spec!r} names no dataset and folder", f"write {kind}:NAME@ROOT")
-    if kind == "torchvision":
-        return open_transfer(name, root, split)
-    if split == "train":
-        raise DatasetError(f"{spec} is a test set", "give the training images as imagefolder:DIR")
-    return open_imagenet(name, root, wnids_1k)

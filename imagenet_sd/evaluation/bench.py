@@ -69,6 +69,7 @@ def _match_tolerances(x: np.ndarray, y: np.ndarray, cs: Sequence[float]) -> tupl
     ours = LogisticProblem(x, y, 10).solve(cs, tolerance=1e-5)
     tolerances, agreements, worst, start = [], [], 0.0, 0
     for k, c in enumerate(cs):
+        model, objective = None, float("inf")
         for position in range(start, len(TOLERANCES)):  # weaker regularisation never needs a looser one
             model = LogisticRegression(C=c, tol=TOLERANCES[position], max_iter=3000).fit(x, y)
             objective = _objective(x, y, model, c)

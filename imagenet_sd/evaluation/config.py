@@ -1,6 +1,6 @@
 """How an encoder is evaluated: the protocol of thesis 4.4 and 5.5, as a typed configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from imagenet_sd.core.errors import ImagenetSDError
@@ -32,8 +32,8 @@ class EvalConfig:
     """Optuna trials per seed; the papers ask for at least 25."""
     validation_share: float = 0.2
     """Share of the training images held out, stratified, to choose hyper-parameters."""
-    side: int = 224
-    """Pixels: shorter side and centre crop."""
+    crop_size: int = field(default=224, metadata={"formerly": "side"})
+    """Pixels: the shorter edge of the resized image, and the edge of its centre crop."""
     preprocessing: Literal["protocol", "model"] = "protocol"
     """The papers' resize and crop, or what the model's own configuration says."""
     batch_size: int = 128
@@ -62,7 +62,7 @@ class EvalConfig:
             (self.trials >= 1, f"trials is {self.trials}", "give at least 1; the papers use 25 or more"),
             (len(self.seeds) >= 1, "no seeds", "give at least one seed"),
             (0 < self.validation_share < 1, f"validation_share is {self.validation_share}", "give a share in (0, 1)"),
-            (self.side >= 16, f"side is {self.side}", "give at least 16 pixels"),
+            (self.crop_size >= 16, f"crop_size is {self.crop_size}", "give at least 16 pixels"),
         ]
         for holds, message, hint in checks:
             if not holds:

@@ -1,4 +1,4 @@
-"""Encoders of others: timm models, with their own weights or with a checkpoint mapped key by key."""
+"""Frozen encoders; those of timm are opened here, with their own weights or a checkpoint mapped key by key."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from imagenet_sd.core.specs import ENCODER_SPECS, EncoderSpec
 from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.evaluation.config import EvaluationError
 
@@ -27,7 +28,7 @@ class Encoder:
         fingerprint: hash of its weights.
         head: features to logits [N, C]; None when there is no classifier.
         classes: class ids of the logits.
-        side: side of the crop in pixels; 0 leaves it to the evaluation.
+        crop_size: edge of the centre crop in pixels that it was trained for; 0 leaves it to the evaluation.
         mean: channel means that are subtracted.
         std: standard deviations that are divided by.
     """
@@ -37,7 +38,7 @@ class Encoder:
     fingerprint: str
     head: nn.Module | None = None
     classes: tuple[str, ...] = ()
-    side: int = 0
+    crop_size: int = 0
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
 
@@ -51,11 +52,11 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def timm_encoder(spec: str, own_preprocessing: bool = False) -> Encoder:
-    """Open `timm:NAME`, `timm:NAME@CHECKPOINT` or `timm:NAME@random` (untrained, seed 0).
+def timm_encoder(spec: EncoderSpec, own_preprocessing: bool = False) -> Encoder:
+    """Open a timm model; an untrained one is made with seed 0.
 
     Args:
-        spec: the encoder.
+        spec: the encoder, with a `model`.
         own_preprocessing: take crop size, mean and deviation from the model's own configuration.
 
     Raises:
@@ -64,24 +65,23 @@ def timm_encoder(spec: str, own_preprocessing: bool = False) -> Encoder:
     import timm
     from timm.data import resolve_data_config
 
-    name, _, checkpoint = spec.removeprefix("timm:").partition("@")
-    if checkpoint == "random":
+    if spec.random:
         torch.manual_seed(0)
     try:
-        module = timm.create_model(name, pretrained=not checkpoint, num_classes=0)
+        module = timm.create_model(spec.model, pretrained=not (spec.path or spec.random), num_classes=0)
     except Exception as error:  # timm and the hub client raise many kinds; each means there is no such model here
         reason = " ".join(str(error).split())[:200]
         raise EvaluationError(
-            f"timm:{name} cannot be had: {reason}", "check the name and the network, or give timm:NAME@CHECKPOINT"
+            f"{spec} cannot be loaded: {reason}", f"check the name and the network; an encoder is {ENCODER_SPECS}"
         ) from None
-    if checkpoint not in ("", "random"):
-        load_checkpoint(module, Path(checkpoint))
+    if spec.path:
+        load_checkpoint(module, Path(spec.path))
     own: dict[str, Any] = resolve_data_config(model=module) if own_preprocessing else {}
     return Encoder(
-        name=spec,
+        name=str(spec),
         module=module.eval(),
         fingerprint=weights_hash(module),
-        side=own["input_size"][-1] if own else 0,
+        crop_size=own["input_size"][-1] if own else 0,
         mean=tuple(own.get("mean", MEAN)),
         std=tuple(own.get("std", STD)),
     )
@@ -107,11 +107,11 @@ def load_checkpoint(module: nn.Module, path: Path) -> list[str]:
     wanted = module.state_dict()
     fits = {p: sum(p + key in state for key in wanted) for p in _PREFIXES}
     prefix = max(_PREFIXES, key=lambda p: fits[p])
-    found = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    missing = [key for key in wanted if key not in found]
-    shapes = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    missing = [key for key in wanted if key not in weights]
+    shapes = [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]
     others = [key for key in state if not key.startswith(prefix)]
-    left = [key for key in found if key not in wanted]
+    left = [key for key in weights if key not in wanted]
     unknown = [key for key in left if not key.startswith(_HEADS)]
     unknown += [key for key in others if not key.removeprefix("module.").startswith(_HEADS)]
     for fault, keys in (("lacks", missing), ("has another shape for", shapes), ("has the unknown", unknown)):
@@ -121,7 +121,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> list[str]:
                 + (f" and {len(keys) - 1} more" * (len(keys) > 1)),
                 "give the timm name of the architecture that the checkpoint was trained with",
             )
-    module.load_state_dict({key: found[key] for key in wanted})
+    module.load_state_dict({key: weights[key] for key in wanted})
     return left + others
 
 

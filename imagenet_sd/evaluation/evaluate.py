@@ -1,12 +1,13 @@
 """One evaluation: encoders and data in, `results.json` out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
-from imagenet_sd.data.images import ImageSet
+from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.analysis import analyse
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
@@ -14,14 +15,11 @@ from imagenet_sd.evaluation.features import Extracted, concatenate, extract, ver
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
 from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
 
-Opener = Callable[[str, str], ImageSet]
-
 
 def evaluate(
     encoders: list[Encoder],
-    data: Mapping[str, str],
+    data: Mapping[str, DataSpec],
     config: EvalConfig,
-    open_data: Opener,
     cache: Path,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -29,9 +27,8 @@ def evaluate(
 
     Args:
         encoders: at least one.
-        data: name -> data spec.
+        data: name -> what to open.
         config: what to measure.
-        open_data: opens a spec for a split ("train" or "test").
         cache: folder of the feature cache.
         out: file for the results; None for none.
 
@@ -46,11 +43,11 @@ def evaluate(
     results: list[dict[str, Any]] = []
     caches: list[bool] = []
 
-    def features(spec: str, split: str) -> Extracted:
-        images = open_data(spec, split)
-        found = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
-        caches.append(found.from_cache)
-        return found
+    def features(spec: DataSpec, split: str) -> Extracted:
+        images = open_images(spec, split)
+        extracted = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
+        caches.append(extracted.from_cache)
+        return extracted
 
     for name, spec in data.items():
         test = features(spec, "test")

@@ -19,8 +19,10 @@ from safetensors.numpy import save_file
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
-from imagenet_sd.data.images import ArraySet, ImageSet, ParquetSet
+from imagenet_sd.data.images import ArraySet, ImageSet
+from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.encoders import Encoder
 
@@ -48,8 +50,8 @@ class Extracted:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that features depend on."""
-    found = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-    return found | {"timm": timm.__version__, "pillow": PIL.__version__}
+    modules = {"torch": torch, "torchvision": torchvision, "timm": timm, "pillow": PIL}
+    return {name: module.__version__ for name, module in modules.items()}
 
 
 def dataset_fingerprint(images: ImageSet) -> str:
@@ -89,11 +91,11 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     Returns:
         See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
     """
-    side = encoder.side if encoder.side and config.preprocessing == "model" else config.side
+    crop_size = encoder.crop_size if encoder.crop_size and config.preprocessing == "model" else config.crop_size
     facts = {
         "encoder": encoder.fingerprint,
         "dataset": dataset_fingerprint(images),
-        "preprocessing": [side, "bicubic", list(encoder.mean), list(encoder.std)],
+        "preprocessing": [crop_size, "bicubic", list(encoder.mean), list(encoder.std)],
         "dtype": "amp" if config.amp else "float32",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "versions": versions(),
@@ -109,7 +111,7 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
             path = folder / f"part-{number:05d}.safetensors"
             part = _read_part(path)
             if part is None:
-                part = _compute(encoder, images, members, side, config)
+                part = _compute(encoder, images, members, crop_size, config)
                 atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
                 computed += 1
             parts.append(part)
@@ -138,7 +140,9 @@ def _parts(images: ImageSet) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _compute(encoder: Encoder, images: ImageSet, groups: list[int], side: int, config: EvalConfig) -> dict[str, Any]:
+def _compute(
+    encoder: Encoder, images: ImageSet, groups: list[int], crop_size: int, config: EvalConfig
+) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = encoder.module.to(device)
     mean = torch.tensor(encoder.mean, device=device).view(3, 1, 1)
@@ -155,7 +159,7 @@ def _compute(encoder: Encoder, images: ImageSet, groups: list[int], side: int, c
     for group in groups:
         for record in images.read_group(group):
             try:
-                pixels.append(center_crop(record.decode(), side))
+                pixels.append(center_crop(record.decode(), crop_size))
             except OSError:
                 unreadable.append(record.image_id)
                 continue
@@ -184,8 +188,6 @@ def _read_part(path: Path) -> dict[str, Any] | None:
 
 def concatenate(parts: list[Extracted]) -> Extracted:
     """Features of several encoders side by side: each of unit length, and the whole of unit length (SeA, eq. 1)."""
-    from imagenet_sd.evaluation.analysis import unit
-
     if len(parts) == 1:
         return parts[0]
     joined = unit(np.concatenate([unit(part.data.features) for part in parts], axis=1)).astype(np.float32)

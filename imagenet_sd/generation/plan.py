@@ -1,13 +1,13 @@
 """From a configuration to a plan and its `dataset.json`. Imports no heavy library."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import PlanError
+from imagenet_sd.core.files import image_files
 from imagenet_sd.core.types import ClassSpec, GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
@@ -17,7 +17,6 @@ from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates
 from imagenet_sd.storage.dataset import FORMAT_VERSION, fingerprint, load_plan
 
-_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 # Settings that a dataset.json names only where they differ from these, so that older datasets keep their fingerprints.
 _OPTIONAL: dict[str, Any] = {**json.loads(json.dumps(SAMPLING_DEFAULTS)), "nsfw_checker": None}
 
@@ -102,13 +101,11 @@ def _real_counts(folder: Path, classes: list[ClassSpec]) -> list[int]:
         raise PlanError(f"--match {folder} is no folder", "name an ImageFolder: one folder of images per class id")
     counts = []
     for spec in classes:
-        try:
-            names = os.listdir(folder / spec.wnid)
-        except OSError:
+        if not (folder / spec.wnid).is_dir():
             raise PlanError(
                 f"--match {folder} has no folder {spec.wnid}", "every class of the list needs a folder named by its id"
-            ) from None
-        counts.append(sum(name.lower().endswith(_IMAGE_SUFFIXES) for name in names))
+            )
+        counts.append(len(image_files(folder / spec.wnid)))
     if not sum(counts):
         raise PlanError(f"--match {folder} holds no images of these classes", "name an ImageFolder with images")
     return counts

@@ -3,22 +3,23 @@
 The heavy rooms (torch, timm) are imported inside the functions that need them.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core.files import cache_dir
+from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.evaluation.config import EvalConfig
 
 if TYPE_CHECKING:
-    from imagenet_sd.data.images import ImageSet
     from imagenet_sd.evaluation.encoders import Encoder
 
 
 def evaluate(
     encoder: str,
-    data: dict[str, str],
+    data: Mapping[str, str],
     config: EvalConfig,
     *,
     out: Path | None = None,
@@ -27,9 +28,9 @@ def evaluate(
     """Measure how well an encoder works on real images.
 
     Args:
-        encoder: run folder, `timm:NAME`, `timm:NAME@CHECKPOINT`, `timm:NAME@random`; several joined by `+`.
-        data: name -> data spec. For the suite `cog`: name -> `LEVELS@IMAGENET21K`, the folder that `cog` wrote and the
-            folder of images; it becomes five data sets.
+        encoder: an encoder, or several joined by `+`; see `EncoderSpec`.
+        data: name -> data spec, see `DataSpec`. For the suite `cog`: name -> `LEVELS@IMAGENET21K`, the folder that
+            `cog` wrote and the folder of images; it becomes five data sets.
         config: what to measure.
         out: file for the results.
         cache: folder of the feature cache; None: in the user's cache.
@@ -42,11 +43,11 @@ def evaluate(
     """
     from imagenet_sd.evaluation.evaluate import evaluate as run_evaluation
 
-    encoders = [_open_encoder(name, config) for name in encoder.split("+")]
-    config = _at_own_size(config, encoders)
+    specs = {name: DataSpec.parse(text) for name, text in data.items()}
     if config.suite == "cog":
-        data = {f"{name}-L{k}": f"{spec}@L{k}" for name, spec in data.items() for k in range(1, 6)}
-    return run_evaluation(encoders, data, config, _open_data, cache or cache_dir() / "features", out)
+        specs = {f"{name}-{level}": at for name, spec in specs.items() for level, at in spec.levels().items()}
+    encoders = [_open_encoder(spec, config) for spec in EncoderSpec.parse_ensemble(encoder)]
+    return run_evaluation(encoders, specs, _with_trained_crop(config, encoders), cache or cache_dir() / "features", out)
 
 
 def extract_features(
@@ -67,46 +68,36 @@ def extract_features(
     Raises:
         ImagenetSDError: no such encoder or data.
     """
+    from imagenet_sd.data.open import open_images
     from imagenet_sd.evaluation.analysis import unit
     from imagenet_sd.evaluation.features import extract
 
     config = config or EvalConfig()
-    handle = _open_encoder(encoder, config)
-    config = _at_own_size(config, [handle])
-    found = extract(handle, _open_data(data, split), config, cache or cache_dir() / "features").data
-    return replace(found, features=unit(found.features).astype("float32"))
+    images = open_images(data, split)
+    opened = _open_encoder(EncoderSpec.parse(encoder), config)
+    extracted = extract(opened, images, _with_trained_crop(config, [opened]), cache or cache_dir() / "features").data
+    return replace(extracted, features=unit(extracted.features).astype("float32"))
 
 
-def _at_own_size(config: EvalConfig, encoders: "list[Encoder]") -> EvalConfig:
-    """The settings with the image size that the encoders were trained for, where a run folder names one."""
-    sides = {handle.side for handle in encoders if handle.side}
-    if sides and config.side == EvalConfig().side and config.preprocessing == "protocol":
-        return replace(config, side=max(sides))
+def _with_trained_crop(config: EvalConfig, encoders: "list[Encoder]") -> EvalConfig:
+    """The settings with the crop size that the encoders were trained for, where they name one and the user does not."""
+    sizes = {encoder.crop_size for encoder in encoders if encoder.crop_size}
+    if sizes and config.crop_size == EvalConfig().crop_size and config.preprocessing == "protocol":
+        return replace(config, crop_size=max(sizes))
     return config
 
 
-def _open_encoder(name: str, config: EvalConfig) -> "Encoder":
+def _open_encoder(spec: EncoderSpec, config: EvalConfig) -> "Encoder":
     from imagenet_sd.evaluation.encoders import Encoder, timm_encoder, weights_hash
 
-    if name.startswith("timm:"):
-        return timm_encoder(name, config.preprocessing == "model")
+    if spec.model:
+        return timm_encoder(spec, config.preprocessing == "model")
     from imagenet_sd.training.export import load_run
 
-    module, head, classes, side = load_run(Path(name))
-    return Encoder(name=name, module=module, fingerprint=weights_hash(module), head=head, classes=classes, side=side)
-
-
-def _open_data(spec: str, split: str) -> "ImageSet":
-    from imagenet_sd.data.cog_lists import open_level
-    from imagenet_sd.data.transfer import open_data
-    from imagenet_sd.prompts.classes import load_classes
-
-    folder, _, rest = spec.partition("@")
-    if (Path(folder) / "levels.json").is_file():
-        root, _, level = rest.rpartition("@")
-        return open_level(Path(folder), level, Path(root), split)
-    numbered = spec.startswith("imagenet:")
-    return open_data(spec, split, [c.wnid for c in load_classes("imagenet-1k")] if numbered else None)
+    module, head, classes, size = load_run(Path(spec.path))
+    return Encoder(
+        name=str(spec), module=module, fingerprint=weights_hash(module), head=head, classes=classes, crop_size=size
+    )
 
 
 def cog(out: Path, *, counts: str = "", images: str = "") -> dict[str, Any]:

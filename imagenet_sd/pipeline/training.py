@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.training.config import TrainConfig
 
 
@@ -33,4 +34,5 @@ def train(
     """
     from imagenet_sd.training.run import train_run
 
-    return train_run(config, data, run, validation=validation, workers=workers, stream=stream)
+    held_out = DataSpec.parse(validation) if validation else None
+    return train_run(config, DataSpec.parse(data), run, validation=held_out, workers=workers, stream=stream)

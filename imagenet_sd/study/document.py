@@ -10,6 +10,7 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
+from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
 METRICS = ("top1", "top5", "mean_per_class_accuracy", "log_odds", "top1_sd", "num_test")
@@ -57,8 +58,9 @@ def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> dict[str,
 
     study = planned.cell.study
     files = [stage.folder / stage.product for stage in planned.evaluations]
+    encoders = EncoderSpec.parse_ensemble(study.encoder) if study.encoder else ()
     cell: dict[str, Any] = {
-        "id": planned.run.name if planned.run else slug(study.encoder.removeprefix("timm:")),
+        "id": planned.run.name if planned.run else slug("+".join(spec.label for spec in encoders)),
         "factors": _factors(planned, planner),
     }
     if planned.dataset:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imagenet_sd.data.images import split_limit
+from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.study.grid import GridCell
 from imagenet_sd.study.schema import Study
 
@@ -28,32 +28,11 @@ def _needs(study: Study) -> list[tuple[str, Path]]:
             lists = generate.classes if generate.classes.endswith((".txt", ".tsv")) else ""
             values = {"templates": generate.templates, "match": generate.match, "classes": lists}
             needs += [(f"generate.{key}", Path(value)) for key, value in values.items() if value]
-        needs += [("train.data", path) for path in places(study.train.data)]
-        needs += [("train.validation", path) for path in places(study.train.validation)]
-    for encoder in filter(None, study.encoder.split("+")):
-        name, _, checkpoint = encoder.partition("@")
-        given = checkpoint if name.startswith("timm:") else encoder
-        needs += [("encoder", Path(given))] if given not in ("", "random") else []
+        for key, text in (("train.data", study.train.data), ("train.validation", study.train.validation)):
+            needs += [(key, path) for path in DataSpec.parse(text).paths] if text else []
+    else:
+        needs += [("encoder", Path(spec.path)) for spec in EncoderSpec.parse_ensemble(study.encoder) if spec.path]
     for number, section in enumerate(study.evaluate):
-        for name, spec in section.data.items():
-            key = f"evaluate[{number}].data.{name}"
-            needs += [(key, path) for path in places(spec, levels=section.suite == "cog")]
+        for name, text in section.data.items():
+            needs += [(f"evaluate[{number}].data.{name}", path) for path in DataSpec.parse(text).paths]
     return needs
-
-
-def places(spec: str, levels: bool = False) -> list[Path]:
-    """The local files and folders that a data spec names; none for `builtin:` and `hf:`.
-
-    Args:
-        spec: the data spec.
-        levels: whether it is `LEVELS@IMAGENET21K`, as the suite `cog` takes it.
-    """
-    if levels:
-        return [Path(part) for part in spec.split("@") if part]
-    spec, _, _ = split_limit(spec)
-    kind, _, rest = spec.partition(":")
-    if not spec or kind in ("builtin", "hf"):
-        return []
-    if kind in ("torchvision", "imagenet"):
-        return [Path(rest.partition("@")[2]).expanduser()] if "@" in rest else []
-    return [Path(rest if kind in ("imagefolder", "parquet") else spec)]

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
+from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.typed import located, to_mapping
 from imagenet_sd.core.types import GenerationPlan
-from imagenet_sd.data.images import split_limit
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
@@ -215,7 +215,9 @@ class Planner:
         for section in study.evaluate:
             if study.encoder and section.suite == "imagenet":
                 continue  # a given encoder has no classifier for these classes
-            inputs = digest([upstream, to_mapping(section), {k: _identity(v) for k, v in section.data.items()}])
+            settings = to_mapping(section)
+            settings["side"] = settings.pop("crop_size")  # its name in the stamps of older studies
+            inputs = digest([upstream, settings, {k: _identity(v) for k, v in section.data.items()}])
             stages.append(
                 Stage(
                     kind="evaluate",
@@ -253,20 +255,15 @@ def cell_title(study: Study) -> str:
 
 def _weights(encoder: str) -> list[Any]:
     """What an encoder stands for: its name, and size and time of its weights where they are files here."""
-    found: list[Any] = [encoder]
-    for part in encoder.split("+"):
-        name, _, checkpoint = part.partition("@")
-        file = Path(checkpoint) if name.startswith("timm:") else Path(part) / "encoder.safetensors"
-        if file.is_file():
-            found.append([file.stat().st_size, file.stat().st_mtime_ns])
-    return found
+    files = [spec.weights for spec in EncoderSpec.parse_ensemble(encoder)]
+    stats = [file.stat() for file in files if file and file.is_file()]
+    return [encoder, *([stat.st_size, stat.st_mtime_ns] for stat in stats)]
 
 
-def _identity(spec: str) -> list[Any]:
+def _identity(text: str) -> list[Any]:
     """What a data spec stands for: a generated dataset by its fingerprint, anything else by its name."""
-    bare, limit, number = split_limit(spec)
-    path = Path(bare.removeprefix("parquet:")) / "dataset.json"
-    if path.is_file():
-        document = read_json(path)
-        return [document.get("fingerprint"), document.get("rounds"), limit, number]
-    return [spec]
+    spec = DataSpec.parse(text)
+    if spec.kind in ("dataset", "parquet") and (spec.paths[0] / "dataset.json").is_file():
+        document = read_json(spec.paths[0] / "dataset.json")
+        return [document.get("fingerprint"), document.get("rounds"), spec.limit, spec.number]
+    return [text]

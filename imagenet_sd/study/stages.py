@@ -11,7 +11,7 @@ from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.process import run_process
-from imagenet_sd.data.images import open_images
+from imagenet_sd.data.open import open_images
 from imagenet_sd.study.planner import Kind, Stage
 from imagenet_sd.training.config import TrainConfig, resolved, with_epochs
 

@@ -18,7 +18,8 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms as T
 
-from imagenet_sd.data.images import Record
+from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.images import LabelledImage
 from imagenet_sd.training.config import get_recipe
 from imagenet_sd.training.crops import MultiCrop
 from imagenet_sd.training.recipes import load_train_config
@@ -58,7 +59,7 @@ def _sample_times(rounds: int, samples: int) -> dict[str, list[float]]:
     multi_crop = MultiCrop(recipe.crops, recipe.photometric, seed=0)
 
     def ours(number: int) -> None:
-        record = Record(image_id=str(number), label=0, data=files[number % len(files)])
+        record = LabelledImage(image_id=str(number), label=0, data=files[number % len(files)])
         multi_crop(record.decode(), 0, record.image_id)
 
     def plain(number: int) -> None:
@@ -111,5 +112,5 @@ def _data_wait_share() -> float:
     with tempfile.TemporaryDirectory() as folder:
         config = load_train_config("small", ["optimizer.epochs=1", "optimizer.warmup_epochs=0"])
         run = Path(folder) / "run"
-        train_run(config, "builtin:mnist", run, validation="", workers=-1, stream=False)
+        train_run(config, DataSpec.parse("builtin:mnist"), run, validation=None, workers=-1, stream=False)
         return read_metrics(run / "metrics.jsonl")[-1]["data_wait_share"]

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imagenet_sd.core.seeds import stable_hash
-from imagenet_sd.data.images import ImageSet, Record
+from imagenet_sd.data.images import ImageSet, LabelledImage
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.crops import Crops, MultiCrop
 
@@ -179,15 +179,15 @@ class TrainStream(IterableDataset):
             for reader in readers:
                 yield self._part(reader)
 
-    def _read(self, order: EpochOrder, worker: int, start: int) -> Iterator[Record]:
+    def _read(self, order: EpochOrder, worker: int, start: int) -> Iterator[LabelledImage]:
         for window in order.windows(worker, start):
-            held: dict[int, list[Record]] = {}
+            held: dict[int, list[LabelledImage]] = {}
             for group, row in window:
                 if group not in held:
                     held[group] = self.images.read_group(group)
                 yield held[group][row]
 
-    def _part(self, records: Iterator[Record]) -> Batch:
+    def _part(self, records: Iterator[LabelledImage]) -> Batch:
         crops: list[Crops] = []
         labels, ids, bad = [], [], []
         for _ in range(self.rows_each):

@@ -10,24 +10,27 @@ import yaml
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
-from imagenet_sd.data.images import ImageSet, open_images
+from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.images import ImageSet
+from imagenet_sd.data.open import open_images
 from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
 from imagenet_sd.training.recipes import read_description
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 
 
 def train_run(
-    config: TrainConfig, data: str, run: Path, *, validation: str, workers: int, stream: bool
+    config: TrainConfig, data: DataSpec, run: Path, *, validation: DataSpec | None, workers: int, stream: bool
 ) -> dict[str, Any]:
     """See `imagenet_sd.pipeline.train`."""
     from imagenet_sd.training.loop import Trainer
 
     if stream:
         config = with_epochs(config, 1)
-    images = _growing(Path(data)) if stream else open_images(data, "train")
+    images = _growing(data) if stream else open_images(data, "train")
     held_out = open_images(validation, "test") if validation else None
-    _agree(run, {"data": data, "validation": validation, "stream": stream, "train": resolved(config)})
-    summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validation}
+    validated_on = str(validation or "")
+    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": resolved(config)})
+    summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
         return read_json(run / "result.json")
     if workers < 0:
@@ -52,11 +55,13 @@ def train_run(
     return result
 
 
-def _growing(folder: Path) -> ImageSet:
+def _growing(data: DataSpec) -> ImageSet:
     from imagenet_sd.storage.dataset import Dataset
     from imagenet_sd.training.stream import GrowingSet
 
-    return GrowingSet(Dataset.open(folder))
+    if data.kind != "dataset" or data.limit:
+        raise TrainingError(f"{data} cannot be streamed", "give the folder of a dataset that `generate` is writing")
+    return GrowingSet(Dataset.open(Path(data.root)))
 
 
 def _agree(run: Path, description: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ import time
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import Shard
-from imagenet_sd.data.images import ParquetSet, Record
+from imagenet_sd.data.images import LabelledImage
+from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.writer import ROW_GROUP
 
@@ -28,7 +29,7 @@ class GrowingSet:
                 self.groups.append((shard, group))
                 self.group_sizes.append(min(ROW_GROUP, shard.num_rows - first))
 
-    def read_group(self, group: int) -> list[Record]:
+    def read_group(self, group: int) -> list[LabelledImage]:
         """All images of a row group; waits until its shard is finished.
 
         Raises:

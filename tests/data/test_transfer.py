@@ -13,11 +13,13 @@ from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.data import transfer as datasets
-from imagenet_sd.data.imagenet_family import ListSet, family_members, open_imagenet
-from imagenet_sd.data.images import Record
-from imagenet_sd.data.transfer import TRANSFER, open_data, open_transfer
+from imagenet_sd.data.imagenet_family import family_members, open_imagenet
+from imagenet_sd.data.images import LabelledImage, ListSet
+from imagenet_sd.data.open import open_images
+from imagenet_sd.data.transfer import TRANSFER_SETS, open_transfer
+from imagenet_sd.prompts.classes import load_classes
 
-WNIDS = tuple(f"n{1_000_000 + 37 * i:08d}" for i in range(1000))
+WNIDS = tuple(spec.wnid for spec in load_classes("imagenet-1k"))
 
 
 def paint(path: Path, mode: str = "RGB") -> None:
@@ -227,7 +229,7 @@ BUILDERS = {
 }
 
 
-def records(images) -> list[Record]:
+def records(images) -> list[LabelledImage]:
     return [record for group in range(len(images.group_sizes)) for record in images.read_group(group)]
 
 
@@ -242,7 +244,7 @@ def one_line(error: DatasetError) -> bool:
 # ---- the transfer datasets
 
 
-@pytest.mark.parametrize("name", TRANSFER)
+@pytest.mark.parametrize("name", TRANSFER_SETS)
 def test_the_published_layout_opens(name: str, tmp_path: Path):
     classes, *expected = BUILDERS[name](tmp_path)
     seen: list[set] = []
@@ -269,10 +271,10 @@ def test_the_published_layout_opens(name: str, tmp_path: Path):
         assert not paths[0] & paths[1]
 
 
-@pytest.mark.parametrize("name", [n for n in TRANSFER if not n.startswith(("inat", "caltech", "eurosat"))])
+@pytest.mark.parametrize("name", [n for n in TRANSFER_SETS if not n.startswith(("inat", "caltech", "eurosat"))])
 def test_the_dataset_folder_itself_will_do_for_the_root(name: str, tmp_path: Path):
     BUILDERS[name](tmp_path)
-    inner = open_transfer(name, tmp_path / TRANSFER[name].folders[0], "test")
+    inner = open_transfer(name, tmp_path / TRANSFER_SETS[name].folders[0], "test")
     assert inner.classes == open_transfer(name, tmp_path, "test").classes
 
 
@@ -366,7 +368,7 @@ def test_inaturalist_where_torchvision_renamed_the_folder(tmp_path: Path):
 
 def seeded_tree(name: str, root: Path, order: list[int]) -> None:
     """Empty files of two classes, created in a given order: only their names matter."""
-    place = root / TRANSFER[name].folders[0]
+    place = root / TRANSFER_SETS[name].folders[0]
     if name == "sun397":
         write(place / "ClassName.txt", ["/a/abbey", "/z/zoo"])
     for i in order:
@@ -455,19 +457,19 @@ def family_tree(name: str, root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", [member.name for member in family_members()])
 def test_the_family_is_keyed_by_wnid(name: str, tmp_path: Path):
     labels = family_tree(name, tmp_path)
-    images = open_imagenet(name, tmp_path, WNIDS)
+    images = open_imagenet(name, tmp_path)
     assert images.classes == tuple(sorted(set(labels.values())))
     assert named(images) == labels
     assert all(record.decode().size == (12, 9) for record in records(images))
     assert [r.label for r in records(images)] == sorted(r.label for r in records(images))
     folder = next(member.folder for member in family_members() if member.name == name)
-    assert named(open_imagenet(name, tmp_path / folder, WNIDS)) == labels
+    assert named(open_imagenet(name, tmp_path / folder)) == labels
 
 
 @pytest.mark.parametrize("name", ["v2-matched-frequency", "v2-threshold-0.7", "v2-top-images"])
 def test_folder_10_of_v2_is_the_eleventh_class(name: str, tmp_path: Path):
     family_tree(name, tmp_path)
-    found = named(open_imagenet(name, tmp_path, WNIDS))
+    found = named(open_imagenet(name, tmp_path))
     assert found["10/10_0.JPEG"] == WNIDS[10]
     assert found["2/2_0.JPEG"] == WNIDS[2]
 
@@ -477,15 +479,18 @@ def test_all_thousand_numbered_folders(tmp_path: Path):
     for i in range(1000):
         (folder / str(i)).mkdir(parents=True)
         (folder / str(i) / f"{i}.jpeg").touch()
-    images = open_imagenet("v2-top-images", tmp_path, WNIDS)
+    images = open_imagenet("v2-top-images", tmp_path)
     assert images.classes == WNIDS
     assert [path for path, _ in images.files] == [f"{i}/{i}.jpeg" for i in range(1000)]
     assert [label for _, label in images.files] == list(range(1000))
 
 
-def test_the_standard_order_comes_from_timm_when_none_is_given(tmp_path: Path):
+def test_the_standard_order_is_timms(tmp_path: Path):
+    from timm.data import ImageNetInfo
+
+    assert len(WNIDS) == 1000 and list(WNIDS) == sorted(set(WNIDS)) == ImageNetInfo("imagenet-1k").label_names()
     paint(tmp_path / "imagenetv2-top-images-format-val/10/a.jpeg")
-    images = open_data(f"imagenet:v2-top-images@{tmp_path}")
+    images = open_images(f"imagenet:v2-top-images@{tmp_path}", "test")
     assert images.classes == ("n01530575",)  # brambling, the eleventh class
 
 
@@ -497,35 +502,28 @@ def test_folders_that_are_no_class_are_refused(name: str, folder: str, tmp_path:
     family_tree(name, tmp_path)
     paint(tmp_path / next(m.folder for m in family_members() if m.name == name) / folder / "x.JPEG")
     with pytest.raises(DatasetError, match=re.escape(folder)) as caught:
-        open_imagenet(name, tmp_path, WNIDS)
+        open_imagenet(name, tmp_path)
     assert one_line(caught.value)
-
-
-def test_an_order_that_is_not_the_standard_one_is_refused(tmp_path: Path):
-    family_tree("a", tmp_path)
-    for order in (WNIDS[:100], WNIDS[::-1], (*WNIDS[:-1], WNIDS[0])):
-        with pytest.raises(DatasetError, match="sorted"):
-            open_imagenet("a", tmp_path, order)
 
 
 # ---- faults
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("name", TRANSFER)
+@pytest.mark.parametrize("name", TRANSFER_SETS)
 def test_a_missing_dataset_is_one_line_and_a_hint(name: str, split: str, tmp_path: Path):
     with pytest.raises(DatasetError, match=name) as caught:
         open_transfer(name, tmp_path, split)
     assert one_line(caught.value)
     assert "https://" in caught.value.hint
-    assert str(tmp_path / TRANSFER[name].folders[0]) in caught.value.hint
+    assert str(tmp_path / TRANSFER_SETS[name].folders[0]) in caught.value.hint
 
 
 @pytest.mark.parametrize("name", [member.name for member in family_members()])
 def test_a_missing_member_is_one_line_and_a_hint(name: str, tmp_path: Path):
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DatasetError, match=re.escape(name)) as caught:
-            open_imagenet(name, root, WNIDS)
+            open_imagenet(name, root)
         assert one_line(caught.value)
         assert "https://" in caught.value.hint and str(root) in caught.value.hint
 
@@ -620,14 +618,14 @@ def test_lists_that_contradict_themselves(classes, files, fault: str, tmp_path: 
 # ---- the one door
 
 
-def test_open_data_takes_every_spec(tmp_path: Path):
+def test_open_images_takes_every_spec(tmp_path: Path):
     pets(tmp_path)
     family_tree("a", tmp_path)
-    assert len(records(open_data(f"torchvision:pets@{tmp_path}", "train"))) == 6
-    assert named(open_data(f"torchvision:pets@{tmp_path}", "val")) == named(open_transfer("pets", tmp_path, "test"))
-    assert len(open_data(f"imagenet:a@{tmp_path}", wnids_1k=WNIDS).classes) == 6
-    assert len(open_data("builtin:digits", "test").classes) == 10
-    assert open_data(f"imagefolder:{tmp_path / 'imagenet-a'}", "test").classes[0] == WNIDS[0]
+    assert len(records(open_images(f"torchvision:pets@{tmp_path}", "train"))) == 6
+    assert named(open_images(f"torchvision:pets@{tmp_path}", "val")) == named(open_transfer("pets", tmp_path, "test"))
+    assert len(open_images(f"imagenet:a@{tmp_path}", "test").classes) == 6
+    assert len(open_images("builtin:digits", "test").classes) == 10
+    assert open_images(f"imagefolder:{tmp_path / 'imagenet-a'}", "test").classes[0] == WNIDS[0]
 
 
 @pytest.mark.parametrize(
@@ -643,18 +641,18 @@ def test_open_data_takes_every_spec(tmp_path: Path):
         ("nonsense", "test"),
     ],
 )
-def test_open_data_refuses_what_it_does_not_know(spec: str, split: str):
+def test_open_images_refuses_what_it_does_not_know(spec: str, split: str):
     with pytest.raises(DatasetError) as caught:
-        open_data(spec, split)
+        open_images(spec, split)
     assert one_line(caught.value)
 
 
 def test_the_table_is_complete():
-    assert set(TRANSFER) == set(BUILDERS)
-    assert {spec.metric for spec in TRANSFER.values()} == {"top1"}
-    per_class = {name for name, spec in TRANSFER.items() if spec.metric_sea == "mean_per_class"}
+    assert set(TRANSFER_SETS) == set(BUILDERS)
+    assert {spec.metric for spec in TRANSFER_SETS.values()} == {"top1"}
+    per_class = {name for name, spec in TRANSFER_SETS.items() if spec.metric_sea == "mean_per_class"}
     assert per_class == {"aircraft", "caltech101", "flowers", "pets"}
     assert [member.name for member in family_members()] == [
         *("val", "v2-matched-frequency", "v2-threshold-0.7", "v2-top-images", "sketch", "r", "a")
     ]
-    assert all(name == spec.name for name, spec in TRANSFER.items())
+    assert all(name == spec.name for name, spec in TRANSFER_SETS.items())

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from imagenet_sd.data.images import ArraySet, FolderSet, open_images
+from imagenet_sd.core.specs import EncoderSpec
+from imagenet_sd.data.images import ArraySet, FolderSet
+from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation import encoders as E
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.features import concatenate, extract
@@ -21,7 +23,7 @@ from imagenet_sd.pipeline import evaluate
 from tests.conftest import ROOT, CliRun
 
 SCHEMA = json.loads((ROOT / "imagenet_sd" / "evaluation" / "results.schema.json").read_text())
-TINY = EvalConfig(side=32, seeds=(0, 1), trials=2, shots=(1, 4), episodes=3)
+TINY = EvalConfig(crop_size=32, seeds=(0, 1), trials=2, shots=(1, 4), episodes=3)
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +36,17 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def encoder() -> E.Encoder:
-    return E.timm_encoder("timm:resnet10t@random")
+    return timm_encoder("timm:resnet10t@random")
 
 
 @pytest.fixture(scope="module")
 def resnet() -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return timm.create_model("resnet18", num_classes=10).state_dict()
+
+
+def timm_encoder(text: str) -> E.Encoder:
+    return E.timm_encoder(EncoderSpec.parse(text))
 
 
 def renamed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -67,7 +73,7 @@ def test_checkpoints_of_others_load_strictly(resnet, kind: str, tmp_path: Path):
     else:
         path = tmp_path / "c.safetensors"
         save_file(backbone, path)
-    loaded = E.timm_encoder(f"timm:resnet18@{path}")
+    loaded = timm_encoder(f"timm:resnet18@{path}")
     assert all(torch.equal(value, backbone[key]) for key, value in loaded.module.state_dict().items())
     assert loaded.fingerprint == E.weights_hash(loaded.module)
 
@@ -85,7 +91,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_key(resnet, change, messag
     change(state)
     torch.save(state, tmp_path / "c.pth")
     with pytest.raises(EvaluationError, match=message):
-        E.timm_encoder(f"timm:resnet18@{tmp_path}/c.pth")
+        timm_encoder(f"timm:resnet18@{tmp_path}/c.pth")
 
 
 def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path):
@@ -97,14 +103,14 @@ def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path):
 
     (tmp_path / "c.pth").write_bytes(pickle.dumps({"state_dict": Evil()}))
     with pytest.warns(UserWarning, match="protocol"), pytest.raises(EvaluationError, match="cannot be read as weights"):
-        E.timm_encoder(f"timm:resnet18@{tmp_path}/c.pth")
+        timm_encoder(f"timm:resnet18@{tmp_path}/c.pth")
     assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("spec", ["timm:no_such_model@random", "timm:resnet18@/nowhere.pth"])
 def test_missing_models_are_one_line(spec: str):
     with pytest.raises(EvaluationError) as caught:
-        E.timm_encoder(spec)
+        timm_encoder(spec)
     assert "\n" not in str(caught.value) and caught.value.hint
 
 
@@ -123,13 +129,13 @@ def test_features_equal_a_plain_forward_pass_and_come_from_the_cache(encoder, tm
 
 def test_the_cache_key_covers_all_that_features_depend_on(encoder, tmp_path: Path):
     images = open_images("builtin:faces", "test")
-    other = E.timm_encoder("timm:test_resnet@random")
+    other = timm_encoder("timm:test_resnet@random")
     changed = ArraySet(images.name, images.images.copy(), images.labels, images.classes)
     changed.images[0, 0, 0, 0] ^= 1
     keys = {
         extract(encoder, images, TINY, tmp_path).cache_key,
-        extract(encoder, images, EvalConfig(side=24), tmp_path).cache_key,
-        extract(encoder, images, EvalConfig(side=32, amp=True), tmp_path).cache_key,
+        extract(encoder, images, EvalConfig(crop_size=24), tmp_path).cache_key,
+        extract(encoder, images, EvalConfig(crop_size=32, amp=True), tmp_path).cache_key,
         extract(other, images, TINY, tmp_path).cache_key,
         extract(encoder, changed, TINY, tmp_path).cache_key,
         extract(encoder, open_images("builtin:faces", "train"), TINY, tmp_path).cache_key,
@@ -159,7 +165,7 @@ def test_unreadable_images_are_named(encoder, tmp_path: Path, capsys):
 
 def test_an_ensemble_is_normalised_per_model_and_as_a_whole(encoder, tmp_path: Path):
     images = open_images("builtin:faces", "test")
-    other = E.timm_encoder("timm:test_resnet@random")
+    other = timm_encoder("timm:test_resnet@random")
     parts = [extract(e, images, TINY, tmp_path) for e in (encoder, other)]
     joined = concatenate(parts).data.features
     width = parts[0].data.features.shape[1]

@@ -74,18 +74,19 @@ def test_stages_keep_the_folders_and_inputs_of_version_0_1_0():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_data_name_is_known(path: Path):
+    from imagenet_sd.core.specs import DataSpec
     from imagenet_sd.data.imagenet_family import family_members
-    from imagenet_sd.data.transfer import TRANSFER
+    from imagenet_sd.data.transfer import TRANSFER_SETS
 
-    known = {"torchvision": set(TRANSFER), "imagenet": {member.name for member in family_members()}}
+    known = {"torchvision": set(TRANSFER_SETS), "imagenet": {member.name for member in family_members()}}
     study = load_study(path)
     assert study.evaluate and all(section.data for section in study.evaluate)
     for section in study.evaluate:
         for name, spec in section.data.items():
-            kind, _, rest = spec.partition(":")
-            if kind in known:
-                assert rest.partition("@")[0] in known[kind], spec
-                assert rest.partition("@")[0] == name, f"{path.name}: {name} is {spec}"
+            parsed = DataSpec.parse(spec)
+            if parsed.kind in known:
+                assert parsed.name in known[parsed.kind], spec
+                assert parsed.name == name, f"{path.name}: {name} is {spec}"
 
 
 def test_table_5_2_has_the_rows_of_the_thesis():
@@ -158,7 +159,7 @@ def test_mini_runs(tmp_path: Path, cli: CliRun):
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Real digits as folders of images, and CoG levels over them."""
-    from imagenet_sd.data.images import open_images
+    from imagenet_sd.data.open import open_images
 
     base = tmp_path_factory.mktemp("places")
     images = open_images("builtin:mnist@per_class=5", "test")

@@ -14,9 +14,8 @@ import pytest
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.typed import SettingsError
-from imagenet_sd.data.images import open_images
+from imagenet_sd.data.open import open_images
 from imagenet_sd.study import load_study
-from imagenet_sd.study.inputs import places
 from imagenet_sd.study.runner import dry_run_study, run
 from imagenet_sd.study.stages import nearest_epochs
 from tests.conftest import CliRun
@@ -113,6 +112,7 @@ def states(path: Path, out: Path, *settings: str) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize(
     ("setting", "stale"),
     [
+        ("evaluate.crop_size=40", {"evaluate"}),
         ("evaluate.side=40", {"evaluate"}),
         ("evaluate.data.again=builtin:mnist", {"evaluate"}),
         ("train.optimizer.base_lr=0.1", {"train", "evaluate"}),
@@ -254,38 +254,6 @@ def test_steps_become_the_nearest_epochs():
             best = min(range(1, steps + 2), key=lambda n: (abs(n * per_epoch - steps), -n))
             chosen = nearest_epochs(steps, images, 50)
             assert abs(chosen * per_epoch - steps) == abs(best * per_epoch - steps)
-
-
-def test_places_of_data_specs():
-    found = {
-        "imagefolder:/a/b@per_class=3": ["/a/b"],
-        "parquet:/a": ["/a"],
-        "torchvision:dtd@/t": ["/t"],
-        "imagenet:val@/i": ["/i"],
-        "builtin:mnist@per_class=3": [],
-        "hf:me/data": [],
-        "": [],
-        "/a/dataset@rounds=2": ["/a/dataset"],
-    }
-    assert {spec: list(map(str, places(spec))) for spec in found} == found
-    assert list(map(str, places("cog@/data/21k", levels=True))) == ["cog", "/data/21k"]
-
-
-def test_real_data_can_be_limited_per_class():
-    import numpy as np
-
-    whole = open_images("builtin:mnist")
-    labels = np.array([whole.read_group(g)[0].label for g in range(len(whole.group_sizes))])
-    few = open_images("builtin:mnist@per_class=3")
-    expected = sorted(np.concatenate([np.flatnonzero(labels == c)[:3] for c in range(10)]))
-    assert len(few.group_sizes) == 30
-    for group, row in enumerate(expected):
-        a, b = few.read_group(group)[0], whole.read_group(row)[0]
-        assert (a.image_id, a.label) == (b.image_id, b.label) and np.array_equal(a.data, b.data)
-    with pytest.raises(DatasetError, match="keeps nothing"):
-        open_images("builtin:mnist@per_class=0")
-    with pytest.raises(DatasetError, match="has no rounds"):
-        open_images("builtin:mnist@rounds=1")
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.data.images import ArraySet, FolderSet, ParquetSet, Record, open_images
+from imagenet_sd.data.images import LabelledImage
+from imagenet_sd.data.open import open_images
+from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.storage.schema import Row, to_table
 from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
 from imagenet_sd.training.data import EpochOrder, TrainStream, usable_virtual_workers
@@ -31,10 +33,12 @@ class CountingSet:
         self.group_sizes = sizes
         self.reads: Counter[int] = Counter()
 
-    def read_group(self, group: int) -> list[Record]:
+    def read_group(self, group: int) -> list[LabelledImage]:
         self.reads[group] += 1
         picture = np.full((32, 32, 3), group, np.uint8)
-        return [Record(image_id=f"{group}/{i}", label=i % 2, data=picture) for i in range(self.group_sizes[group])]
+        return [
+            LabelledImage(image_id=f"{group}/{i}", label=i % 2, data=picture) for i in range(self.group_sizes[group])
+        ]
 
 
 def test_an_epoch_shows_every_row_once_in_a_seeded_order():
@@ -149,48 +153,6 @@ def test_a_flipped_bit_in_a_shard_stops_training_with_the_files_name(tmp_path: P
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"a\.parquet"):
         list(TrainStream(ParquetSet("x", [str(path)]), small(), 0, 1).batches(0, 0, 0))
-
-
-def test_a_generated_dataset_and_its_parquet_files_read_alike(small_dataset: Path):
-    ours, plain = open_images(str(small_dataset)), open_images(f"parquet:{small_dataset}/data/round-000")
-    records = [r for g in range(len(ours.group_sizes)) for r in ours.read_group(g)]
-    others = [r for g in range(len(plain.group_sizes)) for r in plain.read_group(g)]
-    assert sum(ours.group_sizes) == 20 and ours.classes == plain.classes and len(ours.classes) == 10
-    assert [(r.image_id, r.label, r.data) for r in records] == [(r.image_id, r.label, r.data) for r in others]
-    assert records[0].decode().size == (32, 32)
-
-
-def test_image_folder_labels_follow_sorted_names_as_in_torchvision(tmp_path: Path):
-    from torchvision.datasets import ImageFolder
-
-    for name in ("n2", "n1", "n10"):
-        (tmp_path / name / "deep").mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.png")
-        Image.new("L", (8, 8)).save(tmp_path / name / "deep" / "y.JPEG")
-    ours, theirs = FolderSet(tmp_path), ImageFolder(str(tmp_path))
-    assert list(ours.classes) == theirs.classes
-    assert [(str(path), label) for path, label in ours.files] == theirs.samples or sorted(
-        (str(path), label) for path, label in ours.files
-    ) == sorted(theirs.samples)
-    assert ours.read_group(0)[0].decode().mode == "RGB"
-
-
-@pytest.mark.parametrize(
-    "spec", ["builtin:nothing", "imagefolder:/nowhere", "gopher:x", "/nowhere", "parquet:/nowhere"]
-)
-def test_missing_data_is_one_line_with_a_hint(spec: str):
-    with pytest.raises(DatasetError) as caught:
-        open_images(spec)
-    assert "\n" not in str(caught.value) and caught.value.hint
-
-
-@pytest.mark.parametrize(("name", "train", "test"), [("mnist", 4000, 1000), ("digits", 1198, 599), ("faces", 100, 100)])
-def test_builtin_sets(name: str, train: int, test: int):
-    sets = [open_images(f"builtin:{name}", split) for split in ("train", "test")]
-    assert [sum(s.group_sizes) for s in sets] == [train, test]
-    assert all(isinstance(s, ArraySet) and s.images.shape[1:] == (32, 32, 3) for s in sets)
-    digests = [{image.tobytes() for image in s.images} for s in sets if isinstance(s, ArraySet)]
-    assert not digests[0] & digests[1]
 
 
 def test_shards_behind_a_remote_file_system_read_in_the_same_order(small_dataset: Path):

@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from imagenet_sd.data.images import ArraySet, open_images
+from imagenet_sd.data.images import ArraySet
+from imagenet_sd.data.open import open_images
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import TrainConfig, TrainingError, recorded
 from imagenet_sd.training.export import load_run
