@@ -108,7 +108,7 @@ class PlayedBoard(LeaseBoard):
     """Hands out such leases; the rest is the real board."""
 
     def __init__(self, folder: Path, name: str, ttl: float, worker: SleepingWorker):
-        super().__init__(layout.leases_folder(folder), name, ttl)
+        super().__init__(folder / layout.LEASES, name, ttl)
         self.player = worker
 
     def claim(self, name):

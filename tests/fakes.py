@@ -45,7 +45,7 @@ def replay_loop(reference: Path, out: Path, ttl: float = 30.0, rank: int = 0, st
         (out / "dataset.json").write_bytes((reference / "dataset.json").read_bytes())
     dataset, name = Dataset.open(out), worker_name()
     replay = Replay(reference, dataset)
-    board = LeaseBoard(layout.leases_folder(out), name, ttl)
+    board = LeaseBoard(out / layout.LEASES, name, ttl)
     with Journal(out, name, ttl / 4) as journal:
         yield WorkerLoop(dataset, replay.run_shard, board, journal, rank=rank, stop=stop, poll=0.02), replay
     board.close()

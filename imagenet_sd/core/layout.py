@@ -30,36 +30,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from imagenet_sd.core.types import Shard
 
-DESCRIPTION = "dataset.json"
-CARD = "README.md"
+DESCRIPTION, CARD, GALLERY, DATA = "dataset.json", "README.md", "gallery.html", "data"
+LEASES, EVENTS, FAILURES = ".work/leases", ".work/events", ".work/failed"
 SPLIT = "train"
 """The split that the data files form for `load_dataset`: the first part of their names."""
 DATA_FILES = f"data/round-*/{SPLIT}-*.parquet"
 """Glob of all shards, relative to the dataset folder."""
-EXPORT_DESCRIPTION = ".export.json"
-EXPORT_METADATA = "metadata.jsonl"
+EXPORT_DESCRIPTION, EXPORT_METADATA = ".export.json", "metadata.jsonl"
 
 _SHARD = re.compile(rf"data/round-(\d+)/{SPLIT}-(\d+)-of-(\d+)\.parquet", re.ASCII)
 
 
-def description_path(folder: Path) -> Path:
-    """The `dataset.json`."""
-    return folder / DESCRIPTION
-
-
 def holds_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset of ours, finished or not."""
-    return description_path(folder).is_file()
-
-
-def gallery_path(folder: Path) -> Path:
-    """The page that `preview` writes; the contact sheet lies beside it, as `.png`."""
-    return folder / "gallery.html"
-
-
-def data_folder(folder: Path) -> Path:
-    """Folder of the rounds."""
-    return folder / "data"
+    return (folder / DESCRIPTION).is_file()
 
 
 def round_name(round_: int) -> str:
@@ -123,24 +107,9 @@ def parse_shard_id(text: str) -> tuple[int, int]:
     return int(round_), int(index)
 
 
-def leases_folder(folder: Path) -> Path:
-    """Folder of the leases; `datasets` and the Hub ignore it and its neighbours."""
-    return folder / ".work/leases"
-
-
-def events_folder(folder: Path) -> Path:
-    """Folder of the workers' events."""
-    return folder / ".work/events"
-
-
-def failures_folder(folder: Path) -> Path:
-    """Folder of the last errors of failed shards."""
-    return folder / ".work/failed"
-
-
 def failure_path(folder: Path, shard: "Shard") -> Path:
     """Where the last error of a failed shard is written."""
-    return failures_folder(folder) / f"{shard_id(shard)}.json"
+    return folder / FAILURES / f"{shard_id(shard)}.json"
 
 
 def export_tar(target: Path, shard: "Shard") -> Path:

@@ -227,7 +227,7 @@ def preview(folder: Path, page: Path | None = None, *, images_per_class: int = 1
     """
     from imagenet_sd.report.gallery import write_gallery
 
-    page = page or layout.gallery_path(folder)
+    page = page or folder / layout.GALLERY
     sheet = page.with_suffix(".png")
     count = write_gallery(open_dataset(folder), page, sheet, images_per_class)
     return {"page": str(page), "contact_sheet": str(sheet), "images": count}
@@ -235,8 +235,8 @@ def preview(folder: Path, page: Path | None = None, *, images_per_class: int = 1
 
 def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
     """The dataset of this run, which must be the one in the folder, if there is one; it may have grown."""
-    if not layout.description_path(folder).exists():
-        if layout.data_folder(folder).exists():
+    if not (folder / layout.DESCRIPTION).exists():
+        if (folder / layout.DATA).exists():
             raise PlanError(
                 f"{folder} has a data folder but no dataset.json", "restore dataset.json, or name another folder"
             )

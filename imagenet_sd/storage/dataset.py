@@ -48,7 +48,7 @@ class Dataset:
                 f"{folder} holds no dataset: there is no {layout.DESCRIPTION}",
                 "name a folder that `imagenet-sd generate` made",
             )
-        return cls.from_document(folder, read_json(layout.description_path(folder)))
+        return cls.from_document(folder, read_json(folder / layout.DESCRIPTION))
 
     @classmethod
     def from_document(cls, folder: Path, document: dict[str, Any]) -> "Dataset":
@@ -88,7 +88,7 @@ class Dataset:
         from imagenet_sd.storage.card import dataset_card
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        description, readme = layout.description_path(self.folder), self.folder / layout.CARD
+        description, readme = self.folder / layout.DESCRIPTION, self.folder / layout.CARD
         if not description.exists() or upgrade(read_json(description)) != self.document:
             write_json(description, self.document)
         card = dataset_card(self.document)
@@ -160,7 +160,7 @@ class Dataset:
         per_round = self.plan.shards_per_round
         listed: set[int] = set()
         with suppress(FileNotFoundError):
-            rounds = map(layout.parse_round_name, os.listdir(layout.data_folder(self.folder)))
+            rounds = map(layout.parse_round_name, os.listdir(self.folder / layout.DATA))
             for round_ in (number for number in rounds if number is not None and number < self.plan.rounds):
                 with suppress(FileNotFoundError):
                     names = os.listdir(layout.manifest_folder(self.folder, round_))
@@ -254,10 +254,6 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
 
 
 def _class_spec(entry: dict[str, Any]) -> ClassSpec:
-    return ClassSpec(
-        wnid=entry["wnid"],
-        class_index=entry["class_index"],
-        lemmas=tuple(entry["lemmas"]),
-        hypernyms=tuple(entry["hypernyms"]),
-        definition=entry["definition"],
-    )
+    lemmas, hypernyms = tuple(entry["lemmas"]), tuple(entry["hypernyms"])
+    rest = {key: entry[key] for key in ("wnid", "class_index", "definition")}
+    return ClassSpec(lemmas=lemmas, hypernyms=hypernyms, **rest)

@@ -75,7 +75,7 @@ class ExportTarget:
             raise ImagenetSDError(f"there is no export format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
         wnids = [check_safe_name(spec.wnid, "class id") for spec in dataset.plan.classes]
         if wnids != sorted(set(wnids)):
-            path = layout.description_path(dataset.folder)
+            path = dataset.folder / layout.DESCRIPTION
             raise DatasetError(f"{path} lists a class twice or out of order", "restore it from a copy")
         if layout.EXPORT_METADATA in wnids and kind == "imagefolder":
             raise ImagenetSDError(

@@ -47,7 +47,7 @@ def verify_dataset(dataset: Dataset, on_shard: Callable[[int], None] = lambda ro
         if message := _check_shard(dataset, shard):
             faults.append(Fault(shard=i, path=dataset.relative(path), message=message))
         on_shard(shard.num_rows)
-    for path in sorted(layout.data_folder(dataset.folder).glob("*/*.parquet")):
+    for path in sorted((dataset.folder / layout.DATA).glob("*/*.parquet")):
         if path not in expected:
             faults.append(Fault(shard=None, path=dataset.relative(path), message="is not part of the plan"))
     return faults

@@ -33,7 +33,7 @@ def rerun(reference: Path, out: Path) -> list[int]:
     with replay_loop(reference, out) as (loop, replay):
         loop.run()
     assert shard_hashes(out) == shard_hashes(reference)
-    assert not list(layout.leases_folder(out).glob("*.lease"))
+    assert not list((out / layout.LEASES).glob("*.lease"))
     return replay.generated
 
 
@@ -97,7 +97,7 @@ def test_killed_at_each_point_of_publishing(small_dataset: Path, tmp_path: Path,
     assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGKILL
     assert shard_hashes(out).items() <= shard_hashes(small_dataset).items()
     assert len(list(out.glob("data/*/.manifests/*.json"))) == (1 if step >= 6 else 0)
-    assert list(layout.leases_folder(out).glob("*.lease"))  # the dead worker's; stale at once on this machine
+    assert list((out / layout.LEASES).glob("*.lease"))  # the dead worker's; stale at once on this machine
     started = time.monotonic()
     assert len(rerun(small_dataset, out)) == (3 if step >= 6 else 4)
     assert time.monotonic() - started < 20  # without waiting for the lease to time out
@@ -243,7 +243,7 @@ def test_too_little_memory_is_said_and_changes_nothing(
                 loop.run()
         assert "--batch-size 2" in caught.value.hint
         assert not shard_hashes(out) and not failures(loop.dataset)
-        assert not list(layout.leases_folder(out).glob("*.lease"))
+        assert not list((out / layout.LEASES).glob("*.lease"))
     with open_loop(Dataset.open(out)) as loop:
         loop.run()
     assert shard_hashes(out) == shard_hashes(small_dataset)
@@ -271,7 +271,7 @@ def test_a_shard_is_handed_back_at_the_next_batch(small_dataset: Path, tmp_path:
         with pytest.raises(Interrupted):
             loop.run()
     assert not replay.generated and not shard_hashes(out)
-    events = [json.loads(line)["event"] for line in next(layout.events_folder(out).iterdir()).open()]
+    events = [json.loads(line)["event"] for line in next((out / layout.EVENTS).iterdir()).open()]
     assert events == ["start", "claim", "released", "stop"]
     assert rerun(small_dataset, out) == [0, 1, 2, 3]
 

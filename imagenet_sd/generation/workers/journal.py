@@ -25,7 +25,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, worker: str, beat: float = 30.0):
-        events = layout.events_folder(folder)
+        events = folder / layout.EVENTS
         events.mkdir(parents=True, exist_ok=True)
         self.path = events / f"{worker}.jsonl"
         self.worker, self.beat = worker, beat

@@ -73,7 +73,7 @@ def status(dataset: Dataset, ttl: float = TTL) -> dict[str, Any]:
     """
     plan, listed = dataset.plan, dataset.listed_shards()
     images = dataset.count_images(listed)
-    board = LeaseBoard(layout.leases_folder(dataset.folder), f"status-{uuid.uuid4().hex[:6]}", ttl)
+    board = LeaseBoard(dataset.folder / layout.LEASES, f"status-{uuid.uuid4().hex[:6]}", ttl)
     try:
         live, stale = _workers(dataset, board.now(), ttl) if images < plan.num_images else (0, 0)
         in_progress = sum(board.held().values())
@@ -101,7 +101,7 @@ def status(dataset: Dataset, ttl: float = TTL) -> dict[str, Any]:
 def failures(dataset: Dataset) -> dict[str, str]:
     """Failed shards that are not done yet: path of the shard's file in the dataset -> its last error."""
     errors = {}
-    for path in sorted(layout.failures_folder(dataset.folder).glob("*.json")):
+    for path in sorted((dataset.folder / layout.FAILURES).glob("*.json")):
         with suppress(ValueError, IndexError, DatasetError, KeyError, TypeError):
             shard = dataset.plan.shard(dataset.plan.number(*layout.parse_shard_id(path.stem)))
             if not dataset.is_done(shard):
@@ -133,7 +133,7 @@ def _workers(dataset: Dataset, now: float, ttl: float) -> tuple[int, int]:
     A worker that was killed never writes it; after an hour of silence it is forgotten.
     """
     live = stale = 0
-    for path in layout.events_folder(dataset.folder).glob("*.jsonl"):
+    for path in (dataset.folder / layout.EVENTS).glob("*.jsonl"):
         if _last_event(path) != "stop":
             age = now - path.stat().st_mtime
             live, stale = live + (age <= ttl), stale + (ttl < age <= max(_FORGOTTEN, ttl))

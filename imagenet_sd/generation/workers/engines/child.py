@@ -38,7 +38,7 @@ def open_loop(
     from imagenet_sd.generation.worker import make_worker
 
     name = worker_name()
-    board = LeaseBoard(layout.leases_folder(dataset.folder), name, ttl)
+    board = LeaseBoard(dataset.folder / layout.LEASES, name, ttl)
     try:
         with Journal(dataset.folder, name, ttl / 4) as journal:
             worker = make_worker(dataset)
