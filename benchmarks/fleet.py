@@ -48,7 +48,7 @@ class Tally:
 
 
 class SleepingWorker:
-    """Sleeps instead of drawing; publishes a real, tiny shard."""
+    """Sleeps instead of generating; publishes a real, tiny shard."""
 
     def __init__(self, out: Path, plan: GenerationPlan, seconds: float, tally: Tally, chance: random.Random):
         self.out, self.plan, self.seconds, self.tally, self.chance = out, plan, seconds, tally, chance

@@ -1,4 +1,4 @@
-"""Fakes for what is slow or rare: a generator that replays images generated before, and faults at chosen moments."""
+"""Fakes for what is slow or rare: a generator that hands out images drawn before, and faults at chosen moments."""
 
 import os
 import signal
@@ -20,13 +20,13 @@ from imagenet_sd.storage.writer import shard_path, write_shard
 
 
 class Replay:
-    """Generates shards by reading the same rows from a finished dataset; publishes them with the real code."""
+    """Draws shards by reading the same rows from a finished dataset; publishes them with the real code."""
 
     def __init__(self, reference: Path, out: Path, plan: GenerationPlan):
         self.reference, self.out, self.plan = reference, out, plan
         self.drawn: list[int] = []
 
-    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda num_generated: None) -> ShardManifest:
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
         shard = self.plan.shard(i)
         rows = []
         for row in pq.read_table(shard_path(self.reference, shard)).to_pylist():

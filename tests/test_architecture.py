@@ -120,3 +120,11 @@ def test_the_project_speaks_of_itself_alone():
     for path in [*FILES, *ROOT.glob("*.md"), *ROOT.glob("prompts/**/*"), *ROOT.glob("scripts/*")]:
         if path.is_file():
             assert not re.search(r"/home/\w|/Users/\w|/root/", path.read_text(encoding="utf-8")), path
+
+
+def test_the_package_needs_no_checkout():
+    """Paths beside the code have two homes: data files that ship in the wheel, and the embedded model."""
+    assert {str(path.relative_to(PACKAGE)) for path in FILES if "__file__" in path.read_text(encoding="utf-8")} == {
+        "core/files.py",
+        "generation/models.py",
+    }

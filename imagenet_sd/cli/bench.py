@@ -29,7 +29,7 @@ def generate(
     rounds: Rounds = 5,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile our model; diffusers' stays as it is.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes side by side, on a CPU [one per core].")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes at the same time, on a CPU [one per core].")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the images.")] = 0,
     format: OutputFormat = Format.table,
 ) -> None:
@@ -55,13 +55,13 @@ def generate(
 @bench.command()
 def loader(rounds: Rounds = 7, format: OutputFormat = Format.table) -> None:
     """Time a multi-crop sample in a data worker against a plain torchvision pipeline."""
-    _print_result(pipeline.bench_loader(rounds), format)
+    _print_result(pipeline.bench_loader(rounds=rounds), format)
 
 
 @bench.command()
 def probe(rounds: Rounds = 3, format: OutputFormat = Format.table) -> None:
     """Time the linear probe's whole regularisation path against scikit-learn."""
-    _print_result(pipeline.bench_probe(rounds), format)
+    _print_result(pipeline.bench_probe(rounds=rounds), format)
 
 
 def _print_result(result: dict[str, Any], format: Format) -> None:

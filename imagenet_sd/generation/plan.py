@@ -10,9 +10,8 @@ from typing import Any
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError, PlanError
 from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate
-from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.config import JPEG, GenerationConfig
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
-from imagenet_sd.generation.jpeg import JPEG
 from imagenet_sd.generation.models import ModelIdentity, checker_identity
 from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes

@@ -26,13 +26,13 @@ from imagenet_sd.storage.writer import write_shard
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """Generates shards with one generator on one device.
+    """Draws shards with one generator on one device.
 
     Attributes:
         out: dataset folder.
-        plan: what to generate.
+        plan: what to draw.
         recipe: the `recipe` of `dataset.json`.
-        generator: generates the images.
+        generator: draws the images.
     """
 
     out: Path
@@ -40,12 +40,12 @@ class Worker:
     recipe: dict[str, Any]
     generator: ImageGenerator
 
-    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda num_generated: None) -> ShardManifest:
-        """Generate shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
+    def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda drawn: None) -> ShardManifest:
+        """Draw shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
 
         Args:
             i: number of the shard.
-            on_batch: called before each batch with the number of images generated; what it raises hands the shard back.
+            on_batch: called before each batch with the number of images drawn; what it raises hands the shard back.
 
         Raises:
             GenerationError: an image is unusable; nothing is published.
