@@ -11,8 +11,7 @@ import torch
 import typer.main
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli import app
-from imagenet_sd.cli.bench import _print_generate
+from imagenet_sd.cli import app, main
 from imagenet_sd.core.errors import ImagenetSDError, ModelError, PlanError
 from imagenet_sd.evaluation.bench import bench_probe
 from imagenet_sd.generation.bench import calibrate
@@ -68,8 +67,11 @@ def test_result_says_what_was_measured_on_what(result: dict):
     assert settings.items() <= result["settings"].items()
 
 
-def test_table_shows_the_same_numbers(result: dict, capsys: pytest.CaptureFixture):
-    _print_generate(result)
+def test_table_shows_the_same_numbers(result: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(pipeline, "bench_generate", lambda **settings: result)
+    monkeypatch.setattr("sys.argv", ["imagenet-sd", "bench", "generate"])
+    with pytest.raises(SystemExit):
+        main()
     text = capsys.readouterr().out
     assert f"{result['ratio_naive']:.2f}x as long as ours" in text
     assert f"{result['denoiser_share']:.1%}" in text and "pixels     equal" in text
