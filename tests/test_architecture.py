@@ -65,7 +65,7 @@ def test_rooms_form_no_circle():
             assert room not in ROOMS[other], f"{room} and {other} import each other"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("config.py")), ids=lambda p: p.parent.name)
 def test_configs_import_nothing_heavy(path: Path):
     for module in imports(path):
         assert module.split(".")[0] not in HEAVY, f"{path} imports {module}"
