@@ -81,7 +81,7 @@ def test_modules_form_no_circle():
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("config.py")), ids=lambda p: p.parent.name)
 def test_configs_import_nothing_heavy(path: Path):
     for module in imports(path):
         assert module.split(".")[0] not in HEAVY, f"{path} imports {module}"
@@ -157,3 +157,11 @@ def test_the_project_speaks_of_itself_alone():
 def test_the_training_loop_knows_no_single_objective():
     loop = imports(PACKAGE / "training" / "loop.py")
     assert {name for name in loop if ".objectives" in name} == {"imagenet_sd.training.objectives"}
+
+
+def test_the_package_needs_no_checkout():
+    """Paths beside the code have two homes: data files that ship in the wheel, and the embedded model."""
+    assert {str(path.relative_to(PACKAGE)) for path in FILES if "__file__" in path.read_text(encoding="utf-8")} == {
+        "core/files.py",
+        "generation/models.py",
+    }

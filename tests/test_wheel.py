@@ -47,6 +47,8 @@ def test_the_installed_wheel_builds_prompts_and_draws(tmp_path: Path):
         text=True,
     )
     assert shown.stdout.startswith(site)
+    modules = "imagenet_sd.training.bench, imagenet_sd.evaluation.bench, imagenet_sd.generation.bench.compare"
+    subprocess.run([python, "-c", f"import {modules}"], cwd=tmp_path, env=environment, check=True)
     assert len(run("prompts", "--classes", "imagenet-100", "--prompt", "c_hc_b").splitlines()) == 100
     out = run("generate", "--model", "embedded", "--images-per-class", "1", "--steps", "2", "--out", "clone")
     assert "10 images in 1 shards are done" in out

@@ -40,7 +40,7 @@ def generate(settings: dict[str, Any], size: str, format: str) -> None:
 @FORMAT
 def loader(rounds: int, format: str) -> None:
     """Time a multi-crop sample in a data worker against a plain torchvision pipeline."""
-    show(pipeline.bench_loader(rounds), format, _print_result)
+    show(pipeline.bench_loader(rounds=rounds), format, _print_result)
 
 
 @bench.command()
@@ -48,7 +48,7 @@ def loader(rounds: int, format: str) -> None:
 @FORMAT
 def probe(rounds: int, format: str) -> None:
     """Time the linear probe's whole regularisation path against scikit-learn."""
-    show(pipeline.bench_probe(rounds), format, _print_result)
+    show(pipeline.bench_probe(rounds=rounds), format, _print_result)
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -67,19 +67,24 @@ def _match_tolerances(x: np.ndarray, y: np.ndarray, cs: Sequence[float]) -> tupl
     """For every C the tolerance that scikit-learn needs; the smallest agreement; our largest excess."""
     test, _ = _pooled_digits("test")
     ours = LogisticProblem(x, y, 10).solve(cs, tolerance=1e-5)
-    tolerances, agreements, worst, start = [], [], 0.0, 0
-    for k, c in enumerate(cs):
-        model, objective = None, float("inf")
-        for position in range(start, len(TOLERANCES)):  # weaker regularisation never needs a looser one
-            model = LogisticRegression(C=c, tol=TOLERANCES[position], max_iter=3000).fit(x, y)
-            objective = _objective(x, y, model, c)
-            start = position
-            if objective <= ours.objectives[k] * (1 + 1e-4):
-                break
-        tolerances.append(TOLERANCES[start])
-        worst = max(worst, (ours.objectives[k] - objective) / objective)
+    tolerances, agreements, worst, first = [], [], 0.0, 0
+    for k, c in enumerate(cs):  # weaker regularisation never needs a looser tolerance
+        first, model, objective = _loosest_fit(x, y, c, first, float(ours.objectives[k]) * (1 + 1e-4))
+        tolerances.append(TOLERANCES[first])
+        worst = max(worst, (float(ours.objectives[k]) - objective) / objective)
         agreements.append(float((ours.scores(test, k).argmax(1) == model.predict(test)).mean()))
     return tolerances, min(agreements), worst
+
+
+def _loosest_fit(
+    x: np.ndarray, y: np.ndarray, c: float, first: int, target: float
+) -> tuple[int, LogisticRegression, float]:
+    """scikit-learn's solution with the first tolerance from position `first` on that reaches the target objective."""
+    model = LogisticRegression(C=c, tol=TOLERANCES[first], max_iter=3000).fit(x, y)
+    objective = _objective(x, y, model, c)
+    if objective <= target or first + 1 == len(TOLERANCES):
+        return first, model, objective
+    return _loosest_fit(x, y, c, first + 1, target)
 
 
 def _pooled_digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,4 +97,4 @@ def _objective(x: np.ndarray, y: np.ndarray, model: LogisticRegression, c: float
     """scikit-learn's objective at its solution."""
     logits = x @ model.coef_.T + model.intercept_
     losses = np.logaddexp.reduce(logits, 1) - logits[np.arange(len(y)), y]
-    return c * losses.sum() + 0.5 * (model.coef_**2).sum()
+    return float(c * losses.sum() + 0.5 * (model.coef_**2).sum())

@@ -8,6 +8,8 @@ from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS, Attentio
 
 EMBEDDED = "embedded"
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
+"""How images are encoded: what `dataset.json` records, and what the encoder hands to Pillow."""
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 HypernymLemmas = Literal["first", "all"]
 

@@ -9,9 +9,8 @@ from imagenet_sd import __version__
 from imagenet_sd.core.errors import PlanError
 from imagenet_sd.core.files import image_files
 from imagenet_sd.core.types import ClassSpec, GenerationPlan
-from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.config import JPEG, GenerationConfig
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
-from imagenet_sd.generation.jpeg import JPEG
 from imagenet_sd.generation.models import ModelIdentity, checker_identity
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates

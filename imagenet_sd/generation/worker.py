@@ -13,11 +13,11 @@ import transformers
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import ShardManifest
+from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.jpeg import JPEG
 from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.dataset import Dataset

@@ -23,8 +23,11 @@ def bench_generate(**settings: Any) -> dict[str, Any]:
     return bench_generate(BenchConfig(**settings))
 
 
-def bench_loader(rounds: int = 7) -> dict[str, Any]:
+def bench_loader(*, rounds: int = 7) -> dict[str, Any]:
     """Time a multi-crop sample in a data worker against a plain torchvision pipeline.
+
+    Args:
+        rounds: measured rounds; the median counts.
 
     Returns:
         See `imagenet_sd.training.bench.bench_loader`.
@@ -34,8 +37,11 @@ def bench_loader(rounds: int = 7) -> dict[str, Any]:
     return bench_loader(rounds)
 
 
-def bench_probe(rounds: int = 3) -> dict[str, Any]:
+def bench_probe(*, rounds: int = 3) -> dict[str, Any]:
     """Time the linear probe's whole regularisation path against scikit-learn.
+
+    Args:
+        rounds: measured rounds; the median counts.
 
     Returns:
         See `imagenet_sd.evaluation.bench.bench_probe`.

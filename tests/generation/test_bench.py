@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.bench import _print_generate
+from imagenet_sd.cli import main
 from imagenet_sd.cli.bench import bench as bench_command
 from imagenet_sd.core.errors import ImagenetSDError, ModelError, PlanError
+from imagenet_sd.evaluation.bench import bench_probe
 from imagenet_sd.generation.bench import calibrate
 from imagenet_sd.generation.bench.compare import compare
 from imagenet_sd.generation.bench.config import BenchConfig
@@ -25,6 +26,7 @@ from imagenet_sd.generation.models import identify
 from imagenet_sd.generation.plan import make_plan
 from imagenet_sd.generation.worker import Worker, make_worker
 from imagenet_sd.storage.dataset import Dataset
+from imagenet_sd.training.bench import bench_loader
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(model="embedded", num_inference_steps=2, batch_size=2, batches=2, rounds=2).resolved(CPU)
@@ -66,8 +68,11 @@ def test_result_says_what_was_measured_on_what(result: dict):
     assert settings.items() <= result["settings"].items()
 
 
-def test_table_shows_the_same_numbers(result: dict, capsys: pytest.CaptureFixture):
-    _print_generate(result)
+def test_table_shows_the_same_numbers(result: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(pipeline, "bench_generate", lambda **settings: result)
+    monkeypatch.setattr("sys.argv", ["imagenet-sd", "bench", "generate"])
+    with pytest.raises(SystemExit):
+        main()
     text = capsys.readouterr().out
     assert f"{result['ratio_naive']:.2f}x as long as ours" in text
     assert f"{result['denoiser_share']:.1%}" in text and "pixels     equal" in text
@@ -238,6 +243,28 @@ def test_a_batch_that_takes_too_long_is_worked_out_from_its_steps(tmp_path: Path
         sample = calibrate.generate_sample(worker, 5, clock)
     assert clock.now == 5
     assert sample.images_per_second == pytest.approx(4 / 21) and sample.images == [] and sample.timed == 0
+
+
+def test_the_probe_benchmark_compares_equal_solutions():
+    result = bench_probe(rounds=1, images=60)
+    (ours,), (sklearn,) = (result["seconds"][name] for name in ("ours", "sklearn"))
+    assert result["ratio"] == pytest.approx(sklearn / ours)
+    assert result["worst_excess"] < 1e-4 and result["agreement_with_loose_sklearn"] > 0.9
+    assert len(result["sklearn_tolerances"]) == 45
+
+
+def test_the_loader_benchmark_adds_up(monkeypatch: pytest.MonkeyPatch):
+    def short_run(config, data, run, **options):
+        run.mkdir()
+        (run / "metrics.jsonl").write_text('{"data_wait_share": 0.25}\n')
+
+    monkeypatch.setattr("imagenet_sd.training.bench.train_run", short_run)
+    threads = torch.get_num_threads()
+    result = bench_loader(rounds=1, samples=1)
+    assert torch.get_num_threads() == threads
+    (ours,), (plain,) = (result["samples"][name] for name in ("ours", "plain"))
+    assert result["ours_ms"] == pytest.approx(ours, abs=0.01) and result["plain_ms"] == pytest.approx(plain, abs=0.01)
+    assert result["ratio"] == pytest.approx(plain / ours, abs=0.01) and result["data_wait_share"] == 0.25
 
 
 @pytest.mark.parametrize("name", ["generate", "loader", "probe"])

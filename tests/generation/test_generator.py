@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestral
 
 from imagenet_sd.core.errors import GenerationError
 from imagenet_sd.core.types import ImageRequest, Prompt
+from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline
-from imagenet_sd.generation.jpeg import JPEG
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 TEXTS = ["zero, 0, nought", "one", "two, 2, II, deuce", "seven", "an unknown word: Kiel", "nine"]

@@ -1,4 +1,4 @@
-"""Images per second of the whole machine: single-threaded processes side by side, as `generate` runs on a CPU.
+"""Images per second of the whole machine: single-threaded processes at the same time, as `generate` runs on a CPU.
 
 Started as `python -m imagenet_sd.generation.bench.throughput` a process is one of them: it reads its settings
 from standard input, loads its model, says so, and generates one round for every further line.

@@ -3,6 +3,7 @@
 Knows nothing of shards, folders or other processes.
 """
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,16 +12,17 @@ from typing import TypeVar
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, ModelError
 from imagenet_sd.core.types import ImageRequest
+from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.caching import CrossAttentionCache, DeepCache
 from imagenet_sd.generation.diffusion.guidance import ClassifierFreeGuidance
 from imagenet_sd.generation.diffusion.kernels import compile_now, set_kernels
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.diffusion.schedulers import extra_step_kwargs, make_scheduler
-from imagenet_sd.generation.jpeg import encode_jpeg
 
 T = TypeVar("T")
 _ENCODER_THREADS = 2
@@ -111,7 +113,7 @@ class ImageGenerator:
         return self._check_memory(lambda: self._sample(requests))
 
     def generate_encoded(
-        self, requests: Sequence[ImageRequest], on_batch: Callable[[int], object] = lambda num_generated: None
+        self, requests: Sequence[ImageRequest], on_batch: Callable[[int], object] = lambda images_done: None
     ) -> Iterator[EncodedImage]:
         """Generate any number of images in fixed batches; yields them in order.
 
@@ -207,6 +209,13 @@ class ImageGenerator:
             "free memory on the device and run the same command again, or begin a new folder with "
             f"{remedy} (the batch size is part of the plan: another one rounds differently)",
         )
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """A JPEG file, encoded as `generation.config.JPEG` says, from uint8 [height, width, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, **JPEG)
+    return buffer.getvalue()
 
 
 def _encode_image(image: np.ndarray, nsfw: bool | None) -> EncodedImage:
