@@ -77,17 +77,18 @@ class DataSpec:
     @classmethod
     def _unlimited(cls, text: str) -> "DataSpec":
         prefix, _, rest = text.partition(":")
-        kind = next((kind for kind in _FORMS if kind == prefix), None)
-        if kind is None:
-            level = _LEVEL.fullmatch(text)
-            if level and not (Path(text) / "dataset.json").is_file():
-                return cls(kind="cog", **level.groupdict(""))
-            if not text:
-                raise DatasetError("no data ''", f"give {DATA_SPECS}")
-            return cls(kind="dataset", root=text)
-        if not (parts := re.fullmatch(_PARTS[_FORMS[kind]], rest)):
-            raise DatasetError(f"no data {text!r}", f"write {kind}:{_FORMS[kind]}")
-        return cls(kind=kind, **parts.groupdict())
+        for kind, form in _FORMS.items():
+            if prefix == kind:
+                if not (match := re.fullmatch(_PARTS[form], rest)):
+                    raise DatasetError(f"no data {text!r}", f"write {kind}:{form}")
+                parts = match.groupdict()
+                return cls(kind=kind, name=parts.get("name", ""), root=parts.get("root", ""))
+        if not text:
+            raise DatasetError("no data ''", f"give {DATA_SPECS}")
+        level = _LEVEL.fullmatch(text)
+        if level and not (Path(text) / "dataset.json").is_file():
+            return cls(kind="cog", name=level["name"], root=level["root"], level=level["level"] or "")
+        return cls(kind="dataset", root=text)
 
     def __str__(self) -> str:
         body = "@".join(filter(None, (self.name, self.root, self.level)))
