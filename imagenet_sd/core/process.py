@@ -2,10 +2,20 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from imagenet_sd.core.errors import Interrupted
+
+
+@contextmanager
+def _on_sigterm(handler: Callable[[int, Any], object]) -> Iterator[None]:
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
@@ -21,13 +31,11 @@ def stoppable() -> Iterator[None]:
         received.append(signum)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with _on_sigterm(stop):
+            yield
     except KeyboardInterrupt:
         raise Interrupted(received[0] if received else signal.SIGINT) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -39,8 +47,7 @@ def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int
     Raises:
         Interrupted: it was stopped by SIGTERM.
     """
-    with subprocess.Popen(arguments, env=environment) as process:
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    with subprocess.Popen(arguments, env=environment) as process, _on_sigterm(lambda *_: process.terminate()):
         try:
             code = process.wait()
         except BaseException:
@@ -48,8 +55,6 @@ def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int
                 process.terminate()
             process.wait()
             raise
-        finally:
-            signal.signal(signal.SIGTERM, previous)
     if code in (128 + signal.SIGTERM, -signal.SIGTERM):
         raise Interrupted(signal.SIGTERM)
     return code

@@ -100,13 +100,9 @@ def located(path: str) -> Iterator[None]:
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """A configuration as plain nested dictionaries, ready for YAML."""
-    return {key: _plain(value) for key, value in _fields(config).items()}
-
-
-def _fields(config: Any) -> dict[str, Any]:
-    if hasattr(config, "to_flat"):
-        return config.to_flat()
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    flat = hasattr(config, "to_flat")
+    values = config.to_flat() if flat else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return {key: _plain(value) for key, value in values.items()}
 
 
 def _plain(value: Any) -> Any:
