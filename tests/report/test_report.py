@@ -17,8 +17,8 @@ from scipy.stats import binomtest
 from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.report.collect import collect
+from imagenet_sd.report.encoders import wilson
 from imagenet_sd.report.paper import COG_ROWS, IMAGENET, TRANSFER_ROWS
-from imagenet_sd.report.results import wilson
 from tests.conftest import ROOT, CliRun
 from tests.report.samples import BASE, HOSTILE, SWEEP, TEN, entry, make_run, make_study, results, write
 
