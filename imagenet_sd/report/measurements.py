@@ -176,13 +176,18 @@ def _settings(groups: list[list[EvaluatedEncoder]], base: Mapping[str, Any]) -> 
 
 
 def _distinct(settings: list[Setting]) -> list[Setting]:
-    """Settings whose labels agree (other sizes, recipes or class lists) get the name of their first encoder added."""
-
-    def named(setting: Setting, text: str, every: list[str]) -> str:
-        return text if every.count(text) == 1 else f"{text} ({setting.encoders[0].name})"
-
-    labels, shorts = [s.label for s in settings], [s.short for s in settings]
-    return [replace(s, label=named(s, s.label, labels), short=named(s, s.short, shorts)) for s in settings]
+    """Settings whose labels agree (other sizes, recipes or class lists) get their study or first encoder added."""
+    for origin in ([s.study or s.encoders[0].name for s in settings], [s.encoders[0].name for s in settings]):
+        labels, shorts = [s.label for s in settings], [s.short for s in settings]
+        settings = [
+            replace(
+                setting,
+                label=setting.label if labels.count(setting.label) == 1 else f"{setting.label} ({own})",
+                short=setting.short if shorts.count(setting.short) == 1 else f"{setting.short} ({own})",
+            )
+            for setting, own in zip(settings, origin, strict=True)
+        ]
+    return settings
 
 
 def _titles(encoders: list[EvaluatedEncoder], settings: list[Setting]) -> list[str]:

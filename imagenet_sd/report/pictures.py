@@ -9,7 +9,7 @@ from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.results import ProbeResult, clean
 from imagenet_sd.report.encoders import DatasetFolder
 from imagenet_sd.report.gallery import choose_images, data_uri
-from imagenet_sd.report.measurements import Setting, rank
+from imagenet_sd.report.measurements import Setting, label_of, rank
 from imagenet_sd.report.plots import Panel, class_curve
 from imagenet_sd.report.text import slug
 
@@ -43,6 +43,7 @@ class ClassRow:
 class Sheet:
     """The contact sheet of one dataset; `remark` says what is not on it."""
 
+    title: str
     dataset: DatasetFolder
     rows: tuple[ClassRow, ...]
     small: bool
@@ -87,7 +88,8 @@ def contact_sheets(datasets: list[DatasetFolder], classes: int, images: int, rem
         )
         rest = len(dataset.names) - len(wnids)
         remark = f"{rest:,} more classes: `imagenet-sd preview` shows all." if rest > 0 else ""
-        sheets.append(Sheet(dataset=dataset, rows=rows, small=dataset.width < _SMALL, remark=remark))
+        title = label_of(dataset.factors, ("prompt", "guidance_scale", "num_inference_steps"))
+        sheets.append(Sheet(title=title, dataset=dataset, rows=rows, small=dataset.width < _SMALL, remark=remark))
     return sheets
 
 

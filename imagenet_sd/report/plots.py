@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import TRANSFER
-from imagenet_sd.report.measurements import Measurements, Setting, Summaries, Summary, factor_names, label_of
+from imagenet_sd.report.measurements import FACTORS, Measurements, Setting, Summaries, Summary, factor_names, label_of
 from imagenet_sd.report.svg import COLOURS, INK, MARKERS, legend_below, name, new_axes, style, to_svg
 from imagenet_sd.report.text import TIMES, slug
 
@@ -224,11 +224,11 @@ def plane(measured: Measurements) -> Drawing:
     shared = [d for d in transfer if all(number in odds[d] for number in both)]
     mean_odds = measured.summarise(measured.mean_over(shared, "log_odds"))
     points = [(task[n], mean_odds[n], measured.settings[n]) for n in both if n in mean_odds]
-    if not points:
+    if len(points) < 2:
         return Drawing(
             key="plane",
             title=title,
-            missing="It needs encoders with both: a score of their own classifier (a validation during `train`, or "
+            missing="It needs two encoders with both: a score of their own classifier (a validation during `train`, or "
             "`--suite imagenet`) and of probes (`--suite transfer`) on data sets that all share.",
         )
     figure, axes = new_axes(5.0, 3.8)
@@ -356,9 +356,7 @@ def names_note(measured: Measurements) -> str:
     named = [s for s in measured.settings if "data" in s.factors]
     if len(named) < 2:
         return ""
-    return (
-        f" Names say what differs from the commonest setting: {label_of(measured.base, factor_names([measured.base]))}."
-    )
+    return f" Names say what differs from the commonest setting: {label_of(measured.base, FACTORS)}."
 
 
 def _left_out(count: int, what: str, most: int = _MOST_LINES) -> str:

@@ -154,14 +154,15 @@ def _factor_cell(setting: Setting, name: str) -> TableCell:
 def augmentation_tables(study: Study, measured: Measurements) -> list[Table]:
     """The layout of Tab. 5.1 (data by augmentation) for every data set of a study that has both augmentations."""
     pairs: dict[str, dict[str, int]] = {}
-    for setting in measured.settings:
-        if setting.study == study.name:
+    settings = [setting for setting in measured.settings if setting.study == study.name]
+    for setting in settings:
+        if "augmentation" in setting.factors:
             others = [name for name in factor_names([setting.factors]) if name != "augmentation"]
             pair = pairs.setdefault(label_of(setting.factors, others), {})
             pair[str(setting.factors.get("augmentation"))] = setting.number
     pairs = {label: pair for label, pair in pairs.items() if {"plain", "strong"} == pair.keys()}
     tables = []
-    for dataset in measured.datasets("training") if pairs else ():
+    for dataset in measured.datasets("training", measured.numbers_of(settings)) if pairs else ():
         means = measured.summary("training", dataset)
         tables.append(
             Table(
