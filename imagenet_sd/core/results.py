@@ -150,7 +150,7 @@ class ProbeResult(Accuracies, _Measured):
 class FeatureAnalysis(_Measured):
     """The feature measures of one encoder on one data set (Fig. 5.6), of l2-normalised features."""
 
-    probe: Literal["analysis"]
+    probe: Literal["analysis"]  # pyright: ignore[reportIncompatibleVariableOverride]
     num_test: Count | None = None
     sparsity: Fraction
     """Share of zero entries."""

@@ -1,6 +1,6 @@
 """One evaluation: encoders and data in, `results.json` out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +55,8 @@ def evaluate(
 
     for name, spec in data.items():
         test = features(spec, "test")
-        if config.suite == "imagenet":
-            if len(encoders) > 1:
-                raise EvaluationError(
-                    "the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer"
-                )
-            results.append(classify(encoders[0], name, test))
-        elif config.suite == "analysis":
-            results.append(_analysis(name, test))
-        else:
-            train = features(spec, "train")
-            if config.suite == "fewshot":
-                results += [*fewshot_dataset(name, train, test, config), *episodes(name, test, config)]
-            else:
-                results.append(probe_dataset(name, train, test, config))
+        train = features(spec, "train") if config.suite not in ("imagenet", "analysis") else None
+        results += _measure(encoders, name, train, test, config)
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))
@@ -83,6 +71,23 @@ def evaluate(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, document)
     return document | {"features_from_cache": all(caches)}
+
+
+def _measure(
+    encoders: list[Encoder], name: str, train: Extracted | None, test: Extracted, config: EvalConfig
+) -> Iterator[ProbeResult | FeatureAnalysis]:
+    """What the suite measures on one data set."""
+    if config.suite == "analysis":
+        yield _analysis(name, test)
+    elif train is None:
+        if len(encoders) > 1:
+            raise EvaluationError("the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer")
+        yield classify(encoders[0], name, test)
+    elif config.suite == "fewshot":
+        yield from fewshot_dataset(name, train, test, config)
+        yield from episodes(name, test, config)
+    else:
+        yield probe_dataset(name, train, test, config)
 
 
 def _analysis(name: str, test: Extracted) -> FeatureAnalysis:

@@ -136,8 +136,10 @@ class Measurements:
         """Mean and deviation of values by encoder, over the encoders of each setting."""
         values = values.dropna()
         groups = values.groupby(self._setting_of.reindex(values.index))
-        rows = zip(groups.mean().items(), groups.std(ddof=0), groups.count(), strict=True)
-        return {int(number): Summary(mean=float(mean), sd=float(sd), count=count) for (number, mean), sd, count in rows}
+        return {
+            int(number): Summary(mean=float(rows.mean()), sd=float(rows.std(ddof=0)), count=len(rows))  # pyright: ignore[reportArgumentType]
+            for number, rows in groups
+        }
 
     def summary(self, kind: str, dataset: str, measure: str = "top1") -> dict[int, Summary]:
         """`summarise` of `values`."""

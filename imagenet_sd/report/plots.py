@@ -289,10 +289,12 @@ def features(measured: Measurements) -> Drawing:
         )
     table = measured.features.assign(group=measured.features["dataset"].map(_group_of))
     groups = table["group"].unique().tolist()[:8]
-    by_encoder = table.groupby(["group", "encoder"])[list(_FEATURES)].mean()
     panels = []
     for measure, axis in _FEATURES.items():
-        values = {group: measured.summarise(by_encoder.loc[group][measure]) for group in groups}
+        values = {
+            group: measured.summarise(table[table["group"] == group].groupby("encoder")[measure].mean())
+            for group in groups
+        }
         alt, key = f"Bars of {axis} on {', '.join(groups)}", f"features-{slug(measure)}"
         panels.append((key, alt, to_svg(_bars(shown[:_MOST_LINES], values, axis), key, alt)))
     note = "Of l2-normalised features; mean over seeds, lines show the population standard deviation."

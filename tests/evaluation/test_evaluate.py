@@ -195,7 +195,11 @@ def test_classes_are_matched_by_wnid_and_masked(tmp_path: Path):
     }
     assert result.per_class == {"n1": 0.5, "n3": 0.5}
     merged = mean_of(
-        [result | {"top1": 0.2, "per_class": {"n1": 1.0}}, result, result | {"top1": 0.8, "per_class": {"n3": 0.2}}],
+        [
+            result.model_copy(update={"top1": 0.2, "per_class": {"n1": 1.0}}),
+            result,
+            result.model_copy(update={"top1": 0.8, "per_class": {"n3": 0.2}}),
+        ],
         "v2",
     )
     assert merged.per_class == {"n1": pytest.approx(0.75), "n3": pytest.approx(0.35)}
