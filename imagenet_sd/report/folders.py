@@ -1,12 +1,13 @@
 """What a report takes from the folders of `generate` and `train`. Reads their small files only, no weights."""
 
 import json
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import AliasPath, Field
 
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.results import (
@@ -58,27 +59,19 @@ class _DatasetDescription(Document):
     classes: Annotated[tuple[_DatasetClass, ...], Field(max_length=100_000)]
 
 
-class _Backbone(Document):
-    backbone: Text = ""
-
-
-class _Optimizer(Document):
-    epochs: NotNegative | None = None
-    batch_size: NotNegative | None = None
-
-
-class _Training(Document):
-    name: Text = ""
-    augmentation: Text = ""
-    seed: NotNegative | None = None
-    model: _Backbone = _Backbone()
-    optimizer: _Optimizer = _Optimizer()
+def _at(*keys: str) -> AliasPath:
+    return AliasPath("train", *keys)
 
 
 class _RunDescription(Document):
     data: Text
     validation: Text | None = None
-    train: _Training
+    recipe: Text = Field("", validation_alias=_at("name"))
+    augmentation: Text = Field("", validation_alias=_at("augmentation"))
+    backbone: Text = Field("", validation_alias=_at("model", "backbone"))
+    epochs: NotNegative | None = Field(None, validation_alias=_at("optimizer", "epochs"))
+    batch_size: NotNegative | None = Field(None, validation_alias=_at("optimizer", "batch_size"))
+    seed: NotNegative | None = Field(None, validation_alias=_at("seed"))
 
 
 class _ClassList(Document):
@@ -137,28 +130,22 @@ def read_run(path: Path) -> RunFolder:
         ResultsError: `recipe.yaml` is missing, or a value in one of the files is missing or out of its range.
     """
     description = validate(_RunDescription, _yaml(path / "recipe.yaml"), path / "recipe.yaml")
-    train, validation = description.train, description.validation or ""
+    augmentation, validation = description.augmentation, description.validation or ""
     factors: dict[str, Any] = {
-        "augmentation": _AUGMENTATIONS.get(train.augmentation, train.augmentation),
-        "recipe": train.name,
-        "backbone": train.model.backbone,
+        "augmentation": _AUGMENTATIONS.get(augmentation, augmentation),
+        "recipe": description.recipe,
+        "backbone": description.backbone,
     }
-    if train.seed is not None:
-        factors["seed"] = train.seed
+    if description.seed is not None:
+        factors["seed"] = description.seed
+    facts = {
+        key.replace("_", " "): value if isinstance(value, str) else f"{value or 0:g}" for key, value in description
+    }
     return RunFolder(
         path=path,
         name=clean(path.resolve().name),
         data=description.data,
-        facts={
-            "data": description.data,
-            "validation": validation or "none",
-            "recipe": train.name,
-            "augmentation": train.augmentation,
-            "backbone": train.model.backbone,
-            "epochs": f"{train.optimizer.epochs or 0:g}",
-            "batch size": f"{train.optimizer.batch_size or 0:g}",
-            "seed": f"{train.seed or 0:g}",
-        },
+        facts=facts | {"validation": validation or "none"},
         factors=factors,
         classes=_classes(path / "classes.json"),
         score=_validation(path / "metrics.jsonl", validation),
@@ -171,8 +158,8 @@ def _yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(read_text(path, _SMALL))
     except (yaml.YAMLError, RecursionError) as error:
         raise ResultsError(f"{path} is not YAML: {clean(str(error))[:200]}", "restore the file") from None
-    if not isinstance(value, dict):
-        raise ResultsError(f"{path} holds no settings", "give a folder that `imagenet-sd train` wrote")
+    if not isinstance(value, dict) or not isinstance(value.get("train"), dict):
+        raise ResultsError(f"{path} holds no settings of a training run", "give a folder of `imagenet-sd train`")
     return value
 
 
@@ -201,10 +188,8 @@ def _validation(path: Path, validation: str) -> Score | None:
         with open(path, encoding="utf-8") as file:
             for line in file:
                 if '"val_top1"' in line and len(line) <= 10_000:
-                    try:
+                    with suppress(json.JSONDecodeError, RecursionError):
                         last = json.loads(line)
-                    except (ValueError, RecursionError):
-                        continue
     except (OSError, UnicodeError) as error:
         raise ResultsError(f"{path} cannot be read: {clean(str(error))}", "restore the file") from None
     if not isinstance(last, dict):

@@ -60,11 +60,10 @@ def to_markdown(report: "Report", folder: str) -> str:
     for table in report.tables:
         lines += table_markdown(table)
     lines += ["## Figures", ""]
-    for drawing in report.drawings:
-        if drawing.panels:
-            lines += [f"### {escape(drawing.title)}", ""]
-            lines += [f"![{escape(alt)}](<{folder}/{key}.svg>)" for key, alt, _ in drawing.panels]
-            lines += [escape(drawing.caption), ""]
+    for drawing in report.shown:
+        lines += [f"### {escape(drawing.title)}", ""]
+        lines += [f"![{escape(alt)}](<{folder}/{key}.svg>)" for key, alt, _ in drawing.panels]
+        lines += [escape(drawing.caption), ""]
     for worst in report.worst:
         lines += [f"### Worst classes of {escape(worst.label)} on {escape(worst.dataset)}", ""]
         lines += [f"![{escape(worst.figure[1])}](<{folder}/{worst.figure[0]}.svg>)", ""]

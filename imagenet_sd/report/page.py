@@ -12,7 +12,7 @@ from imagenet_sd.report.headline import Headline, headlines
 from imagenet_sd.report.markdown import to_markdown
 from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.pictures import Sheet, WorstClasses, contact_sheets, worst_classes
-from imagenet_sd.report.plots import Drawing, Panel, draw_all
+from imagenet_sd.report.plots import Drawing, draw_all
 from imagenet_sd.report.svg import standalone
 from imagenet_sd.report.tables import (
     Table,
@@ -73,9 +73,9 @@ class Report:
         return [_EMBEDDED] if any(d.facts["model"] == "embedded" for d in self.inputs.datasets.values()) else []
 
     @property
-    def panels(self) -> list[Panel]:
-        """All figures."""
-        return [p for drawing in self.drawings for p in drawing.panels] + [worst.figure for worst in self.worst]
+    def shown(self) -> list[Drawing]:
+        """The figures that have data."""
+        return [drawing for drawing in self.drawings if drawing.panels]
 
     @property
     def unanswered(self) -> list[Table]:
@@ -164,10 +164,12 @@ def write_report(report: Report, out: Path) -> dict[str, Any]:
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.with_name(f"{out.stem}_files")
+    panels = [panel for drawing in report.shown for panel in drawing.panels]
+    panels += [worst.figure for worst in report.worst]
     figures = []
-    if report.panels:
+    if panels:
         folder.mkdir(exist_ok=True)
-    for key, _, svg in report.panels:
+    for key, _, svg in panels:
         path = folder / f"{key}.svg"
         _publish(path, standalone(svg))
         figures.append(str(path))
