@@ -24,7 +24,8 @@ ROOMS = {  # room -> the rooms that it may import, beside `core` and itself
     "study": ("prompts", "generation", "data", "training", "evaluation", "pipeline"),
     "cli": ("prompts", "generation", "training", "evaluation", "pipeline", "study"),
 }
-HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate"}
+HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate",
+         "pandas", "pydantic", "matplotlib"}  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -102,6 +102,10 @@ class Accuracies(Document):
     """95%: bootstrap over test images, or normal over episodes."""
 
 
+AVERAGED = ("top1", "top5", "mean_per_class_accuracy", "log_odds")
+"""The fields of `Accuracies` that are averaged over seeds, test sets or encoders."""
+
+
 class Masked(Document):
     """How the classes of a classifier and of a test set met; only those in common are scored."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_sd.core.results import Accuracies
+from imagenet_sd.core.results import AVERAGED, Accuracies
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -89,10 +89,7 @@ def combine(results: Sequence[Accuracies]) -> dict[str, Any]:
     def mean(values: Iterable[float | None]) -> float:
         return float(np.mean(list(values)))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
-    merged: dict[str, Any] = {
-        name: mean(getattr(result, name) for result in results)
-        for name in ("top1", "top5", "mean_per_class_accuracy", "log_odds")
-    }
+    merged: dict[str, Any] = {name: mean(getattr(result, name) for result in results) for name in AVERAGED}
     intervals = [result.top1_interval for result in results if result.top1_interval]
     merged["top1_sd"] = float(np.std([result.top1 for result in results]))
     merged["num_test"] = results[0].num_test

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from imagenet_sd.core.results import AVERAGED
 from imagenet_sd.report.encoders import TRANSFER, EvaluatedEncoder
 from imagenet_sd.report.text import TIMES
 
@@ -18,8 +19,12 @@ FACTOR_TITLES = {
     "augmentation": "Augmentation",
 }
 FACTORS = tuple(FACTOR_TITLES)
-MEASURES = ["top1", "top5", "mean_per_class_accuracy", "log_odds"]
-FEATURE_MEASURES = ["sparsity", "intra_class_distance", "redundancy", "coding_length_per_sample"]
+FEATURE_TITLES = {
+    "sparsity": "sparsity (share of zero entries)",
+    "intra_class_distance": "intra-class distance",
+    "redundancy": "feature redundancy",
+    "coding_length_per_sample": "coding length per image (nats)",
+}
 _OF_GENERATION = {"prompt", "guidance_scale", "num_inference_steps"}
 _SET_APART = {"seed", "encoder"}  # the seed makes no setting, and an encoder's name is its label
 
@@ -81,8 +86,8 @@ class Measurements:
         settings: the groups of encoders, in the order of their first.
         titles: a name for every encoder, made of what tells it from the others.
         base: the commonest value of every factor, which the names take for granted.
-        scores: one row per score: encoder, setting, kind, dataset, split, probe, and `MEASURES`.
-        features: one row per feature analysis: encoder, dataset, and `FEATURE_MEASURES`.
+        scores: one row per score: encoder, setting, kind, dataset, split, probe, and the averaged accuracies.
+        features: one row per feature analysis: encoder, dataset, and the measures of `FEATURE_TITLES`.
     """
 
     def __init__(self, encoders: Sequence[EvaluatedEncoder]):
@@ -95,19 +100,19 @@ class Measurements:
         self.titles = _titles(self.encoders, [self.settings[code] for code in codes])
         self.scores = pd.DataFrame(
             [
-                (number, score.kind, *score.key, *(getattr(score.result, measure) for measure in MEASURES))
+                (number, score.kind, *score.key, *(getattr(score.result, measure) for measure in AVERAGED))
                 for number, encoder in enumerate(encoders)
                 for score in encoder.scores
             ],
-            columns=["encoder", "kind", "dataset", "split", "probe", *MEASURES],
-        ).astype(dict.fromkeys(MEASURES, float))
+            columns=["encoder", "kind", "dataset", "split", "probe", *AVERAGED],
+        ).astype(dict.fromkeys(AVERAGED, float))
         self.features = pd.DataFrame(
             [
-                (number, analysis.dataset, *(getattr(analysis, measure) for measure in FEATURE_MEASURES))
+                (number, analysis.dataset, *(getattr(analysis, measure) for measure in FEATURE_TITLES))
                 for number, encoder in enumerate(encoders)
                 for analysis in encoder.analyses
             ],
-            columns=["encoder", "dataset", *FEATURE_MEASURES],
+            columns=["encoder", "dataset", *FEATURE_TITLES],
         )
 
     def datasets(self, kind: str, encoders: Iterable[int] | None = None) -> list[str]:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import TRANSFER
-from imagenet_sd.report.measurements import FACTORS, Measurements, Setting, Summaries, Summary, factor_names, label_of
+from imagenet_sd.report.measurements import (
+    FACTORS,
+    FEATURE_TITLES,
+    Measurements,
+    Setting,
+    Summaries,
+    Summary,
+    factor_names,
+    label_of,
+)
 from imagenet_sd.report.svg import COLOURS, INK, MARKERS, legend_below, name, new_axes, style, to_svg
 from imagenet_sd.report.text import TIMES, slug
 
@@ -255,12 +264,6 @@ def plane(measured: Measurements) -> Drawing:
     return Drawing(key="plane", title=title, caption=note, panels=(("plane", alt, to_svg(figure, "plane", alt)),))
 
 
-_FEATURES = {
-    "sparsity": "sparsity (share of zero entries)",
-    "intra_class_distance": "intra-class distance",
-    "redundancy": "feature redundancy",
-    "coding_length_per_sample": "coding length per image (nats)",
-}
 _GROUPS = {
     "val": "val / v2",
     "v2": "val / v2",
@@ -290,7 +293,7 @@ def features(measured: Measurements) -> Drawing:
     table = measured.features.assign(group=measured.features["dataset"].map(_group_of))
     groups = table["group"].unique().tolist()[:8]
     panels = []
-    for measure, axis in _FEATURES.items():
+    for measure, axis in FEATURE_TITLES.items():
         values = {
             group: measured.summarise(table[table["group"] == group].groupby("encoder")[measure].mean())
             for group in groups

@@ -3,8 +3,9 @@
 A table is plain data; `page` and `markdown` turn it into text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -278,19 +279,17 @@ def _paper_table(
     rows, left = [], {s.number: s for s in settings if any(s.number in mean for mean in means)}
     answered = bool(left)
     for row in published:
-        size, scale = (f"{row.multiple:g}{TIMES}", row.guidance_scale) if row.data == "synthetic" else (DASH, None)
-        lead = (
-            text_cell(row.training),
-            TableCell(text=size, sort=row.multiple if row.data == "synthetic" else None),
-            TableCell(text=DASH if scale is None else f"{scale:.1f}", sort=scale),
-            text_cell(row.label, "" if row.data != "synthetic" else f"template {row.prompt}"),
-        )
+        synthetic = row.data == "synthetic"
+        factors = {"multiple": row.multiple, "guidance_scale": row.guidance_scale} if synthetic else {}
+        lead = _lead(row.training, factors, text_cell(row.label, f"template {row.prompt}" if synthetic else ""))
         setting, ours = _answer(settings, row, means)
         if setting:
             left.pop(setting.number, None)
         rows.append((*lead, *(summary_cell(s, 1, value) for s, value in zip(ours, row.values, strict=True))))
     for setting in left.values():
-        rows.append((*_own_lead(setting), *(summary_cell(mean.get(setting.number), 1) for mean in means)))
+        label = text_cell(setting.label, "not in the paper")
+        lead = _lead(setting.class_list or "ours", setting.factors, label)
+        rows.append((*lead, *(summary_cell(mean.get(setting.number), 1) for mean in means)))
     return Table(
         key=key,
         title=title,
@@ -303,13 +302,13 @@ def _paper_table(
     )
 
 
-def _own_lead(setting: Setting) -> tuple[TableCell, ...]:
-    size, scale = setting.factors.get("multiple"), setting.factors.get("guidance_scale")
+def _lead(training: str, factors: Mapping[str, Any], label: TableCell) -> tuple[TableCell, ...]:
+    size, scale = factors.get("multiple"), factors.get("guidance_scale")
     return (
-        text_cell(setting.class_list or "ours", "not in the paper"),
+        text_cell(training),
         TableCell(text=DASH if size is None else f"{size:g}{TIMES}", sort=size),
         TableCell(text=DASH if scale is None else f"{scale:.1f}", sort=scale),
-        text_cell(setting.label, "not in the paper"),
+        label,
     )
 
 

@@ -13,7 +13,7 @@ from imagenet_sd.core.files import read_json
 from imagenet_sd.core.results import Accuracies, EvaluationResults, Study, StudyCell, read_document
 from imagenet_sd.study.planner import PlannedCell, Planner, drawn, read_stamp, slug, strength
 
-METRICS = {"top1", "top5", "mean_per_class_accuracy", "log_odds", "top1_sd", "num_test"}
+METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
              "train.augmentation", "train.data", "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
