@@ -30,4 +30,4 @@ def report(
     typer.echo(f"report: {result['page']}")
     typer.echo(f"as Markdown: {result['markdown']}, with {len(result['figures'])} figures")
     for line in result["missing"]:
-        typer.echo(f"not drawn: {line}")
+        typer.echo(f"without data: {line}")
