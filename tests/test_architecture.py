@@ -26,7 +26,8 @@ ROOMS = {  # room -> the rooms that it may import, beside `core` and itself
     "cli": ("prompts", "generation", "training", "evaluation", "pipeline", "study"),
 }
 LAYOUT = re.compile(r"""train-|\.manifests\b|round-|/\.work\b|["']\.(?:work|export)""")
-HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate"}
+HEAVY = {"torch", "torchvision", "timm", "diffusers", "transformers", "datasets", "sklearn", "pyarrow", "accelerate",
+         "pandas", "pydantic", "matplotlib"}  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

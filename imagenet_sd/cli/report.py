@@ -27,4 +27,4 @@ def _print_summary(result: dict[str, Any]) -> None:
     click.echo(f"report: {result['page']}")
     click.echo(f"as Markdown: {result['markdown']}, with {len(result['figures'])} figures")
     for line in result["missing"]:
-        click.echo(f"no figure: {line}")
+        click.echo(f"without data: {line}")

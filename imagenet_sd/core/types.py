@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from imagenet_sd.core.layout import shard_name
 from imagenet_sd.core.seeds import Permutation, image_seed
 
 if TYPE_CHECKING:
     import numpy as np
+
+Suite = Literal["imagenet", "transfer", "fewshot", "analysis", "cog"]
+"""What an evaluation measures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

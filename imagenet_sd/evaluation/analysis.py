@@ -1,5 +1,7 @@
 """Four numbers about features, and their singular values (thesis Fig. 5.6 and section 4.4.2)."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -56,7 +58,7 @@ def singular_values(features: np.ndarray) -> np.ndarray:
     return np.linalg.svd(x - x.mean(0), compute_uv=False)
 
 
-def analyse(features: np.ndarray, labels: np.ndarray) -> dict[str, float | list[float]]:
+def analyse(features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All of the above for one data set."""
     length = coding_length(features)
     return {

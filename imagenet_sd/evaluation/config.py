@@ -1,11 +1,12 @@
 """How an encoder is evaluated: the protocol of thesis 4.4 and 5.5, as a typed configuration."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.types import Suite
 
-SUITES = ("imagenet", "transfer", "fewshot", "analysis", "cog")
+SUITES = get_args(Suite)
 
 
 class EvaluationError(ImagenetSDError):

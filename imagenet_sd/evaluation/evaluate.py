@@ -1,11 +1,12 @@
 """One evaluation: encoders and data in, `results.json` out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
+from imagenet_sd.core.results import EvaluationResults, FeatureAnalysis, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.analysis import analyse
@@ -33,14 +34,14 @@ def evaluate(
         out: file for the results; None for none.
 
     Returns:
-        {"encoder", "suite", "results": [...], ...}, as `results.schema.json` says. Equal for equal inputs and seeds.
+        The JSON of `EvaluationResults`, equal for equal inputs and seeds, and `features_from_cache`.
 
     Raises:
         EvaluationError: the data or the encoder do not fit the suite.
     """
     if not data:
         raise EvaluationError("no data to evaluate on", "give --data NAME=SPEC, such as --data mnist=builtin:mnist")
-    results: list[dict[str, Any]] = []
+    results: list[ProbeResult | FeatureAnalysis] = []
     caches: list[bool] = []
 
     def features(spec: DataSpec, split: str) -> Extracted:
@@ -51,41 +52,49 @@ def evaluate(
 
     for name, spec in data.items():
         test = features(spec, "test")
-        if config.suite == "imagenet":
-            if len(encoders) > 1:
-                raise EvaluationError(
-                    "the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer"
-                )
-            results.append(classify(encoders[0], name, test))
-        elif config.suite == "analysis":
-            results.append({"dataset": name, "split": "test", "probe": "analysis", **_analysis(test)})
-        else:
-            train = features(spec, "train")
-            if config.suite == "fewshot":
-                results += [*fewshot_dataset(name, train, test, config), *episodes(name, test, config)]
-            else:
-                results.append(probe_dataset(name, train, test, config))
-    v2 = [result for result in results if result["dataset"].startswith("v2-")]
+        train = features(spec, "train") if config.suite not in ("imagenet", "analysis") else None
+        results += _measure(encoders, name, train, test, config)
+    v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))
-    document = {
-        "encoder": "+".join(encoder.name for encoder in encoders),
-        "suite": config.suite,
-        "results": results,
-        "encoder_fingerprints": [encoder.fingerprint for encoder in encoders],
-        "versions": {"imagenet-sd": __version__, **versions()},
-    }
+    document = EvaluationResults(
+        encoder="+".join(encoder.name for encoder in encoders),
+        suite=config.suite,  # pyright: ignore[reportArgumentType]  # checked by the config
+        results=tuple(results),
+        encoder_fingerprints=tuple(encoder.fingerprint for encoder in encoders),
+        versions={"imagenet-sd": __version__, **versions()},
+    ).to_json()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, document)
     return document | {"features_from_cache": all(caches)}
 
 
-def _analysis(test: Extracted) -> dict[str, Any]:
-    return {
+def _measure(
+    encoders: list[Encoder], name: str, train: Extracted | None, test: Extracted, config: EvalConfig
+) -> Iterator[ProbeResult | FeatureAnalysis]:
+    """What the suite measures on one data set."""
+    if config.suite == "analysis":
+        yield _analysis(name, test)
+    elif train is None:
+        if len(encoders) > 1:
+            raise EvaluationError("the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer")
+        yield classify(encoders[0], name, test)
+    elif config.suite == "fewshot":
+        yield from fewshot_dataset(name, train, test, config)
+        yield from episodes(name, test, config)
+    else:
+        yield probe_dataset(name, train, test, config)
+
+
+def _analysis(name: str, test: Extracted) -> FeatureAnalysis:
+    return FeatureAnalysis(
+        dataset=name,
+        split="test",
+        probe="analysis",
         **analyse(test.data.features, test.data.labels),
-        "num_test": len(test.data.labels),
-        "num_classes": len(test.classes),
-        "cache_keys": [test.cache_key],
-        "unreadable": list(test.unreadable),
-    }
+        num_test=len(test.data.labels),
+        num_classes=len(test.classes),
+        cache_keys=(test.cache_key,),
+        unreadable=tuple(test.unreadable),
+    )

@@ -1,8 +1,12 @@
 """Accuracies, log odds and their uncertainty. All accuracies are fractions in [0, 1]."""
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+
+from imagenet_sd.core.results import AVERAGED, Accuracies
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -47,7 +51,7 @@ def bootstrap_interval(correct: np.ndarray, seed: int = 0, resamples: int = 2000
     """
     rng = np.random.default_rng(seed)
     values = np.asarray(correct, float)
-    if set(np.unique(values)) <= {0.0, 1.0}:  # resampling yes/no answers is drawing from a binomial
+    if set(np.unique(values)) <= {0.0, 1.0}:  # a bootstrap of yes/no answers is a binomial
         means = rng.binomial(len(values), values.mean(), resamples) / len(values)
     else:
         means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)])
@@ -55,8 +59,8 @@ def bootstrap_interval(correct: np.ndarray, seed: int = 0, resamples: int = 2000
     return float(low), float(high)
 
 
-def score(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float | int | list[float]]:
-    """All metrics of one classifier: top1, top5, mean_per_class_accuracy, log_odds, num_test and top1_interval.
+def score(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> Accuracies:
+    """All metrics of one classifier but the deviation over seeds.
 
     Args:
         scores: float [N, C].
@@ -65,23 +69,29 @@ def score(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, fl
     """
     correct = top_k(scores, labels, 1)
     hits = int(correct.sum())
-    return {
-        "top1": hits / len(labels),
-        "top5": float(top_k(scores, labels, min(5, scores.shape[1])).mean()),
-        "mean_per_class_accuracy": mean_per_class(correct, labels),
-        "log_odds": log_odds(hits, len(labels) - hits),
-        "num_test": len(labels),
-        "top1_interval": list(bootstrap_interval(correct, seed)),
-    }
+    return Accuracies(
+        top1=hits / len(labels),
+        top5=float(top_k(scores, labels, min(5, scores.shape[1])).mean()),
+        mean_per_class_accuracy=mean_per_class(correct, labels),
+        log_odds=log_odds(hits, len(labels) - hits),
+        num_test=len(labels),
+        top1_interval=bootstrap_interval(correct, seed),
+    )
 
 
-def combine(results: list[dict]) -> dict:
-    """Mean over seeds of the metrics, with the population standard deviation of top-1 beside it."""
-    merged: dict = {
-        key: float(np.mean([r[key] for r in results]))
-        for key in ("top1", "top5", "mean_per_class_accuracy", "log_odds")
-    }
-    merged["top1_sd"] = float(np.std([r["top1"] for r in results]))
-    merged["num_test"] = results[0]["num_test"]
-    merged["top1_interval"] = [float(np.mean([r["top1_interval"][side] for r in results])) for side in (0, 1)]
+def combine(results: Sequence[Accuracies]) -> dict[str, Any]:
+    """Mean over seeds (or test sets) of the metrics, with the population standard deviation of top-1 beside it.
+
+    Returns:
+        Fields of `Accuracies`; `num_test` is that of the first result.
+    """
+
+    def mean(values: Iterable[float | None]) -> float:
+        return float(np.mean(list(values)))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    merged: dict[str, Any] = {name: mean(getattr(result, name) for result in results) for name in AVERAGED}
+    intervals = [result.top1_interval for result in results if result.top1_interval]
+    merged["top1_sd"] = float(np.std([result.top1 for result in results]))
+    merged["num_test"] = results[0].num_test
+    merged["top1_interval"] = tuple(map(mean, zip(*intervals, strict=True)))
     return merged

@@ -30,12 +30,12 @@ def report(
     Raises:
         ImagenetSDError: a path holds nothing to report on, or a file is damaged.
     """
-    from imagenet_sd.report.checks import ReportError, clean
+    from imagenet_sd.core.results import ResultsError, clean
     from imagenet_sd.report.collect import collect
     from imagenet_sd.report.page import build, write_report
 
     if out.suffix.lower() not in (".html", ".htm"):
-        raise ReportError(f"--out is {out}, not an HTML file", "give a name such as report.html")
+        raise ResultsError(f"--out is {out}, not an HTML file", "give a name such as report.html")
     built = build(
         collect(results),
         title=clean(title),

@@ -1,36 +1,40 @@
-"""From the paths that a user gives to models with all that is known about each: what is what, what belongs to what."""
+"""From the paths that a user gives to encoders with all that is known about each."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from imagenet_sd.report.checks import ReportError, read_object
-from imagenet_sd.report.folders import known_class_list, read_dataset, read_run
-from imagenet_sd.report.results import (
-    Analysis,
-    Cell,
-    Dataset,
-    Model,
-    Results,
-    Run,
-    Score,
+from imagenet_sd.core.results import (
+    EvaluationResults,
+    ProbeResult,
+    ResultsError,
     Study,
-    merge,
-    read_results,
-    read_study,
+    StudyCell,
+    parse_json,
+    read_text,
+    validate,
 )
+from imagenet_sd.report.encoders import TRANSFER, DatasetFolder, EvaluatedEncoder, RunFolder, Score, merge
+from imagenet_sd.report.folders import known_class_list, read_dataset, read_run
+
+T = TypeVar("T")
+_LEVEL = re.compile(r"(?:.*-)?L[1-5]")
 
 
 @dataclass(kw_only=True, slots=True)
 class Inputs:
-    """All that a report is made of. `remarks` are lines for the reader about what was left out, and why."""
+    """All that a report is made of; files and folders by their path, each read once.
 
-    models: list[Model] = field(default_factory=list)
-    studies: list[Study] = field(default_factory=list)
-    datasets: list[Dataset] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    results: list[Results] = field(default_factory=list)
+    `remarks` are lines for the reader about what was left out, and why.
+    """
+
+    encoders: list[EvaluatedEncoder] = field(default_factory=list)
+    studies: dict[Path, Study] = field(default_factory=dict)
+    datasets: dict[Path, DatasetFolder] = field(default_factory=dict)
+    runs: dict[Path, RunFolder] = field(default_factory=dict)
+    results: dict[Path, EvaluationResults] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -41,32 +45,58 @@ def collect(paths: list[Path]) -> Inputs:
         paths: files (`results.json`, `study.json`) and folders (of a dataset, a run, or of any of these).
 
     Raises:
-        ReportError: a path holds nothing of the kind, or a file is damaged.
+        ResultsError: a path holds nothing of the kind, or a file is damaged.
     """
     inputs = Inputs()
-    for path in _unique(found for given in paths for found in _expand(given)):
-        if path.is_dir():
-            if (path / "dataset.json").is_file():
-                inputs.datasets.append(read_dataset(path))
-            else:
-                inputs.runs.append(read_run(path))
-        elif "cells" in read_object(path).value:
-            study = read_study(path)
-            taken = {s.name for s in inputs.studies}
-            names = (study.name, *(f"{study.name} ({n})" for n in range(2, len(taken) + 2)))
-            inputs.studies.append(replace(study, name=next(n for n in names if n not in taken)))
+    for path in [each for given in paths for each in _expand(given)]:
+        key = path.resolve()
+        if key in inputs.studies:
+            continue
+        if path.is_dir() and (path / "dataset.json").is_file():
+            _once(inputs.datasets, path, read_dataset)
+        elif path.is_dir():
+            _once(inputs.runs, path, read_run)
+        elif isinstance(document := _read(path), Study):
+            taken = {study.name for study in inputs.studies.values()}
+            names = (document.name, *(f"{document.name} ({n})" for n in range(2, len(taken) + 2)))
+            name = next(name for name in names if name not in taken)
+            inputs.studies[key] = document.model_copy(update={"name": name})
         else:
-            inputs.results.append(read_results(path))
-    free = list(inputs.results)
-    loners = list(inputs.runs)
-    for study in inputs.studies:
-        inputs.models += _study_models(study, inputs)
-    inputs.models += _free_models(free, loners, inputs)
+            inputs.results[key] = document
+    free = dict(inputs.results), dict(inputs.runs)
+    for path, study in inputs.studies.items():
+        inputs.encoders += _study_encoders(study, path.parent, inputs)
+    inputs.encoders += _free_encoders(*free, inputs)
     return inputs
 
 
-def _unique(paths: Iterable[Path]) -> list[Path]:
-    return list({path.resolve(): path for path in paths}.values())
+def _once(known: dict[Path, T], path: Path, read: Callable[[Path], T]) -> T:
+    key = path.resolve()
+    if key not in known:
+        known[key] = read(path)
+    return known[key]
+
+
+def _read(path: Path) -> EvaluationResults | Study:
+    """The document in a JSON file: a study has cells."""
+    value = parse_json(read_text(path), path)
+    if not isinstance(value, dict):
+        kind = "a list" if isinstance(value, list) else "a single value"
+        raise ResultsError(f"{path} holds {kind}, not a JSON object", "give results.json, study.json or a folder")
+    if "cells" in value:
+        return validate(Study, value, path)
+    if not {"encoder", "suite", "results"} <= value.keys():
+        raise ResultsError(
+            f"{path} is no results.json of `evaluate`", "give results.json, study.json, a run or a dataset"
+        )
+    return validate(EvaluationResults, value, path)
+
+
+def _read_results(path: Path) -> EvaluationResults:
+    document = _read(path)
+    if isinstance(document, Study):
+        raise ResultsError(f"{path} is a study, not a results.json of `evaluate`", "name the results of the cell")
+    return document
 
 
 def _expand(path: Path, depth: int = 0) -> list[Path]:
@@ -78,109 +108,117 @@ def _expand(path: Path, depth: int = 0) -> list[Path]:
         return studies or [path / "results.json"]
     if (path / "dataset.json").is_file() or (path / "recipe.yaml").is_file():
         return [path]
-    found = [p for p in sorted(path.glob("*.json")) if _holds(p, {"encoder", "suite", "results"})]
+    files = [p for p in sorted(path.glob("*.json")) if _holds(p, {"encoder", "suite", "results"})]
     if depth == 0:
-        found += [p for child in sorted(path.iterdir()) if child.is_dir() for p in _expand(child, 1)]
-        if not found:
-            raise ReportError(
+        files += [p for child in sorted(path.iterdir()) if child.is_dir() for p in _expand(child, 1)]
+        if not files:
+            raise ResultsError(
                 f"{path} holds nothing to report on",
                 "give results.json, study.json, or the folder of a run or a dataset",
             )
-    return found
+    return files
 
 
 def _holds(path: Path, keys: set[str]) -> bool:
     try:
-        return keys <= read_object(path).value.keys()
-    except ReportError:
+        value = parse_json(read_text(path), path)
+    except ResultsError:
         return False
+    return isinstance(value, dict) and keys <= value.keys()
 
 
-def _study_models(study: Study, inputs: Inputs) -> list[Model]:
-    models = [_cell_model(cell, study, inputs) for cell in study.cells]
+def _study_encoders(study: Study, folder: Path, inputs: Inputs) -> list[EvaluatedEncoder]:
+    encoders = [_cell_encoder(cell, study, folder, inputs) for cell in study.cells]
     # Real images are compared with clones of the same classes: one class list stands for the whole study.
-    lists = {model.class_list for model in models if model.class_list}
-    return [replace(m, class_list=m.class_list or next(iter(lists))) if len(lists) == 1 else m for m in models]
+    lists = {encoder.class_list for encoder in encoders if encoder.class_list}
+    if len(lists) != 1:
+        return encoders
+    return [replace(each, class_list=each.class_list or next(iter(lists))) for each in encoders]
 
 
-def _cell_model(cell: Cell, study: Study, inputs: Inputs) -> Model:
+def _cell_encoder(cell: StudyCell, study: Study, folder: Path, inputs: Inputs) -> EvaluatedEncoder:
     dataset = run = None
-    if cell.dataset and (cell.dataset / "dataset.json").is_file():
-        dataset = _known(cell.dataset, inputs.datasets) or read_dataset(cell.dataset)
-        if dataset not in inputs.datasets:
-            inputs.datasets.append(dataset)
-    if cell.run and (cell.run / "recipe.yaml").is_file():
-        run = _known(cell.run, inputs.runs) or read_run(cell.run)
-        if run not in inputs.runs:
-            inputs.runs.append(run)
-    scores: list[Score] = []
-    analyses: list[Analysis] = []
-    for path in cell.results:
-        if not path.is_file():
-            inputs.remarks.append(f"{cell.name}: {path.name} is named in the study, but is not there")
-            continue
-        results = _known(path, inputs.results) or read_results(path)
-        if results not in inputs.results:
-            inputs.results.append(results)
-        scores += results.scores
-        analyses += results.analyses
-    measured = {(score.dataset, score.split) for score in scores}
-    scores += [score for score in cell.metrics if (score.dataset, score.split) not in measured]
+    if cell.dataset and (folder / cell.dataset / "dataset.json").is_file():
+        dataset = _once(inputs.datasets, folder / cell.dataset, read_dataset)
+    if cell.run and (folder / cell.run / "recipe.yaml").is_file():
+        run = _once(inputs.runs, folder / cell.run, read_run)
+    documents = []
+    for name in cell.results:
+        if (folder / name).is_file():
+            documents.append(_once(inputs.results, folder / name, _read_results))
+        else:
+            inputs.remarks.append(f"{cell.id}: {Path(name).name} is named in the study, but is not there")
+    scores = _scores(documents)
+    measured = {score.key[:2] for score in scores}
+    scores += [score for score in _repeated_scores(cell) if score.key[:2] not in measured]
     if not scores and run and run.score:
         scores.append(run.score)
     kept, remarks = merge(scores)
-    inputs.remarks += [f"{cell.name}: {remark}" for remark in remarks]
-    return Model(
-        name=str(cell.factors.get("encoder", cell.name)),
+    inputs.remarks += [f"{cell.id}: {remark}" for remark in remarks]
+    return EvaluatedEncoder(
+        name=str(cell.factors.get("encoder", cell.id)),
         study=study.name,
         factors=cell.factors,
         scores=kept,
-        analyses=tuple(analyses),
+        analyses=tuple(analysis for document in documents for analysis in document.analyses),
         dataset=dataset,
         run=run,
         class_list=_class_list(dataset, run),
-        num_images=cell.num_images or (dataset.num_images if dataset else None),
+        num_images=cell.images or (dataset.num_images if dataset else None),
     )
 
 
-def _known(path: Path, read: list[Any]) -> Any:
-    return next((x for x in read if (x.file if isinstance(x, Results) else x.path).resolve() == path.resolve()), None)
+def _scores(documents: Iterable[EvaluationResults]) -> list[Score]:
+    return [Score(suite=document.suite, result=result) for document in documents for result in document.scores]
 
 
-def _free_models(results: list[Results], loners: list[Run], inputs: Inputs) -> list[Model]:
-    """Models of the results and runs that no study names: results belong to a run by the encoder's path or name."""
-    taken = {id(m.run) for m in inputs.models if m.run}
-    used = {p.resolve() for study in inputs.studies for cell in study.cells for p in cell.results}
-    grouped: dict[tuple, list[Results]] = {}
-    for result in results:
-        if result.file.resolve() not in used:
-            grouped.setdefault((result.encoder, result.fingerprints), []).append(result)
-    runs = [run for run in loners if id(run) not in taken]
-    models, matched = [], set()
+def _repeated_scores(cell: StudyCell) -> list[Score]:
+    """The numbers that the study file repeats, by "DATASET/SPLIT"."""
+    scores = []
+    for key, accuracies in cell.metrics.items():
+        dataset, _, split = key.rpartition("/")
+        result = ProbeResult(dataset=dataset, split=split, probe="study", **accuracies.to_json())
+        transfer = dataset in TRANSFER or _LEVEL.fullmatch(dataset)
+        scores.append(Score(suite="transfer" if transfer else "imagenet", result=result))
+    return scores
+
+
+def _free_encoders(
+    results: dict[Path, EvaluationResults], runs: dict[Path, RunFolder], inputs: Inputs
+) -> list[EvaluatedEncoder]:
+    """Encoders of the results and runs that no study names: results belong to a run by its path or name."""
+    in_studies = {id(encoder.run) for encoder in inputs.encoders if encoder.run}
+    used = {
+        (p.parent / name).resolve() for p, study in inputs.studies.items() for c in study.cells for name in c.results
+    }
+    grouped: dict[tuple, list[EvaluationResults]] = {}
+    for path, document in results.items():
+        if path not in used:
+            grouped.setdefault((document.encoder, document.encoder_fingerprints), []).append(document)
+    free = [run for run in runs.values() if id(run) not in in_studies]
+    encoders, matched = [], set()
     for (encoder, _), group in grouped.items():
-        run = _named(encoder, runs)
-        if run:
-            matched.add(id(run))
-        models.append(_free_model(encoder, run, group, inputs))
-    models += [_free_model(run.name, run, [], inputs) for run in runs if id(run) not in matched]
-    return models
+        run = _named(encoder, free)
+        matched.add(id(run))
+        encoders.append(_free_encoder(encoder, run, group, inputs))
+    return encoders + [_free_encoder(run.name, run, [], inputs) for run in free if id(run) not in matched]
 
 
-def _free_model(name: str, run: Run | None, group: list[Results], inputs: Inputs) -> Model:
-    scores = [score for result in group for score in result.scores]
+def _free_encoder(name: str, run: RunFolder | None, group: list[EvaluationResults], inputs: Inputs) -> EvaluatedEncoder:
+    scores = _scores(group)
     if run and run.score:
         scores.append(run.score)
     kept, remarks = merge(scores)
     inputs.remarks += [f"{name}: {remark}" for remark in remarks]
-    dataset = _named(run.data, inputs.datasets) if run else None
+    dataset = _named(run.data, list(inputs.datasets.values())) if run else None
     factors: dict[str, Any] = {}
     if run:
         factors = {**(dataset.factors if dataset else {"data": _origin(run.data)}), **run.factors}
-    return Model(
+    return EvaluatedEncoder(
         name=run.name if run else name,
         factors={key: value for key, value in factors.items() if value != ""},
         scores=kept,
-        analyses=tuple(a for result in group for a in result.analyses),
+        analyses=tuple(analysis for document in group for analysis in document.analyses),
         dataset=dataset,
         run=run,
         class_list=_class_list(dataset, run),
@@ -195,12 +233,12 @@ def _origin(data: str) -> str:
 
 def _named(name: str, known: list[Any]) -> Any:
     """The run or dataset that a path in another file means: the same path, else the only one of that folder name."""
-    same = [x for x in known if str(x.path) == name or x.path.resolve() == Path(name).absolute()]
-    alike = [x for x in known if x.name == Path(name).name]
+    same = [each for each in known if str(each.path) == name or each.path.resolve() == Path(name).absolute()]
+    alike = [each for each in known if each.name == Path(name).name]
     return same[0] if same else alike[0] if len(alike) == 1 else None
 
 
-def _class_list(dataset: Dataset | None, run: Run | None) -> str:
+def _class_list(dataset: DatasetFolder | None, run: RunFolder | None) -> str:
     if dataset:
         return dataset.class_list
     return known_class_list(run.classes) if run else ""

@@ -1,127 +1,184 @@
 """What a report takes from the folders of `generate` and `train`. Reads their small files only, no weights."""
 
 import json
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AliasPath, Field
 
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.layout import DESCRIPTION
-from imagenet_sd.report.checks import TIMES, Record, ReportError, clean, read_object, read_text
-from imagenet_sd.report.results import Dataset, Run, Score, wilson
+from imagenet_sd.core.results import (
+    Count,
+    Document,
+    Fraction,
+    NotNegative,
+    Number,
+    ProbeResult,
+    ResultsError,
+    Text,
+    Texts,
+    clean,
+    parse_json,
+    read_text,
+    validate,
+)
+from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
+from imagenet_sd.report.text import TIMES
 from imagenet_sd.storage.dataset import upgrade
 
 _SMALL = 4 << 20
 _AUGMENTATIONS = {"dino": "strong", "pytorch": "plain"}
 
 
-def read_dataset(path: Path) -> Dataset:
+class _DatasetClass(Document):
+    wnid: Text
+    lemmas: Texts = ()
+    count: Annotated[Number, Field(ge=0, le=1e9)]
+
+
+class _GenerationSettings(Document):
+    class_list: Text
+    prompt: Text
+    template: Text
+    model_id: Text
+    guidance_scale: NotNegative
+    num_inference_steps: Annotated[Number, Field(ge=1)]
+    width: Annotated[Number, Field(ge=1, le=1 << 14)]
+    height: Annotated[Number, Field(ge=1, le=1 << 14)]
+    seed: Number
+
+
+class _DatasetDescription(Document):
+    made_with: Text
+    fingerprint: Text
+    rounds: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+    settings: _GenerationSettings
+    classes: Annotated[tuple[_DatasetClass, ...], Field(max_length=100_000)]
+
+
+def _at(*keys: str) -> AliasPath:
+    return AliasPath("train", *keys)
+
+
+class _RunDescription(Document):
+    data: Text
+    validation: Text | None = None
+    recipe: Text = Field("", validation_alias=_at("name"))
+    augmentation: Text = Field("", validation_alias=_at("augmentation"))
+    backbone: Text = Field("", validation_alias=_at("model", "backbone"))
+    epochs: NotNegative | None = Field(None, validation_alias=_at("optimizer", "epochs"))
+    batch_size: NotNegative | None = Field(None, validation_alias=_at("optimizer", "batch_size"))
+    seed: NotNegative | None = Field(None, validation_alias=_at("seed"))
+
+
+class _ClassList(Document):
+    classes: Annotated[tuple[Text, ...], Field(max_length=1_000_000)]
+
+
+class _Validation(Document):
+    val_top1: Fraction
+    val_top5: Fraction | None = None
+    val_images: Count
+
+
+def read_dataset(path: Path) -> DatasetFolder:
     """Describe a dataset folder from its `dataset.json`.
 
     Raises:
-        ReportError: the file is missing, or a value in it is missing or out of its range.
+        ResultsError: the file is missing, or a value in it is missing or out of its range.
     """
-    record = Record(upgrade(read_object(path / DESCRIPTION).value), path / DESCRIPTION)
-    settings, names, images = record.record("settings", required=True), {}, 0
-    for entry in record.records("classes"):
-        lemmas = entry.texts("lemmas")
-        names[entry.text("wnid")] = clean(lemmas[0]) if lemmas else entry.text("wnid")
-        images += int(entry.number("count", 0, 1e9))
-    rounds = int(record.number("rounds", 1, 1e6))
-    factors = {
-        "data": "synthetic",
-        "prompt": settings.text("prompt"),
-        "guidance_scale": settings.number("guidance_scale", 0),
-        "num_inference_steps": settings.number("num_inference_steps", 1),
-        "multiple": float(rounds),
-    }
-    for key in ("width", "height"):
-        settings.number(key, 1, 1 << 14)
-    facts = {
-        "classes": f"{len(names):,} ({settings.text('class_list')})",
-        "images": f"{images * rounds:,}",
-        "prompt": f"{settings.text('prompt')}: {settings.text('template')}",
-        "model": settings.text("model_id"),
-        "guidance scale": f"{factors['guidance_scale']:g}",
-        "steps": f"{factors['num_inference_steps']:g}",
-        "size": f"{settings.number('width'):g}{TIMES}{settings.number('height'):g}",
-        "dataset seed": f"{settings.number('seed'):g}",
-        "made with": record.text("made_with"),
-        "fingerprint": record.text("fingerprint"),
-    }
-    return Dataset(
+    file = path / DESCRIPTION
+    description = validate(_DatasetDescription, upgrade(parse_json(read_text(file), file)), file)
+    settings = description.settings
+    names = {entry.wnid: entry.lemmas[0] if entry.lemmas else entry.wnid for entry in description.classes}
+    images = description.rounds * int(sum(entry.count for entry in description.classes))
+    return DatasetFolder(
         path=path,
         name=clean(path.resolve().name),
-        document=record.value,
-        facts=facts,
-        factors=factors,
-        class_list=known_class_list(frozenset(names)) or settings.text("class_list"),
+        facts={
+            "classes": f"{len(names):,} ({settings.class_list})",
+            "images": f"{images:,}",
+            "prompt": f"{settings.prompt}: {settings.template}",
+            "model": settings.model_id,
+            "guidance scale": f"{settings.guidance_scale:g}",
+            "steps": f"{settings.num_inference_steps:g}",
+            "size": f"{settings.width:g}{TIMES}{settings.height:g}",
+            "dataset seed": f"{settings.seed:g}",
+            "made with": description.made_with,
+            "fingerprint": description.fingerprint,
+        },
+        factors={
+            "data": "synthetic",
+            "prompt": settings.prompt,
+            "guidance_scale": settings.guidance_scale,
+            "num_inference_steps": settings.num_inference_steps,
+            "multiple": float(description.rounds),
+        },
+        class_list=known_class_list(frozenset(names)) or settings.class_list,
         names=names,
-        num_images=images * rounds,
+        num_images=images,
+        width=int(settings.width),
     )
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> RunFolder:
     """Describe a run folder from its `recipe.yaml`, `metrics.jsonl`, `classes.json` and `environment.json`.
 
     Raises:
-        ReportError: `recipe.yaml` is missing, or a value in one of the files is missing or out of its range.
+        ResultsError: `recipe.yaml` is missing, or a value in one of the files is missing or out of its range.
     """
-    description = _yaml(path / "recipe.yaml")
-    train = description.record("train", required=True)
-    model, optimizer = train.record("model"), train.record("optimizer")
-    data, validation = description.text("data"), description.text("validation", "")
-    augmentation = train.text("augmentation", "")
-    factors: dict[str, Any] = {"augmentation": _AUGMENTATIONS.get(augmentation, augmentation)}
-    if train.has("seed"):
-        factors["seed"] = train.number("seed", 0)
-    facts = {
-        "data": data,
-        "validation": validation or "none",
-        "recipe": train.text("name", ""),
-        "augmentation": augmentation,
-        "backbone": model.text("backbone", ""),
-        "epochs": f"{optimizer.optional('epochs', 0) or 0:g}",
-        "batch size": f"{optimizer.optional('batch_size', 0) or 0:g}",
-        "seed": f"{factors.get('seed', 0):g}",
+    description = validate(_RunDescription, _yaml(path / "recipe.yaml"), path / "recipe.yaml")
+    augmentation, validation = description.augmentation, description.validation or ""
+    factors: dict[str, Any] = {
+        "augmentation": _AUGMENTATIONS.get(augmentation, augmentation),
+        "recipe": description.recipe,
+        "backbone": description.backbone,
     }
-    environment = path / "environment.json"
-    versions = {}
-    if environment.is_file():
-        record = read_object(environment, _SMALL)
-        versions = Record({"environment": record.value}, environment).facts("environment")
-    return Run(
+    if description.seed is not None:
+        factors["seed"] = description.seed
+    facts = {
+        key.replace("_", " "): value if isinstance(value, str) else f"{value or 0:g}" for key, value in description
+    }
+    return RunFolder(
         path=path,
         name=clean(path.resolve().name),
-        data=data,
-        facts=facts,
+        data=description.data,
+        facts=facts | {"validation": validation or "none"},
         factors=factors,
         classes=_classes(path / "classes.json"),
         score=_validation(path / "metrics.jsonl", validation),
-        versions=versions,
+        versions=_environment(path / "environment.json"),
     )
 
 
-def _yaml(path: Path) -> Record:
+def _yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(read_text(path, _SMALL))
     except (yaml.YAMLError, RecursionError) as error:
-        raise ReportError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}", "restore the file") from None
-    if not isinstance(value, dict):
-        raise ReportError(f"{path} holds no settings", "give a folder that `imagenet-sd train` wrote")
-    return Record(value, path)
+        raise ResultsError(f"{path} is not YAML: {clean(str(error))[:200]}", "restore the file") from None
+    if not isinstance(value, dict) or not isinstance(value.get("train"), dict):
+        raise ResultsError(f"{path} holds no settings of a training run", "give a folder of `imagenet-sd train`")
+    return value
 
 
 def _classes(path: Path) -> frozenset[str]:
     if not path.is_file():
         return frozenset()
-    try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON: {' '.join(str(error).split())[:200]}", "restore the file") from None
-    return frozenset(map(clean, Record({"classes": value}, path).texts("classes", 1_000_000)))
+    return frozenset(validate(_ClassList, {"classes": parse_json(read_text(path), path)}, path).classes)
+
+
+def _environment(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    values = parse_json(read_text(path, _SMALL), path)
+    if not isinstance(values, dict):
+        raise ResultsError(f"{path} holds no JSON object", "restore the file")
+    plain = [(key, value) for key, value in values.items() if not isinstance(value, dict | list)]
+    return {clean(key): clean(str(value)) for key, value in plain[:200]}
 
 
 def _validation(path: Path, validation: str) -> Score | None:
@@ -131,39 +188,34 @@ def _validation(path: Path, validation: str) -> Score | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if '"val_top1"' not in line or len(line) > 10_000:
-                    continue
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(value, dict):
-                    last = Record(value, path, f"line {number}")
+            for line in file:
+                if '"val_top1"' in line and len(line) <= 10_000:
+                    with suppress(json.JSONDecodeError, RecursionError):
+                        last = json.loads(line)
     except (OSError, UnicodeError) as error:
-        raise ReportError(f"{path} cannot be read: {' '.join(str(error).split())}", "restore the file") from None
-    if last is None:
+        raise ResultsError(f"{path} cannot be read: {clean(str(error))}", "restore the file") from None
+    if not isinstance(last, dict):
         return None
-    top1, images = last.number("val_top1", 0, 1), int(last.number("val_images", 1))
-    return Score(
+    measured = validate(_Validation, last, path)
+    result = ProbeResult(
         dataset=validation,
         split="test",
         probe="training run",
-        suite="imagenet",
-        top1=top1,
-        top5=last.optional("val_top5", 0, 1),
-        interval=wilson(top1, images),
-        num_test=images,
+        top1=measured.val_top1,
+        top5=measured.val_top5,
+        top1_interval=wilson(measured.val_top1, measured.val_images),
+        num_test=measured.val_images,
     )
+    return Score(suite="imagenet", result=result)
 
 
 @lru_cache(maxsize=1)
 def _shipped_lists() -> dict[frozenset[str], str]:
-    found = {}
+    lists = {}
     for path in sorted(data_path("prompts", "classes").glob("*.txt")):
         lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-        found[frozenset(filter(None, lines))] = path.stem
-    return found
+        lists[frozenset(filter(None, lines))] = path.stem
+    return lists
 
 
 def known_class_list(wnids: frozenset[str]) -> str:

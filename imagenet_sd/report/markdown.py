@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from imagenet_sd.report.tables import Cell, Table
+from imagenet_sd.report.tables import Table, TableCell
 
 if TYPE_CHECKING:
     from imagenet_sd.report.page import Report
@@ -40,7 +40,7 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     return escape(cell.text) + (f" ({cell.paper})" if cell.paper else "")
 
 
@@ -54,22 +54,26 @@ def to_markdown(report: "Report", folder: str) -> str:
     lines = [f"# {escape(report.title)}", ""]
     for note in report.notes:
         lines += [escape(note), ""]
+    for headline in report.headlines:
+        lines.append(f"- **{headline.value}%** {escape(headline.what)} ({escape(headline.detail)})")
+    lines.append("")
     for table in report.tables:
         lines += table_markdown(table)
     lines += ["## Figures", ""]
-    for drawing in report.drawings:
+    for drawing in report.shown:
         lines += [f"### {escape(drawing.title)}", ""]
-        for key, alt, _ in drawing.panels:
-            lines.append(f"![{escape(alt)}](<{folder}/{key}.svg>)")
-        lines += [escape(drawing.caption or f"Not drawn. {drawing.missing}"), ""]
+        lines += [f"![{escape(alt)}](<{folder}/{key}.svg>)" for key, alt, _ in drawing.panels]
+        lines += [escape(drawing.caption), ""]
     for worst in report.worst:
         lines += [f"### Worst classes of {escape(worst.label)} on {escape(worst.dataset)}", ""]
         lines += [f"![{escape(worst.figure[1])}](<{folder}/{worst.figure[0]}.svg>)", ""]
+    if report.missing:
+        lines += [f"Without data: {escape(' '.join(report.missing))}", ""]
     lines += ["## Beside the paper's numbers", ""]
     for table in report.paper_tables:
         lines += table_markdown(table)
     lines += ["## How it was made", ""]
-    for study in report.inputs.studies:
+    for study in report.inputs.studies.values():
         lines += [f"Study {escape(study.name)}, on: {escape(study.machine or 'unknown')}", ""]
         lines += [f"    {command}" for command in study.commands]
         lines.append("")

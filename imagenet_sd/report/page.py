@@ -8,10 +8,11 @@ from typing import Any
 
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.report.collect import Inputs
+from imagenet_sd.report.headline import Headline, headlines
 from imagenet_sd.report.markdown import to_markdown
+from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.pictures import Sheet, WorstClasses, contact_sheets, worst_classes
 from imagenet_sd.report.plots import Drawing, draw_all
-from imagenet_sd.report.settings import settings_of
 from imagenet_sd.report.svg import standalone
 from imagenet_sd.report.tables import (
     Table,
@@ -56,6 +57,7 @@ class Report:
 
     title: str
     inputs: Inputs
+    headlines: list[Headline]
     tables: list[Table]
     paper_tables: list[Table]
     drawings: list[Drawing]
@@ -68,16 +70,29 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What a reader must know before the numbers."""
-        return [_EMBEDDED] if any(d.facts["model"] == "embedded" for d in self.inputs.datasets) else []
+        return [_EMBEDDED] if any(d.facts["model"] == "embedded" for d in self.inputs.datasets.values()) else []
+
+    @property
+    def shown(self) -> list[Drawing]:
+        """The figures that have data."""
+        return [drawing for drawing in self.drawings if drawing.panels]
+
+    @property
+    def unanswered(self) -> list[Table]:
+        """Tables of the paper that none of our numbers stands in."""
+        return [table for table in self.paper_tables if not table.has_ours]
 
     @property
     def missing(self) -> list[str]:
-        """What could not be drawn, as "title: what it needs"."""
-        return [f"{drawing.title}: {drawing.missing}" for drawing in self.drawings if drawing.missing]
+        """The figures without data, as "title: what it needs"."""
+        lines = [f"{drawing.title}: {drawing.missing}" for drawing in self.drawings if drawing.missing]
+        if not self.worst:
+            lines.append("Accuracy per class: It needs `imagenet-sd evaluate RUN --suite imagenet --data NAME=SPEC`.")
+        return lines
 
 
 _EMBEDDED = (
-    "The embedded generator draws digits and was trained on real ones, the training part of `builtin:mnist`. Results "
+    "The embedded generator makes digits and was trained on real ones, the training part of `builtin:mnist`. Results "
     "on its images are therefore not zero-shot as the paper's are; they show the method at work, not its strength."
 )
 
@@ -92,27 +107,27 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
         images: pictures of a class.
         made_with: the program and its version, as the page names it.
     """
-    settings = settings_of(inputs.models)
+    measured = Measurements(inputs.encoders)
     tables = []
-    for study in inputs.studies:
-        models = [model for model in inputs.models if model.study == study.name]
-        tables += [study_table(study, models), *augmentation_tables(study, models)]
-    if any(model.scores for model in inputs.models):
-        tables.append(results_table(inputs.models))
-    remarks = inputs.remarks
+    for study in inputs.studies.values():
+        tables += [study_table(study, measured), *augmentation_tables(study, measured)]
+    if len(measured.scores):
+        tables.append(results_table(measured))
+    datasets, remarks = list(inputs.datasets.values()), inputs.remarks
     return Report(
         title=title,
         inputs=inputs,
+        headlines=headlines(measured),
         tables=tables,
         paper_tables=[
-            augmentation_paper_table(settings),
-            imagenet_paper_table(settings),
-            transfer_paper_table(settings),
-            cog_paper_table(settings),
+            augmentation_paper_table(measured),
+            imagenet_paper_table(measured),
+            transfer_paper_table(measured),
+            cog_paper_table(measured),
         ],
-        drawings=draw_all(inputs.models, settings),
-        worst=worst_classes(settings, inputs.datasets, images, remarks),
-        sheets=contact_sheets(inputs.datasets, classes, images, remarks),
+        drawings=draw_all(measured),
+        worst=worst_classes(measured.settings, datasets, images, remarks),
+        sheets=contact_sheets(datasets, classes, images, remarks),
         versions=_versions(inputs),
         made_with=made_with,
         remarks=list(dict.fromkeys(remarks)),
@@ -121,15 +136,15 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
 
 def _versions(inputs: Inputs) -> list[tuple[str, dict[str, str]]]:
     """Versions by what reports them; the same versions are named once."""
-    found: dict[tuple, list[str]] = {}
-    sources = [(f"study {s.name}", s.versions) for s in inputs.studies]
-    sources += [(f"evaluation of {r.encoder}", r.versions) for r in inputs.results]
-    sources += [(f"training of {r.name}", r.versions) for r in inputs.runs]
-    sources += [(f"images of {d.name}", {"made with": d.facts["made with"]}) for d in inputs.datasets]
+    sources = [(f"study {study.name}", study.versions) for study in inputs.studies.values()]
+    sources += [(f"evaluation of {document.encoder}", document.versions) for document in inputs.results.values()]
+    sources += [(f"training of {run.name}", run.versions) for run in inputs.runs.values()]
+    sources += [(f"images of {d.name}", {"made with": d.facts["made with"]}) for d in inputs.datasets.values()]
+    names: dict[tuple, list[str]] = {}
     for name, versions in sources:
         if versions:
-            found.setdefault(tuple(versions.items()), []).append(name)
-    return [(_several(names), dict(versions)) for versions, names in found.items()]
+            names.setdefault(tuple(versions.items()), []).append(name)
+    return [(_several(same), dict(versions)) for versions, same in names.items()]
 
 
 def _several(names: list[str]) -> str:
@@ -145,11 +160,12 @@ def write_report(report: Report, out: Path) -> dict[str, Any]:
         out: the HTML file. Beside it come `STEM.md` and the folder `STEM_files/`.
 
     Returns:
-        `page`, `markdown`, `figures` (a list) and `missing` (what could not be drawn).
+        `page`, `markdown`, `figures` (a list) and `missing` (figures without data, and what they need).
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.with_name(f"{out.stem}_files")
-    panels = [p for d in report.drawings for p in d.panels] + [w.figure for w in report.worst]
+    panels = [panel for drawing in report.shown for panel in drawing.panels]
+    panels += [worst.figure for worst in report.worst]
     figures = []
     if panels:
         folder.mkdir(exist_ok=True)

@@ -6,8 +6,8 @@ prompt "c" at guidance scale 7.5).
 
 from dataclasses import dataclass
 
-from imagenet_sd.report.checks import DASH, TIMES
-from imagenet_sd.report.results import TRANSFER
+from imagenet_sd.report.encoders import TRANSFER
+from imagenet_sd.report.text import DASH, TIMES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,17 +6,20 @@ from typing import Any
 from PIL import Image
 
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.report.checks import clean, slug
+from imagenet_sd.core.results import ProbeResult, clean
+from imagenet_sd.report.encoders import DatasetFolder
 from imagenet_sd.report.gallery import choose_images, data_uri
-from imagenet_sd.report.plots import class_curve
-from imagenet_sd.report.results import Dataset, Mistake, Score
-from imagenet_sd.report.settings import Setting, summary
-from imagenet_sd.storage.dataset import Dataset as GeneratedDataset
+from imagenet_sd.report.measurements import Setting, label_of, rank
+from imagenet_sd.report.plots import Panel, class_curve
+from imagenet_sd.report.text import slug
+from imagenet_sd.storage.dataset import Dataset
 
 _MOST_GROUPS = 40
 """Row groups that are read of one dataset: some 4,000 images."""
 _MOST_SECTIONS = 6
 _WORST = 10
+_SMALL = 96
+"""Pixels: narrower images are shown pixel by pixel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,8 @@ class ClassRow:
 class Sheet:
     """The contact sheet of one dataset; `remark` says what is not on it."""
 
-    dataset: Dataset
+    title: str
+    dataset: DatasetFolder
     rows: tuple[ClassRow, ...]
     small: bool
     remark: str
@@ -61,10 +65,10 @@ class WorstClasses:
     mistakes: tuple[tuple[str, str, str], ...]
     small: bool
     source: str
-    figure: tuple[str, str, str]
+    figure: Panel
 
 
-def contact_sheets(datasets: list[Dataset], classes: int, images: int, remarks: list[str]) -> list[Sheet]:
+def contact_sheets(datasets: list[DatasetFolder], classes: int, images: int, remarks: list[str]) -> list[Sheet]:
     """A row of pictures for each of the first classes of every dataset.
 
     Args:
@@ -85,61 +89,67 @@ def contact_sheets(datasets: list[Dataset], classes: int, images: int, remarks: 
         )
         rest = len(dataset.names) - len(wnids)
         remark = f"{rest:,} more classes: `imagenet-sd preview` shows all." if rest > 0 else ""
-        sheets.append(Sheet(dataset=dataset, rows=rows, small=_small(dataset), remark=remark))
+        title = label_of(dataset.factors, ("prompt", "guidance_scale", "num_inference_steps"))
+        sheets.append(Sheet(title=title, dataset=dataset, rows=rows, small=dataset.width < _SMALL, remark=remark))
     return sheets
 
 
 def worst_classes(
-    settings: list[Setting], datasets: list[Dataset], images: int, remarks: list[str]
+    settings: list[Setting], datasets: list[DatasetFolder], images: int, remarks: list[str]
 ) -> list[WorstClasses]:
     """The classes with the lowest accuracy, for every setting and data set whose results hold accuracies per class."""
-    found = []
+    sections: list[WorstClasses] = []
     for setting in settings:
-        scores = [score for model in setting.models for score in model.scores if score.per_class]
+        scores = [score for encoder in setting.encoders for score in encoder.scores if score.result.per_class]
         for key in dict.fromkeys(score.key for score in scores):
-            same = [score for score in scores if score.key == key]
-            if len(found) == _MOST_SECTIONS:
+            same = [score.result for score in scores if score.key == key]
+            if len(sections) == _MOST_SECTIONS:
                 remarks.append(
                     f"accuracy per class is shown for the first {_MOST_SECTIONS} encoders and data sets only"
                 )
-                return found
-            found.append(_worst(setting, same, datasets, images, remarks, f"classes-{len(found)}"))
-    return found
+                return sections
+            sections.append(_worst(setting, same, datasets, images, remarks, f"classes-{len(sections)}"))
+    return sections
 
 
 def _worst(
-    setting: Setting, scores: list[Score], datasets: list[Dataset], images: int, remarks: list[str], key: str
+    setting: Setting,
+    results: list[ProbeResult],
+    datasets: list[DatasetFolder],
+    images: int,
+    remarks: list[str],
+    key: str,
 ) -> WorstClasses:
-    wnids = dict.fromkeys(wnid for score in scores for wnid in score.per_class)
-    means = {wnid: summary(score.per_class.get(wnid) for score in scores) for wnid in wnids}
-    ranked = sorted(((w, m.mean) for w, m in means.items() if m), key=lambda item: (item[1], item[0]))
-    own = setting.models[0].dataset
+    ranked = rank(result.per_class for result in results)
+    own = setting.encoders[0].dataset
     source = next((d for d in (own, *datasets) if d and ranked[0][0] in d.names), None)
-    names = {w: n for d in datasets for w, n in d.names.items()}
+    names = {wnid: name for dataset in datasets for wnid, name in dataset.names.items()}
     worst = [wnid for wnid, _ in ranked[:_WORST]]
     pictures = _pictures(source, worst, images, remarks) if source else {}
     rows = tuple(
-        ClassRow(wnid=w, name=names.get(w, w), accuracy=value, pictures=pictures.get(w, ()))
-        for w, value in ranked[:_WORST]
+        ClassRow(wnid=wnid, name=names.get(wnid, wnid), accuracy=value, pictures=pictures.get(wnid, ()))
+        for wnid, value in ranked[:_WORST]
     )
-    dataset = f"{scores[0].dataset}/{scores[0].split}"
-    titles = [(names.get(w, w), value) for w, value in ranked]
-    mistakes: list[Mistake] = [m for score in scores for m in score.worst][:20]
+    dataset = f"{results[0].dataset}/{results[0].split}"
+    titles = [(names.get(wnid, wnid), value) for wnid, value in ranked]
+    mistakes = [mistake for result in results for mistake in result.worst][:20]
     return WorstClasses(
-        label=setting.label,
-        dataset=f"{dataset} ({scores[0].probe})",
+        label=setting.short,
+        dataset=f"{dataset} ({results[0].probe})",
         count=len(ranked),
         rows=rows,
         mistakes=tuple((m.image, names.get(m.wnid, m.wnid), names.get(m.predicted, m.predicted)) for m in mistakes),
-        small=bool(source and _small(source)),
+        small=bool(source and source.width < _SMALL),
         source=source.name if source else "",
-        figure=class_curve(setting.label, dataset, titles, f"{key}-{slug(dataset)}"),
+        figure=class_curve(setting.short, dataset, titles, f"{key}-{slug(dataset)}"),
     )
 
 
-def _pictures(dataset: Dataset, wnids: list[str], images: int, remarks: list[str]) -> dict[str, tuple[Picture, ...]]:
+def _pictures(
+    dataset: DatasetFolder, wnids: list[str], images: int, remarks: list[str]
+) -> dict[str, tuple[Picture, ...]]:
     try:
-        chosen = choose_images(GeneratedDataset.open(dataset.path), wnids, images, _MOST_GROUPS)
+        chosen = choose_images(Dataset.open(dataset.path), wnids, images, _MOST_GROUPS)
         return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}
     except ImagenetSDError as error:
         remarks.append(f"{dataset.name}: {error}")
@@ -151,7 +161,3 @@ def _pictures(dataset: Dataset, wnids: list[str], images: int, remarks: list[str
 def _picture(row: dict[str, Any]) -> Picture:
     title = clean(f"{row['prompt']} · {row['image_id']}, seed {row['seed']}")
     return Picture(source=data_uri(row["image"]["bytes"]), title=title)
-
-
-def _small(dataset: Dataset) -> bool:
-    return dataset.document["settings"]["width"] < 96

@@ -1,37 +1,34 @@
-"""The figures of the papers, drawn from our numbers.
+"""The figures of the papers, from our numbers.
 
 Radar (Fig. 5.2), scaling (5.4), guidance and steps (5.5), feature analysis (5.6), training against transfer (4.7), and
-accuracy per class. A figure is drawn only where its data exist; otherwise it says what is missing.
+accuracy per class. A figure without data says what is missing.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.report import paper
-from imagenet_sd.report.checks import TIMES, slug
-from imagenet_sd.report.results import TRANSFER, Model
-from imagenet_sd.report.settings import (
+from imagenet_sd.report.encoders import TRANSFER
+from imagenet_sd.report.measurements import (
+    FACTORS,
+    FEATURE_TITLES,
+    Measurements,
     Setting,
+    Summaries,
     Summary,
-    base_of,
     factor_names,
     label_of,
-    mean_over,
-    on_training,
-    on_transfer,
-    over,
-    summary,
-    training_sets,
-    transfer_sets,
 )
 from imagenet_sd.report.svg import COLOURS, INK, MARKERS, legend_below, name, new_axes, style, to_svg
+from imagenet_sd.report.text import TIMES, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Panel = tuple[str, str, str]
+"""Key, alternative text, SVG."""
 Point = tuple[float, Summary, Setting]
 _MOST_LINES = 8
 _MOST_PANELS = 6
@@ -39,54 +36,50 @@ _MOST_PANELS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """One figure: its panels as (key, alternative text, SVG), or, without any, what is missing."""
+    """One figure: its panels, or, without any, what is missing."""
 
     key: str
     title: str
     caption: str = ""
-    panels: tuple[tuple[str, str, str], ...] = ()
+    panels: tuple[Panel, ...] = ()
     missing: str = ""
 
 
-def draw_all(models: list[Model], settings: list[Setting]) -> list[Drawing]:
+def draw_all(measured: Measurements) -> list[Drawing]:
     """All figures but those per class, in the order of the page."""
     import matplotlib
 
     with matplotlib.rc_context(style()):
         return [
-            radar(settings),
-            sweep(settings, "multiple"),
-            sweep(settings, "guidance_scale"),
-            sweep(settings, "num_inference_steps"),
-            plane(settings),
-            features(settings),
+            *(sweep(measured, factor) for factor in _SWEEPS),
+            radar(measured),
+            plane(measured),
+            features(measured),
         ]
 
 
-def radar(settings: list[Setting]) -> Drawing:
+def radar(measured: Measurements) -> Drawing:
     """Top-1 on every transfer set that all shown settings were measured on, one spoke each."""
     title = "Transfer at a glance (as in Fig. 5.2)"
-    names = transfer_sets([m for s in settings for m in s.models])
-    found = [(s, {n: v for n in names if (v := over(s, lambda m, d=n: on_transfer(m, d)))}) for s in settings]
-    found = [(setting, values) for setting, values in found if len(values) >= 3]
-    spokes = [n for n in names if all(n in values for _, values in found)][:16]
-    if not found or len(spokes) < 3:
+    means = {d: measured.summary("transfer", d) for d in measured.datasets("transfer")}
+    shown = [s for s in measured.settings if sum(s.number in mean for mean in means.values()) >= 3]
+    spokes = [d for d, mean in means.items() if all(s.number in mean for s in shown)][:16]
+    if not shown or len(spokes) < 3:
         return Drawing(
             key="radar",
             title=title,
             missing="It needs three transfer data sets measured on every encoder: `imagenet-sd evaluate ENCODER "
             "--suite transfer --data NAME=SPEC ...`.",
         )
-    lines = [(setting.short, [100 * values[n].mean for n in spokes]) for setting, values in found]
+    lines = [(s.short, [100 * means[d][s.number].mean for d in spokes]) for s in shown]
     lines = sorted(lines, key=lambda line: -math.fsum(line[1]))[:_MOST_LINES]
-    published = all(n in TRANSFER for n in spokes)
-    lowest = min(min(values) for _, values in lines)
-    floor = 0 if published else max(0, 20 * int((lowest - 5) // 20))
-    figure = _radar_panel(spokes, lines, published, floor)
+    published = all(d in TRANSFER for d in spokes)
+    floor = 0 if published else max(0, 20 * int((min(min(values) for _, values in lines) - 5) // 20))
     alt = f"Radar plot of top-1 accuracy on {len(spokes)} transfer sets"
-    note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{_legend(settings)}"
-    note += _left_out(len(found), "encoders")
-    return Drawing(key="radar", title=title, caption=note, panels=(("radar", alt, to_svg(figure, "radar", alt)),))
+    svg = to_svg(_radar_panel(spokes, lines, published, floor), "radar", alt)
+    note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{names_note(measured)}"
+    note += _left_out(len(shown), "encoders")
+    return Drawing(key="radar", title=title, caption=note, panels=(("radar", alt, svg),))
 
 
 def _radar_panel(spokes: list[str], lines: list[tuple[str, list[float]]], published: bool, floor: int) -> "Figure":
@@ -118,65 +111,64 @@ _SWEEPS = {
 }
 
 
-def sweep(settings: list[Setting], factor: str) -> Drawing:
+def sweep(measured: Measurements, factor: str) -> Drawing:
     """Top-1 against one factor: a line for all settings that agree in the others; real images as a dashed line."""
     title, axis, option = _SWEEPS[factor]
-    models = [m for s in settings for m in s.models]
-    swept = [m for m in models if factor in m.factors and transfer_sets([m])]
-    ten = [n for n in transfer_sets(swept) if all(on_transfer(m, n) is not None for m in swept)]
-    targets: list[tuple[str, Callable[[Model], float | None]]] = [
-        (name_, lambda m, d=name_: on_training(m, d)) for name_ in training_sets(models)
+    targets = {d: measured.summary("training", d) for d in measured.datasets("training")}
+    swept = measured.numbers_of(s for s in measured.settings if factor in s.factors)
+    probed = measured.scores[(measured.scores["kind"] == "transfer") & measured.scores["encoder"].isin(swept)]
+    shared = [
+        d
+        for d in measured.datasets("transfer", swept)
+        if set(measured.values("transfer", d).dropna().index) >= set(probed["encoder"])
     ]
-    if ten:
-        label = f"mean over {len(ten)} transfer sets" if len(ten) > 1 else f"{ten[0]} (probe)"
-        targets.insert(1, (label, lambda m: mean_over(m, ten)))
-    panels = [
-        panel
-        for number, (target, measure) in enumerate(targets)
-        if (panel := _sweep_panel(settings, factor, axis, target, measure, f"{slug(factor)}-{number}"))
+    if shared:
+        label = f"mean over {len(shared)} transfer sets" if len(shared) > 1 else f"{shared[0]} (probe)"
+        mean = {label: measured.summarise(measured.mean_over(shared))}
+        targets = dict(list(targets.items())[:1]) | mean | dict(list(targets.items())[1:])
+    candidates = [
+        _sweep_panel(measured.settings, factor, axis, target, means, f"{slug(factor)}-{number}")
+        for number, (target, means) in enumerate(targets.items())
     ]
+    panels = [panel for panel in candidates if panel]
     if not panels:
         return Drawing(
             key=slug(factor),
             title=title,
             missing=f"It needs encoders trained on datasets that differ in `{option}` only, two values at least.",
         )
-    note = "Mean over seeds; bars show the population standard deviation." + _left_out(
-        len(panels), "data sets", _MOST_PANELS
-    )
+    note = "Mean over seeds; bars show the population standard deviation."
+    note += _left_out(len(panels), "data sets", _MOST_PANELS)
     return Drawing(key=slug(factor), title=title, caption=note, panels=tuple(panels[:_MOST_PANELS]))
 
 
 def _sweep_panel(
-    settings: list[Setting], factor: str, axis: str, target: str, measure: Callable[[Model], float | None], key: str
-) -> tuple[str, str, str] | None:
-    curves = _curves(settings, factor, measure)
-    if all(_is_real(points[0][2]) for points in curves):
+    settings: list[Setting], factor: str, axis: str, target: str, means: Summaries, key: str
+) -> Panel | None:
+    curves = _curves(settings, factor, means)
+    if all(points[0][2].is_real for points in curves):
         return None
     figure, axes = new_axes()
     # "source" names the real images: it changes with their number, as the size does.
-    names = [n for n in factor_names(c[0][2].factors for c in curves) if n not in (factor, "source")]
-    varying = [n for n in names if n != "data" and len({c[0][2].factors.get(n) for c in curves}) > 1]
-    varying = [n for n in varying if len({c[0][2].factors[n] for c in curves if n in c[0][2].factors}) > 1]
+    own = [points[0][2].factors for points in curves]
+    names = [n for n in factor_names(own) if n not in (factor, "source", "data")]
+    varying = [n for n in names if len({each[n] for each in own if n in each}) > 1]
     for number, points in enumerate(curves):
-        first = points[0][2]
-        label = ", ".join(
-            filter(None, ("real images" if _is_real(first) else "synthetic", label_of(first.factors, varying)))
-        )
+        real, label = points[0][2].is_real, label_of(points[0][2].factors, varying)
         axes.errorbar(
             [p[0] for p in points],
             [100 * p[1].mean for p in points],
             yerr=[100 * p[1].sd for p in points],
-            color=INK if _is_real(first) else COLOURS[number % len(COLOURS)],
-            ls="--" if _is_real(first) else "-",
+            color=INK if real else COLOURS[number % len(COLOURS)],
+            ls="--" if real else "-",
             marker=MARKERS[number % 8],
             ms=4.5,
             lw=1.6,
             capsize=2.5,
-            label=name(label),
+            label=name(", ".join(filter(None, ("real images" if real else "synthetic", label)))),
         )
-    if not any(_is_real(points[0][2]) for points in curves):
-        _real_lines(axes, settings, curves, measure)
+    if not any(points[0][2].is_real for points in curves):
+        _real_lines(axes, settings, curves, means)
     _factor_axis(axes, factor, sorted({p[0] for points in curves for p in points}), curves)
     axes.set(xlabel=axis, ylabel="top-1 on real images (%)", title=name(target))
     legend_below(figure, axes)
@@ -184,36 +176,29 @@ def _sweep_panel(
     return key, alt, to_svg(figure, key, alt)
 
 
-def _curves(settings: list[Setting], factor: str, measure: Callable[[Model], float | None]) -> list[list[Point]]:
+def _curves(settings: list[Setting], factor: str, means: Summaries) -> list[list[Point]]:
     """Points (value of the factor, top-1, setting) of the settings that agree in all else; two values at least."""
     lines: dict[tuple, list[Point]] = {}
     for setting in settings:
-        found = over(setting, measure)
-        if found and factor in setting.factors:
+        if setting.number in means and factor in setting.factors:
             others = [(n, v) for n, v in setting.factors.items() if n not in (factor, "source")]
-            point = (setting.factors[factor], found, setting)
+            point = (setting.factors[factor], means[setting.number], setting)
             lines.setdefault((setting.study, setting.class_list, *others), []).append(point)
     curves = [sorted(points, key=lambda p: p[0]) for points in lines.values() if len({p[0] for p in points}) > 1]
-    return sorted(curves, key=lambda points: _is_real(points[0][2]))[:_MOST_LINES]
+    return sorted(curves, key=lambda points: points[0][2].is_real)[:_MOST_LINES]
 
 
-def _is_real(setting: Setting) -> bool:
-    return setting.factors.get("data") == "real"
-
-
-def _real_lines(
-    axes: "Axes", settings: list[Setting], curves: list[list[Point]], measure: Callable[[Model], float | None]
-) -> None:
+def _real_lines(axes: "Axes", settings: list[Setting], curves: list[list[Point]], means: Summaries) -> None:
     """Real images as level lines: where there are several, those of the size and augmentation of the curves."""
-    real = [(s, found) for s in settings if _is_real(s) and (found := over(s, measure))]
+    real = [setting for setting in settings if setting.is_real and setting.number in means]
     for n in ("multiple", "augmentation"):
         shown = {points[0][2].factors.get(n) for points in curves}
-        real = [(s, found) for s, found in real if s.factors.get(n) in shown] or real
-    varying = [n for n in ("multiple", "augmentation") if len({s.factors.get(n) for s, _ in real}) > 1]
-    for number, (setting, found) in enumerate(real[:4]):
+        real = [setting for setting in real if setting.factors.get(n) in shown] or real
+    varying = [n for n in ("multiple", "augmentation") if len({s.factors.get(n) for s in real}) > 1]
+    for number, setting in enumerate(real[:4]):
         label = ", ".join(filter(None, ("real images", label_of(setting.factors, varying))))
         dashes = ("--", ":", "-.", (0, (1, 3)))[number]
-        axes.axhline(100 * found.mean, color=INK, ls=dashes, lw=1.1, alpha=0.75, label=name(label))
+        axes.axhline(100 * means[setting.number].mean, color=INK, ls=dashes, lw=1.1, alpha=0.75, label=name(label))
 
 
 def _factor_axis(axes: "Axes", factor: str, values: list[float], curves: list[list[Point]]) -> None:
@@ -238,51 +223,47 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def plane(settings: list[Setting]) -> Drawing:
+def plane(measured: Measurements) -> Drawing:
     """Top-1 on the training task against the mean log odds over the transfer sets that all encoders share."""
     title = "Training task against transfer (as in Fig. 4.7)"
-    models = [m for s in settings for m in s.models]
-    tasks = training_sets(models)
-    both = [s for s in settings if tasks and over(s, lambda m: on_training(m, tasks[0])) and transfer_sets(s.models)]
-    shared = [
-        n for n in transfer_sets(models) if all(over(s, lambda m, d=n: on_transfer(m, d, "log_odds")) for s in both)
-    ]
-    points = []
-    for setting in both:
-        x = over(setting, lambda m: on_training(m, tasks[0]))
-        y = over(setting, lambda m: mean_over(m, shared, "log_odds"))
-        if x and y:
-            points.append((100 * x.mean, y.mean, 100 * x.sd, y.sd, setting))
-    if not points:
+    tasks, transfer = measured.datasets("training"), measured.datasets("transfer")
+    task = measured.summary("training", tasks[0]) if tasks else {}
+    odds = {d: measured.summary("transfer", d, "log_odds") for d in transfer}
+    both = [n for n in task if any(n in measured.summary("transfer", d) for d in transfer)]
+    shared = [d for d in transfer if all(number in odds[d] for number in both)]
+    mean_odds = measured.summarise(measured.mean_over(shared, "log_odds"))
+    points = [(task[n], mean_odds[n], measured.settings[n]) for n in both if n in mean_odds]
+    if len(points) < 2:
         return Drawing(
             key="plane",
             title=title,
-            missing="It needs encoders with both: a score of their own classifier (a validation during `train`, or "
+            missing="It needs two encoders with both: a score of their own classifier (a validation during `train`, or "
             "`--suite imagenet`) and of probes (`--suite transfer`) on data sets that all share.",
         )
     figure, axes = new_axes(5.0, 3.8)
-    for number, (x, y, dx, dy, setting) in enumerate(points):
-        best = not any(a >= x and b >= y and (a, b) != (x, y) for a, b, *_ in points)
-        colour, marker = COLOURS[number % len(COLOURS)], "*" if best else "o"
-        shown = name(setting.short) if number < 2 * _MOST_LINES else None
+    for number, (x, y, setting) in enumerate(points):
+        best = not any(a.mean >= x.mean and b.mean >= y.mean and (a, b) != (x, y) for a, b, _ in points)
         axes.errorbar(
-            x, y, xerr=dx, yerr=dy, color=colour, marker=marker, ms=11 if best else 6, lw=0, elinewidth=1, label=shown
+            100 * x.mean,
+            y.mean,
+            xerr=100 * x.sd,
+            yerr=y.sd,
+            color=COLOURS[number % len(COLOURS)],
+            marker="*" if best else "o",
+            ms=11 if best else 6,
+            lw=0,
+            elinewidth=1,
+            label=name(setting.short) if number < 2 * _MOST_LINES else None,
         )
     axes.margins(0.12)
     axes.set(xlabel=name(f"top-1 on {tasks[0]} (%)"), ylabel="mean log odds of the probes")
     legend_below(figure, axes)
     alt = f"Top-1 on {tasks[0]} against mean log odds over {len(shared)} transfer sets, {len(points)} encoders"
     note = f"Transfer: mean over {', '.join(shared)}. Stars: no other encoder is at least as good on both axes."
-    note += _legend(settings)
+    note += names_note(measured)
     return Drawing(key="plane", title=title, caption=note, panels=(("plane", alt, to_svg(figure, "plane", alt)),))
 
 
-_MEASURES = {
-    "sparsity": "sparsity (share of zero entries)",
-    "intra_class_distance": "intra-class distance",
-    "redundancy": "feature redundancy",
-    "coding_length_per_sample": "coding length per image (nats)",
-}
 _GROUPS = {
     "val": "val / v2",
     "v2": "val / v2",
@@ -299,57 +280,55 @@ def _group_of(dataset: str) -> str:
     return _GROUPS.get(dataset, "transfer" if dataset in TRANSFER else dataset)
 
 
-def features(settings: list[Setting]) -> Drawing:
+def features(measured: Measurements) -> Drawing:
     """Bars of the four feature measures, per group of data sets and setting."""
     title = "What the features are like (as in Fig. 5.6)"
-    shown = [s for s in settings if any(m.analyses for m in s.models)]
+    shown = [s for s in measured.settings if any(encoder.analyses for encoder in s.encoders)]
     if not shown:
         return Drawing(
             key="features",
             title=title,
             missing="It needs `imagenet-sd evaluate ENCODER --suite analysis --data NAME=SPEC`.",
         )
-    groups = list(dict.fromkeys(_group_of(a.dataset) for s in shown for m in s.models for a in m.analyses))[:8]
-    lines = shown[:_MOST_LINES]
+    table = measured.features.assign(group=measured.features["dataset"].map(_group_of))
+    groups = table["group"].unique().tolist()[:8]
     panels = []
-    for measure, axis in _MEASURES.items():
-        figure, axes = new_axes()
-        width = min(0.4, 0.8 / len(lines))
-        for number, setting in enumerate(lines):
-            values = [_mean_measure(setting, group, measure) for group in groups]
-            places = [i + width * (number + 0.5 - len(lines) / 2) for i in range(len(groups))]
-            heights = [v.mean if v else math.nan for v in values]
-            errors = [v.sd if v and v.count > 1 else math.nan for v in values]
-            axes.bar(
-                places,
-                heights,
-                0.92 * width,
-                yerr=errors,
-                color=COLOURS[number % len(COLOURS)],
-                ecolor=INK,
-                label=name(setting.short),
-            )
-        axes.set_xticks(range(len(groups)), [name(g, 18) for g in groups])
-        axes.set_xlim(-0.6, len(groups) - 0.4)
-        axes.grid(visible=False, axis="x")
-        axes.set_title(axis)
-        legend_below(figure, axes)
-        alt = f"Bars of {axis} on {', '.join(groups)}"
-        panels.append((f"features-{slug(measure)}", alt, to_svg(figure, f"features-{slug(measure)}", alt)))
+    for measure, axis in FEATURE_TITLES.items():
+        values = {
+            group: measured.summarise(table[table["group"] == group].groupby("encoder")[measure].mean())
+            for group in groups
+        }
+        alt, key = f"Bars of {axis} on {', '.join(groups)}", f"features-{slug(measure)}"
+        panels.append((key, alt, to_svg(_bars(shown[:_MOST_LINES], values, axis), key, alt)))
     note = "Of l2-normalised features; mean over seeds, lines show the population standard deviation."
-    note += _legend(shown)
-    return Drawing(key="features", title=title, caption=note + _left_out(len(shown), "encoders"), panels=tuple(panels))
+    note += names_note(measured) + _left_out(len(shown), "encoders")
+    return Drawing(key="features", title=title, caption=note, panels=tuple(panels))
 
 
-def _mean_measure(setting: Setting, group: str, measure: str) -> Summary | None:
-    def of(model: Model) -> float | None:
-        found = summary(getattr(a, measure) for a in model.analyses if _group_of(a.dataset) == group)
-        return found.mean if found else None
+def _bars(settings: list[Setting], values: dict[str, dict[int, Summary]], title: str) -> "Figure":
+    """A bar per group and setting."""
+    figure, axes = new_axes()
+    width = min(0.4, 0.8 / len(settings))
+    for number, setting in enumerate(settings):
+        summaries = [by_setting.get(setting.number) for by_setting in values.values()]
+        axes.bar(
+            [group + width * (number + 0.5 - len(settings) / 2) for group in range(len(summaries))],
+            [each.mean if each else math.nan for each in summaries],
+            0.92 * width,
+            yerr=[each.sd if each and each.count > 1 else math.nan for each in summaries],
+            color=COLOURS[number % len(COLOURS)],
+            ecolor=INK,
+            label=name(setting.short),
+        )
+    axes.set_xticks(range(len(values)), [name(group, 18) for group in values])
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.grid(visible=False, axis="x")
+    axes.set_title(title)
+    legend_below(figure, axes)
+    return figure
 
-    return over(setting, of)
 
-
-def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], key: str) -> tuple[str, str, str]:
+def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], key: str) -> Panel:
     """Accuracy of the given classes (title, fraction), the worst first, as bars; up to 15 are shown."""
     import matplotlib
 
@@ -377,11 +356,12 @@ def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], k
         return key, alt, to_svg(figure, key, alt)
 
 
-def _legend(settings: list[Setting]) -> str:
-    """What the short names of a legend leave out."""
-    named = [s.models[0] for s in settings if "data" in s.factors]
-    text = label_of(base_of(named), factor_names(s.factors for s in settings))
-    return f" “base” is {text}; other names say what differs from it." if len(named) > 1 else ""
+def names_note(measured: Measurements) -> str:
+    """What the short names of the settings leave out."""
+    named = [s for s in measured.settings if "data" in s.factors]
+    if len(named) < 2:
+        return ""
+    return f" Names say what differs from the commonest setting: {label_of(measured.base, FACTORS)}."
 
 
 def _left_out(count: int, what: str, most: int = _MOST_LINES) -> str:

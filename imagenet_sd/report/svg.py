@@ -4,7 +4,7 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from imagenet_sd.report.checks import clean
+from imagenet_sd.core.results import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,34 +3,32 @@
 A table is plain data; `page` and `markdown` turn it into text.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
+
+from imagenet_sd.core.results import Study
 from imagenet_sd.report import paper
-from imagenet_sd.report.checks import DASH, TIMES, slug
-from imagenet_sd.report.paper import PaperRow
-from imagenet_sd.report.results import Model, Score, Study
-from imagenet_sd.report.settings import (
+from imagenet_sd.report.encoders import Score
+from imagenet_sd.report.measurements import (
+    Measurements,
     Setting,
+    Summaries,
     Summary,
     factor_names,
     factor_title,
-    find_score,
     label_of,
-    mean_over,
-    on_training,
-    on_transfer,
-    over,
-    settings_of,
     show_factor,
 )
-
-MISSING = DASH
-Measure = Callable[[Model], float | None]
+from imagenet_sd.report.paper import PaperRow
+from imagenet_sd.report.plots import names_note
+from imagenet_sd.report.text import DASH, TIMES, percent, slug
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class TableCell:
     """One cell. `sort`: what it is sorted by; `title`: for hovering; `paper`: the published number, "" for none."""
 
     text: str
@@ -41,174 +39,167 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A table. `groups`: a first header line of (title, columns spanned), empty for none; `numeric`: column numbers."""
+    """A table. `groups`: a first header line of (title, columns spanned), empty for none; `numeric`: column numbers.
+
+    `has_ours`: whether any number in it is ours and not the paper's.
+    """
 
     key: str
     title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     groups: tuple[tuple[str, int], ...] = ()
     numeric: frozenset[int] = frozenset()
+    has_ours: bool = True
 
 
-def text_cell(text: str, title: str = "") -> Cell:
+def text_cell(text: str, title: str = "") -> TableCell:
     """A cell of text."""
-    return Cell(text=text or MISSING, sort=text, title=title)
+    return TableCell(text=text or DASH, sort=text, title=title)
 
 
-def percent(share: float | None, digits: int = 2) -> str:
-    """A fraction in percent, without the sign; a dash for None."""
-    return MISSING if share is None else f"{100 * share:.{digits}f}"
-
-
-def number_cell(value: float | None, text: str) -> Cell:
+def number_cell(value: float | None, text: str) -> TableCell:
     """A cell of a number, or one that says that it was not measured."""
-    return Cell(text=MISSING, title="not measured") if value is None else Cell(text=text, sort=value)
+    return TableCell(text=DASH, title="not measured") if value is None else TableCell(text=text, sort=value)
 
 
-def summary_cell(found: Summary | None, digits: int = 2, published: float | None = None) -> Cell:
-    """Mean in percent, with the deviation where there are several models, and the paper's number beside it."""
+def summary_cell(summary: Summary | None, digits: int = 2, published: float | None = None) -> TableCell:
+    """Mean in percent, with the deviation where there are several encoders, and the paper's number beside it."""
     theirs = "" if published is None else f"{published:.1f}"
-    if found is None:
-        return Cell(text=MISSING, title="not measured", paper=theirs)
-    spread = f" ± {percent(found.sd, digits)}" if found.count > 1 else ""
-    title = f"mean and population standard deviation of {found.count} seeds" if found.count > 1 else "one seed"
-    return Cell(text=percent(found.mean, digits) + spread, sort=100 * found.mean, title=title, paper=theirs)
+    if summary is None:
+        return TableCell(text=DASH, title="not measured", paper=theirs)
+    several = summary.count > 1
+    spread = f" ± {percent(summary.sd, digits)}" if several else ""
+    title = f"mean and population standard deviation of {summary.count} seeds" if several else "one seed"
+    return TableCell(text=percent(summary.mean, digits) + spread, sort=100 * summary.mean, title=title, paper=theirs)
 
 
-def results_table(models: list[Model]) -> Table:
-    """Every score of every model, as it was measured."""
-    rows = [_result_row(model, score) for model in models for score in model.scores]
+def results_table(measured: Measurements) -> Table:
+    """Every score of every encoder, as it was measured."""
+    named = zip(measured.titles, measured.encoders, strict=True)
+    rows = [_result_row(title, encoder.name, score) for title, encoder in named for score in encoder.scores]
     columns = "Encoder|Data set|Probe|Top-1 %|95% interval|Top-5 %|Mean per class %|Log odds|Images|Seeds".split("|")
     return Table(
         key="results",
         title="All results",
         caption="Top-1 is the mean over the probe's seeds; its interval comes from a bootstrap over the test images "
         "(for a training run: a Wilson interval). ‡: scored on a part of the classes only. The probe “training "
-        "run” is the last validation of `train`; “study” is a number that the study file repeats.",
+        "run” is the last validation of `train`; “study” is a number that the study file repeats."
+        + names_note(measured),
         columns=tuple(columns),
         rows=tuple(rows),
         numeric=frozenset(range(3, 10)),
     )
 
 
-def _result_row(model: Model, score: Score) -> tuple[Cell, ...]:
-    low_high = score.interval and f"{percent(score.interval[0])} {DASH} {percent(score.interval[1])}"
-    note = f"scored on {score.num_classes} classes" if score.masked else ""
-    top1 = Cell(text=percent(score.top1) + ("‡" if score.masked else ""), sort=100 * score.top1, title=note)
+def _result_row(title: str, name: str, score: Score) -> tuple[TableCell, ...]:
+    result, low_high = score.result, score.result.top1_interval
+    masked = result.masked is not None and result.masked.scored != "all"
+    note = f"scored on {result.num_classes} classes" if masked else ""
+
+    def share(value: float | None) -> TableCell:
+        return number_cell(value, percent(value or 0))
+
     return (
-        text_cell(model.name, model.study and f"study {model.study}"),
-        text_cell(f"{score.dataset}/{score.split}"),
-        text_cell(score.probe),
-        top1,
-        number_cell(score.interval and score.interval[0], low_high or ""),
-        number_cell(score.top5, percent(score.top5)),
-        number_cell(score.mean_per_class, percent(score.mean_per_class)),
-        number_cell(score.log_odds, f"{score.log_odds or 0:.3f}"),
-        number_cell(score.num_test, f"{score.num_test or 0:,}"),
-        number_cell(score.seeds or None, str(score.seeds)),
+        text_cell(title, name),
+        text_cell(f"{result.dataset}/{result.split}"),
+        text_cell(result.probe),
+        TableCell(text=percent(result.top1) + ("‡" if masked else ""), sort=100 * result.top1, title=note),
+        number_cell(low_high and low_high[0], f" {DASH} ".join(map(percent, low_high or ()))),
+        share(result.top5),
+        share(result.mean_per_class_accuracy),
+        number_cell(result.log_odds, f"{result.log_odds or 0:.3f}"),
+        number_cell(result.num_test, f"{result.num_test or 0:,}"),
+        number_cell(len(result.seeds) or None, str(len(result.seeds))),
     )
 
 
-def study_table(study: Study, models: list[Model]) -> Table:
+def study_table(study: Study, measured: Measurements) -> Table:
     """Rows: settings; columns: factors, number of seeds, then top-1 and top-5 on each data set (layout of Tab. 5.2)."""
-    settings = settings_of(models)
+    settings = [setting for setting in measured.settings if setting.study == study.name]
     used = factor_names(setting.factors for setting in settings)
-    named = any("encoder" in model.factors for model in models)
-    keys = list(dict.fromkeys(score.key for model in models for score in model.scores))
+    named = any("encoder" in setting.encoders[0].factors for setting in settings)
+    scores = measured.scores[measured.scores["encoder"].isin(measured.numbers_of(settings))]
+    groups = list(scores.groupby(["dataset", "split", "probe"], sort=False))
+    means = [
+        measured.summarise(rows.drop_duplicates("encoder").set_index("encoder")[measure])
+        for _, rows in groups
+        for measure in ("top1", "top5")
+    ]
     rows = []
     for setting in settings:
-        cells = [text_cell(setting.models[0].factors.get("encoder", "trained here"))] if named else []
+        cells = [text_cell(setting.encoders[0].factors.get("encoder", "trained here"))] if named else []
         cells += [_factor_cell(setting, name) for name in used]
-        cells.append(Cell(text=str(len(setting.models)), sort=len(setting.models)))
-        for key in keys:
-            for measure in ("top1", "top5"):
-                cells.append(summary_cell(over(setting, _measure(key, measure))))
-        rows.append(tuple(cells))
+        cells.append(number_cell(len(setting.encoders), str(len(setting.encoders))))
+        rows.append((*cells, *(summary_cell(mean.get(setting.number)) for mean in means)))
     lead = len(used) + 1 + named
     return Table(
         key=f"study-{slug(study.name)}",
         title=f"Study {study.name}: settings",
         caption="In percent: mean ± population standard deviation over the seeds of a setting.",
-        columns=(*["Encoder"] * named, *map(factor_title, used), "Seeds", *["Top-1", "Top-5"] * len(keys)),
-        groups=(("", lead), *((f"{dataset}/{split} ({probe})", 2) for dataset, split, probe in keys)),
+        columns=(*["Encoder"] * named, *map(factor_title, used), "Seeds", *["Top-1", "Top-5"] * len(groups)),
+        groups=(("", lead), *((f"{dataset}/{split} ({probe})", 2) for (dataset, split, probe), _ in groups)),
         rows=tuple(rows),
-        numeric=frozenset(range(lead - 1, lead + 2 * len(keys))),
+        numeric=frozenset(range(lead - 1, lead + len(means))),
     )
 
 
-def _measure(key: tuple[str, str, str], name: str) -> Callable[[Model], float | None]:
-    def measure(model: Model) -> float | None:
-        score = find_score(model, lambda s: s.key == key)
-        return getattr(score, name) if score else None
-
-    return measure
-
-
-def _factor_cell(setting: Setting, name: str) -> Cell:
+def _factor_cell(setting: Setting, name: str) -> TableCell:
     if name not in setting.factors:
-        return Cell(text=MISSING, title="does not apply")
+        return TableCell(text=DASH, title="does not apply")
     value = setting.factors[name]
-    return Cell(text=show_factor(name, value), sort=value)
+    return TableCell(text=show_factor(name, value), sort=value)
 
 
-def augmentation_tables(study: Study, models: list[Model]) -> list[Table]:
+def augmentation_tables(study: Study, measured: Measurements) -> list[Table]:
     """The layout of Tab. 5.1 (data by augmentation) for every data set of a study that has both augmentations."""
-    if not {"plain", "strong"} <= {str(model.factors.get("augmentation")) for model in models}:
-        return []
-    tables = []
-    for dataset in dict.fromkeys(
-        score.dataset for model in models for score in model.scores if score.kind == "training"
-    ):
-        pairs: dict[str, dict[str, Setting]] = {}
-        for setting in settings_of(models):
+    pairs: dict[str, dict[str, int]] = {}
+    settings = [setting for setting in measured.settings if setting.study == study.name]
+    for setting in settings:
+        if "augmentation" in setting.factors:
             others = [name for name in factor_names([setting.factors]) if name != "augmentation"]
-            label = label_of(setting.factors, others)
-            pairs.setdefault(label, {})[str(setting.factors.get("augmentation"))] = setting
-        rows = [_augmentation_row(label, pair, dataset) for label, pair in pairs.items() if len(pair) == 2]
-        if not rows:
-            continue
+            pair = pairs.setdefault(label_of(setting.factors, others), {})
+            pair[str(setting.factors.get("augmentation"))] = setting.number
+    pairs = {label: pair for label, pair in pairs.items() if {"plain", "strong"} == pair.keys()}
+    tables = []
+    for dataset in measured.datasets("training", measured.numbers_of(settings)) if pairs else ():
+        means = measured.summary("training", dataset)
         tables.append(
             Table(
                 key=f"study-{slug(study.name)}-augmentation-{slug(dataset)}",
                 title=f"Study {study.name}: augmentation on {dataset} (layout of Tab. 5.1)",
                 caption="Top-1 in percent. Other data than the paper's: to be compared within this table only.",
                 columns=("Training data", "Plain", "Strong", "Strong minus plain"),
-                rows=tuple(rows),
+                rows=tuple(_augmentation_row(label, pair, means) for label, pair in pairs.items()),
                 numeric=frozenset({1, 2, 3}),
             )
         )
     return tables
 
 
-def _augmentation_row(label: str, pair: dict[str, Setting], dataset: str) -> tuple[Cell, ...]:
-    plain, strong = (
-        over(pair[name], lambda m: on_training(m, dataset)) if name in pair else None for name in ("plain", "strong")
-    )
+def _augmentation_row(label: str, pair: dict[str, int], means: Summaries) -> tuple[TableCell, ...]:
+    plain, strong = means.get(pair["plain"]), means.get(pair["strong"])
     gain = None if plain is None or strong is None else 100 * (strong.mean - plain.mean)
-    return (
-        text_cell(label),
-        summary_cell(plain),
-        summary_cell(strong),
-        number_cell(gain, f"{gain or 0:+.2f}"),
-    )
+    return text_cell(label), summary_cell(plain), summary_cell(strong), number_cell(gain, f"{gain or 0:+.2f}")
 
 
 _BESIDE = "Numbers in brackets are the paper's; ours stand before them, and a dash says that we have not measured it."
 
 
-def augmentation_paper_table(settings: list[Setting]) -> Table:
+def augmentation_paper_table(measured: Measurements) -> Table:
     """Tab. 5.1: ImageNet-100 val, training data by augmentation; prompt "c", guidance scale 7.5."""
-    rows = []
+    means = [measured.summary("training", "val")]
+    rows, answered = [], False
     for data, title in (("real", "ImageNet-100 (real)"), ("synthetic", "ImageNet-100-SD (synthetic)")):
         cells = [text_cell(title)]
         for augmentation in ("plain", "strong"):
             row = PaperRow(
                 training="", label="", class_list="imagenet-100", data=data, guidance_scale=7.5, prompt="c", values=()
             )
-            _, found = _answer(settings, row, [lambda m: on_training(m, "val")], augmentation)
-            cells.append(summary_cell(found[0], 1, paper.AUGMENTATION[data, augmentation]))
+            setting, ours = _answer(measured.settings, row, means, augmentation)
+            answered |= setting is not None
+            cells.append(summary_cell(ours[0], 1, paper.AUGMENTATION[data, augmentation]))
         rows.append(tuple(cells))
     return Table(
         key="tab-5-1",
@@ -217,14 +208,12 @@ def augmentation_paper_table(settings: list[Setting]) -> Table:
         columns=("Training data", "PyTorch (plain)", "DINO + multi-crop (strong)"),
         rows=tuple(rows),
         numeric=frozenset({1, 2}),
+        has_ours=answered,
     )
 
 
-def imagenet_paper_table(settings: list[Setting]) -> Table:
+def imagenet_paper_table(measured: Measurements) -> Table:
     """Tab. 5.2: top-1 and top-5 on the ImageNet test sets, with the classifier of training."""
-    measures = [
-        (lambda m, d=name, k=key: on_training(m, d, k)) for name in paper.IMAGENET_SETS for key in ("top1", "top5")
-    ]
     return _paper_table(
         key="tab-5-2",
         title="Tab. 5.2: ImageNet test sets",
@@ -232,49 +221,47 @@ def imagenet_paper_table(settings: list[Setting]) -> Table:
         columns=("Top-1", "Top-5") * len(paper.IMAGENET_SETS),
         groups=(("", 4), *((title, 2) for title in paper.IMAGENET_SETS.values())),
         published=paper.IMAGENET,
-        measures=measures,
-        settings=settings,
+        means=[measured.summary("training", d, measure) for d in paper.IMAGENET_SETS for measure in ("top1", "top5")],
+        settings=measured.settings,
     )
 
 
-def transfer_paper_table(settings: list[Setting]) -> Table:
+def transfer_paper_table(measured: Measurements) -> Table:
     """Tab. 5.3: top-1 of linear classifiers on ten transfer sets."""
     names = list(paper.TRANSFER_TITLES)
-    measures: list[Measure] = [(lambda m, d=name: on_transfer(m, d)) for name in names]
+    means = [measured.summary("transfer", name) for name in names]
     return _paper_table(
         key="tab-5-3",
         title="Tab. 5.3: ten transfer sets",
         caption=f"Top-1 in percent; the average needs all ten. {_BESIDE}",
         columns=(*paper.TRANSFER_TITLES.values(), "Avg."),
-        groups=(),
         published=paper.TRANSFER_ROWS,
-        measures=[*measures, lambda m: mean_over(m, names)],
-        settings=settings,
+        means=[*means, measured.summarise(measured.mean_over(names))],
+        settings=measured.settings,
     )
 
 
-def cog_paper_table(settings: list[Setting]) -> Table:
+def cog_paper_table(measured: Measurements) -> Table:
     """Tab. 5.4: top-1 of linear classifiers on ImageNet-1K and the levels of ImageNet-CoG."""
     return _paper_table(
         key="tab-5-4",
         title="Tab. 5.4: ImageNet-CoG",
         caption=f"Top-1 in percent of classifiers trained on real images. {_BESIDE}",
         columns=tuple(paper.COG_SETS.values()),
-        groups=(),
         published=paper.COG_ROWS,
-        measures=[(lambda m, d=name: cog_score(m, d)) for name in paper.COG_SETS],
-        settings=settings,
+        means=[measured.summarise(_cog_values(measured, name)) for name in paper.COG_SETS],
+        settings=measured.settings,
     )
 
 
-def cog_score(model: Model, name: str) -> float | None:
+def _cog_values(measured: Measurements, name: str) -> pd.Series:
     """Top-1 of a probe on a CoG level (whatever stands before "-L1") or on ImageNet-1K ("in1k", "imagenet-1k")."""
-    names = ("in1k", "imagenet-1k") if name == "in1k" else (name,)
-    score = find_score(
-        model,
-        lambda s: s.kind == "transfer" and (s.dataset if name == "in1k" else s.dataset.rpartition("-")[2]) in names,
-    )
-    return score.top1 if score else None
+    rows = measured.scores[measured.scores["kind"] == "transfer"]
+    if name == "in1k":
+        rows = rows[rows["dataset"].isin(["in1k", "imagenet-1k"])]
+    else:
+        rows = rows[rows["dataset"].map(lambda dataset: dataset.rpartition("-")[2] == name).astype(bool)]
+    return rows.drop_duplicates("encoder").set_index("encoder")["top1"]
 
 
 def _paper_table(
@@ -283,27 +270,26 @@ def _paper_table(
     title: str,
     caption: str,
     columns: tuple[str, ...],
-    groups: tuple[tuple[str, int], ...],
+    groups: tuple[tuple[str, int], ...] = (),
     published: tuple[PaperRow, ...],
-    measures: list[Measure],
+    means: Sequence[Summaries],
     settings: list[Setting],
 ) -> Table:
-    rows, answers = [], []
+    """The rows of the paper with the settings that answer them, then the settings that answer none."""
+    rows, left = [], {s.number: s for s in settings if any(s.number in mean for mean in means)}
+    answered = bool(left)
     for row in published:
-        size, scale = (f"{row.multiple:g}{TIMES}", row.guidance_scale) if row.data == "synthetic" else (MISSING, None)
-        lead = (
-            text_cell(row.training),
-            Cell(text=size, sort=row.multiple if row.data == "synthetic" else None),
-            Cell(text=MISSING if scale is None else f"{scale:.1f}", sort=scale),
-            text_cell(row.label, "" if row.data != "synthetic" else f"template {row.prompt}"),
-        )
-        answer, ours = _answer(settings, row, measures)
-        answers.append(answer)
+        synthetic = row.data == "synthetic"
+        factors = {"multiple": row.multiple, "guidance_scale": row.guidance_scale} if synthetic else {}
+        lead = _lead(row.training, factors, text_cell(row.label, f"template {row.prompt}" if synthetic else ""))
+        setting, ours = _answer(settings, row, means)
+        if setting:
+            left.pop(setting.number, None)
         rows.append((*lead, *(summary_cell(s, 1, value) for s, value in zip(ours, row.values, strict=True))))
-    for setting in settings:
-        found = [over(setting, measure) for measure in measures]
-        if any(found) and not any(answer is setting for answer in answers):
-            rows.append((*_own_lead(setting), *(summary_cell(value, 1) for value in found)))
+    for setting in left.values():
+        label = text_cell(setting.label, "not in the paper")
+        lead = _lead(setting.class_list or "ours", setting.factors, label)
+        rows.append((*lead, *(summary_cell(mean.get(setting.number), 1) for mean in means)))
     return Table(
         key=key,
         title=title,
@@ -312,34 +298,35 @@ def _paper_table(
         groups=groups,
         rows=tuple(rows),
         numeric=frozenset({1, 2, *range(4, 4 + len(columns))}),
+        has_ours=answered,
     )
 
 
-def _own_lead(setting: Setting) -> tuple[Cell, ...]:
-    size, scale = setting.factors.get("multiple"), setting.factors.get("guidance_scale")
+def _lead(training: str, factors: Mapping[str, Any], label: TableCell) -> tuple[TableCell, ...]:
+    size, scale = factors.get("multiple"), factors.get("guidance_scale")
     return (
-        text_cell(setting.class_list or "ours", "not in the paper"),
-        Cell(text=MISSING if size is None else f"{size:g}{TIMES}", sort=size),
-        Cell(text=MISSING if scale is None else f"{scale:.1f}", sort=scale),
-        text_cell(setting.label, "not in the paper"),
+        text_cell(training),
+        TableCell(text=DASH if size is None else f"{size:g}{TIMES}", sort=size),
+        TableCell(text=DASH if scale is None else f"{scale:.1f}", sort=scale),
+        label,
     )
 
 
 def _answer(
-    settings: list[Setting], row: PaperRow, measures: list[Measure], augmentation: str = "strong"
+    settings: list[Setting], row: PaperRow, means: Sequence[Summaries], augmentation: str = "strong"
 ) -> tuple[Setting | None, list[Summary | None]]:
-    """The first setting that a row stands for and that has any of the measures, with them; several are never mixed."""
+    """The first setting that a row stands for and that was measured, with its means; several are never mixed."""
     for setting in settings:
-        if _matches(setting, row, augmentation) and any(found := [over(setting, measure) for measure in measures]):
-            return setting, found
-    return None, [None] * len(measures)
+        if _matches(setting, row, augmentation) and any(setting.number in mean for mean in means):
+            return setting, [mean.get(setting.number) for mean in means]
+    return None, [None] * len(means)
 
 
 def _matches(setting: Setting, row: PaperRow, augmentation: str = "strong") -> bool:
     """Whether a setting is what a row of the paper stands for: same classes, data, prompt, scale, size and steps."""
     factors = setting.factors
     if row.encoder:
-        return any(model.name.startswith(row.encoder) for model in setting.models)
+        return any(encoder.name.startswith(row.encoder) for encoder in setting.encoders)
     if row.data == "none" or setting.class_list != row.class_list or factors.get("augmentation") != augmentation:
         return False
     if row.data == "real":

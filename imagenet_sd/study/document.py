@@ -10,10 +10,11 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
+from imagenet_sd.core.results import Accuracies, EvaluationResults, Study, StudyCell, read_document
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
-METRICS = ("top1", "top5", "mean_per_class_accuracy", "log_odds", "top1_sd", "num_test")
+METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
              "train.augmentation", "train.data", "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
@@ -23,7 +24,7 @@ def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list
     """The cells of a finished study; paths are relative to its folder.
 
     Raises:
-        DatasetError: a results file cannot be read.
+        ResultsError: a results file cannot be read.
     """
     whole = any(is_generated(cell.cell.study) for cell in planned)
     return [_cell(cell, planner if whole else None, out) for cell in planned]
@@ -36,15 +37,18 @@ def describe(name: str, cells: list[dict[str, Any]], planned: list[PlannedCell],
         for cell in planned
         if cell.run and (cell.run / "environment.json").is_file()
     }
-    return {
-        "name": name,
-        "commands": [command] if command else [],
-        "versions": _versions(),
-        "machine": ", ".join(
-            [f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", *sorted(devices - {"cpu", ""})]
-        ),
-        "cells": cells,
-    }
+    machine = [
+        f"{platform.system()} {platform.machine()}",
+        f"{os.cpu_count()} CPU cores",
+        *sorted(devices - {"cpu", ""}),
+    ]
+    return Study(
+        name=name,
+        commands=(command,) if command else (),
+        versions=_versions(),
+        machine=", ".join(machine),
+        cells=tuple(StudyCell(**cell) for cell in cells),
+    ).to_json()
 
 
 def command_line() -> str:
@@ -59,17 +63,19 @@ def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> dict[str,
     study = planned.cell.study
     files = [stage.folder / stage.product for stage in planned.evaluations]
     encoders = EncoderSpec.parse_ensemble(study.encoder) if study.encoder else ()
-    cell: dict[str, Any] = {
-        "id": planned.run.name if planned.run else slug("+".join(spec.label for spec in encoders)),
-        "factors": _factors(planned, planner),
-    }
+    facts: dict[str, Any] = {}
     if planned.dataset:
-        cell["dataset"] = place(planned.dataset)
+        facts["dataset"] = place(planned.dataset)
     if planned.run:
-        cell["run"] = place(planned.run)
-        cell["images"] = read_stamp(planned.run).get("num_images")
-        cell["epochs"] = read_stamp(planned.run).get("epochs")
-    return cell | {"results": [place(path) for path in files], "metrics": _metrics(files)}
+        stamp = read_stamp(planned.run)
+        facts |= {"run": place(planned.run), "images": stamp.get("num_images"), "epochs": stamp.get("epochs")}
+    return StudyCell(
+        id=planned.run.name if planned.run else slug("+".join(spec.label for spec in encoders)),
+        factors=_factors(planned, planner),
+        results=tuple(map(place, files)),
+        metrics=_metrics(files),
+        **facts,
+    ).to_json()
 
 
 def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
@@ -96,14 +102,13 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     return factors | others
 
 
-def _metrics(files: list[Path]) -> dict[str, dict[str, float]]:
+def _metrics(files: list[Path]) -> dict[str, Accuracies]:
     """Numbers by dataset and split; of several measurements of one the first, in the order of the evaluations."""
-    metrics: dict[str, dict[str, float]] = {}
+    metrics: dict[str, Accuracies] = {}
     for path in files:
-        for result in read_json(path)["results"]:
-            if "top1" in result:
-                numbers = {key: result[key] for key in METRICS if key in result}
-                metrics.setdefault(f"{result['dataset']}/{result['split']}", numbers)
+        for result in read_document(EvaluationResults, path).scores:
+            numbers = result.model_dump(include=METRICS, exclude_unset=True)
+            metrics.setdefault(f"{result.dataset}/{result.split}", Accuracies(**numbers))
     return metrics
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from imagenet_sd.core.results import EvaluationResults
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.data.images import ArraySet, FolderSet
 from imagenet_sd.data.open import open_images
@@ -22,7 +23,9 @@ from imagenet_sd.evaluation.suites.probing import aligned
 from imagenet_sd.pipeline import evaluate
 from tests.conftest import ROOT, CliRun
 
-SCHEMA = json.loads((ROOT / "imagenet_sd" / "evaluation" / "results.schema.json").read_text())
+SCHEMA = EvaluationResults.model_json_schema()
+MEASURED = {"dataset", "split", "probe", "num_test", "num_classes", "cache_keys", "unreadable"}
+SCORED = MEASURED | {"top1", "top1_sd", "top1_interval", "seeds", "hyper_parameters"}
 TINY = EvalConfig(crop_size=32, seeds=(0, 1), trials=2, shots=(1, 4), episodes=3)
 
 
@@ -187,22 +190,26 @@ def test_classes_are_matched_by_wnid_and_masked(tmp_path: Path):
         name="e", module=torch.nn.Flatten(), fingerprint="0" * 64, head=Head(), classes=("n0", "n1", "n2", "n3")
     )
     result = classify(encoder, "r", extract(encoder, data, TINY, tmp_path))
-    assert result["num_test"] == 4 and result["num_classes"] == 2  # rows n3 n3 n1 n1, columns n1 and n3
-    assert result["top1"] == 0.5 and result["top5"] == 1.0
-    assert result["masked"] == {
+    assert result.num_test == 4 and result.num_classes == 2  # rows n3 n3 n1 n1, columns n1 and n3
+    assert result.top1 == 0.5 and result.top5 == 1.0
+    assert result.to_json()["masked"] == {
         "classifier_classes": 4,
         "data_classes": 3,
         "scored_classes": 2,
         "scored": ["n1", "n3"],
         "images_left_out": 2,
     }
-    assert result["per_class"] == {"n1": 0.5, "n3": 0.5}
+    assert result.per_class == {"n1": 0.5, "n3": 0.5}
     merged = mean_of(
-        [result | {"top1": 0.2, "per_class": {"n1": 1.0}}, result, result | {"top1": 0.8, "per_class": {"n3": 0.2}}],
+        [
+            result.model_copy(update={"top1": 0.2, "per_class": {"n1": 1.0}}),
+            result,
+            result.model_copy(update={"top1": 0.8, "per_class": {"n3": 0.2}}),
+        ],
         "v2",
     )
-    assert merged["per_class"] == {"n1": pytest.approx(0.75), "n3": pytest.approx(0.35)}
-    assert merged["top1"] == pytest.approx(0.5) and merged["num_test"] == 12
+    assert merged.per_class == {"n1": pytest.approx(0.75), "n3": pytest.approx(0.35)}
+    assert merged.top1 == pytest.approx(0.5) and merged.num_test == 12
 
 
 def test_splits_with_other_class_orders_are_aligned(encoder, tmp_path: Path):
@@ -239,7 +246,11 @@ def test_results_follow_the_schema_and_repeat(run: Path, suite: str, tmp_path: P
     first, second = (
         evaluate(str(run), {"digits": "builtin:digits"}, config, out=path, cache=tmp_path / "c") for path in out
     )
-    jsonschema.validate(json.loads(out[0].read_text()), SCHEMA)
+    document = json.loads(out[0].read_text())
+    jsonschema.validate(document, SCHEMA)
+    assert document.keys() == {"encoder", "suite", "results", "encoder_fingerprints", "versions"}
+    assert all(result.keys() >= (MEASURED if suite == "analysis" else SCORED) for result in document["results"])
+    assert document["encoder_fingerprints"][0].isalnum() and len(document["encoder_fingerprints"][0]) == 64
     assert out[0].read_bytes() == out[1].read_bytes()
     assert not first["features_from_cache"] and second["features_from_cache"]
     if suite == "fewshot":
@@ -254,6 +265,7 @@ def test_every_probe_writes_a_valid_result(run: Path, probe: str, tmp_path: Path
     document = evaluate(f"{run}+timm:test_resnet@random", {"faces": "builtin:faces"}, config, cache=tmp_path)
     document.pop("features_from_cache")
     jsonschema.validate(document, SCHEMA)
+    assert document["results"][0].keys() >= SCORED
     assert document["results"][0]["top1"] > 0.8 and document["encoder"] == f"{run}+timm:test_resnet@random"
 
 

@@ -17,8 +17,8 @@ from scipy.stats import binomtest
 from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.report.collect import collect
+from imagenet_sd.report.encoders import wilson
 from imagenet_sd.report.paper import COG_ROWS, IMAGENET, TRANSFER_ROWS
-from imagenet_sd.report.results import wilson
 from tests.conftest import ROOT, CliRun
 from tests.report.samples import BASE, HOSTILE, SWEEP, TEN, entry, make_run, make_study, results, write
 
@@ -98,7 +98,7 @@ def test_all_results_are_listed_as_measured(study: Path, written: Path):
     assert rows[0][3:6] == ["Top-1 %", "95% interval", "Top-5 %"]
     assert len(rows) == 1 + 2 * len(SWEEP) * 4
     result = json.loads((study.parent / "cell-3-1" / "probes.json").read_text())["results"][2]
-    row = next(row for row in rows if row[:3] == ["cell-3-1", "pets/test", "lbfgs"])
+    row = next(row for row in rows if row[:3] == ["scale 7.5, seed 1", "pets/test", "lbfgs"])
     low, high = (100 * side for side in result["top1_interval"])
     assert row[3:] == [
         f"{100 * result['top1']:.2f}",
@@ -230,7 +230,7 @@ def test_a_run_alone_and_its_interval(tmp_path: Path):
     pipeline.report([run], tmp_path / "r.html")
     row = tables(tmp_path / "r.html")["results"][1]
     low, high = binomtest(958, 1000).proportion_ci(method="wilson")
-    assert row[:4] == ["run", "builtin:mnist/test", "training run", "95.80"]
+    assert row[:4] == ["real images", "builtin:mnist/test", "training run", "95.80"]
     assert row[4] == f"{100 * low:.2f} – {100 * high:.2f}" and row[7:] == ["–", "1,000", "–"]
     assert wilson(1.0, 20)[1] == 1.0 and wilson(0.0, 20)[0] == 0.0
 
@@ -243,11 +243,11 @@ def test_numbers_of_the_study_file_count_where_a_results_file_is_missing(study: 
     document["cells"][2]["metrics"]["mnist/test"]["top1"] = 0.5  # its results file is there, and wins
     write(folder / "study.json", document)
     inputs = collect([folder])
-    by_name = {model.name: model for model in inputs.models}
-    repeated = [s for s in by_name["cell-0-0"].scores if s.dataset == "mnist"]
-    assert [(s.probe, s.top1) for s in repeated] == [("study", 0.125)]
+    by_name = {encoder.name: [score.result for score in encoder.scores] for encoder in inputs.encoders}
+    repeated = [r for r in by_name["cell-0-0"] if r.dataset == "mnist"]
+    assert [(r.probe, r.top1) for r in repeated] == [("study", 0.125)]
     measured = json.loads((folder / "cell-1-0" / "own.json").read_text())["results"][0]["top1"]
-    assert [s.top1 for s in by_name["cell-1-0"].scores if s.dataset == "mnist"] == [measured]
+    assert [r.top1 for r in by_name["cell-1-0"] if r.dataset == "mnist"] == [measured]
     assert inputs.remarks == ["cell-0-0: own.json is named in the study, but is not there"]
 
 
@@ -400,16 +400,16 @@ def break_first(change) -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d, r: r.update(top1=1.7), "results[0].top1 is 1.7, not a number from 0 to 1"),
-        (lambda d, r: r.update(top1="high"), "results[0].top1 is 'high', not a number"),
+        (lambda d, r: r.update(top1=1.7), "results[0].top1 is 1.7; it should be less than or equal to 1"),
+        (lambda d, r: r.update(top1="high"), "results[0].top1 is 'high'; it should be a valid number"),
         (lambda d, r: r.pop("top1"), "results[0].top1 is missing"),
-        (lambda d, r: r.update(top1=True), "results[0].top1 is True, not a number"),
+        (lambda d, r: r.update(top1=True), "results[0].top1 is True; it should be a valid number"),
         (lambda d, r: r.update(num_test=0), "results[0].num_test is 0"),
-        (lambda d, r: r.update(dataset=["x"]), "results[0].dataset is a list, not a text"),
-        (lambda d, r: r.update(top1_interval=[0.1]), "results[0].top1_interval has 1 numbers, not 2"),
+        (lambda d, r: r.update(dataset=["x"]), "results[0].dataset is a list; it should be a valid string"),
+        (lambda d, r: r.update(top1_interval=[0.1]), "results[0].top1_interval[1] is missing"),
         (lambda d, r: r.update(per_class={"n1": 2}), "results[0].per_class.n1 is 2"),
-        (lambda d, r: d.update(suite="none"), "suite is 'none', not one of imagenet"),
-        (lambda d, r: d.update(results={}), "results is an object, not a list"),
+        (lambda d, r: d.update(suite="none"), "suite is 'none'; it should be 'imagenet', 'transfer'"),
+        (lambda d, r: d.update(results={}), "results is an object; it should be a valid list"),
         (lambda d, r: d.pop("results"), "is no results.json"),
     ],
 )

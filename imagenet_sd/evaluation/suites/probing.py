@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
@@ -29,7 +30,7 @@ def aligned(train: Extracted, test: Extracted, name: str) -> tuple[np.ndarray, n
     return test.data.features, lookup[test.data.labels], len(train.classes)
 
 
-def probe_dataset(name: str, train: Extracted, test: Extracted, config: EvalConfig) -> dict[str, Any]:
+def probe_dataset(name: str, train: Extracted, test: Extracted, config: EvalConfig) -> ProbeResult:
     """One data set: per seed, choose hyper-parameters on a validation split, refit on all, score the test images."""
     kind = config.probe
     if kind == "auto":
@@ -44,28 +45,28 @@ def probe_dataset(name: str, train: Extracted, test: Extracted, config: EvalConf
         chosen.append(best)
         if kind == "knn":
             break  # nothing in it depends on the seed
-    return {
-        "dataset": name,
-        "split": "test",
-        "probe": kind,
+    return ProbeResult(
+        dataset=name,
+        split="test",
+        probe=kind,
         **combine(results),
-        "num_train": len(y),
-        "num_classes": classes,
-        "seeds": list(config.seeds[: len(results)]),
-        "hyper_parameters": chosen,
+        num_train=len(y),
+        num_classes=classes,
+        seeds=config.seeds[: len(results)],
+        hyper_parameters=tuple(chosen),
         **_provenance(train, test),
-    }
+    )
 
 
-def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalConfig) -> Iterator[dict[str, Any]]:
-    """N training images per class, drawn after the validation split is taken off (CoG); C chosen on that split."""
+def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalConfig) -> Iterator[ProbeResult]:
+    """N training images per class, sampled after the validation split is taken off (CoG); C chosen on that split."""
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
     for shots in config.shots:
         results, chosen = [], []
         for seed in config.seeds:
             kept, held = stratified_split(y, config.validation_share, name, seed)
-            few = _draw(y, kept, shots, "fewshot", name, seed)
+            few = _sample_shots(y, kept, shots, "fewshot", name, seed)
             if few is None:
                 break
             rows = np.concatenate([few, held])
@@ -75,32 +76,32 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
             results.append(score(fitted.scores(x_test, 0), y_test, seed))
             chosen.append(best)
         if results:
-            yield {
-                "dataset": name,
-                "split": "test",
-                "probe": f"fewshot-{shots}",
+            yield ProbeResult(
+                dataset=name,
+                split="test",
+                probe=f"fewshot-{shots}",
                 **combine(results),
-                "num_train": shots * classes,
-                "num_classes": classes,
-                "seeds": list(config.seeds),
-                "hyper_parameters": chosen,
+                num_train=shots * classes,
+                num_classes=classes,
+                seeds=config.seeds,
+                hyper_parameters=tuple(chosen),
                 **_provenance(train, test),
-            }
+            )
 
 
-def _draw(labels: np.ndarray, rows: np.ndarray, shots: int, *key: str | int) -> np.ndarray | None:
+def _sample_shots(labels: np.ndarray, rows: np.ndarray, shots: int, *key: str | int) -> np.ndarray | None:
     """`shots` rows of every class; None when a class has fewer."""
-    drawn = []
+    sampled = []
     for label in np.unique(labels):
         members = rows[labels[rows] == label]
         if len(members) < shots:
             return None
         order = np.random.default_rng(stable_hash(*key, shots, int(label))).permutation(members)
-        drawn.append(order[:shots])
-    return np.concatenate(drawn)
+        sampled.append(order[:shots])
+    return np.concatenate(sampled)
 
 
-def episodes(name: str, pool: Extracted, config: EvalConfig, queries: int = 15) -> Iterator[dict[str, Any]]:
+def episodes(name: str, pool: Extracted, config: EvalConfig, queries: int = 15) -> Iterator[ProbeResult]:
     """(N, K) tasks: N classes, K training and 15 test images each, logistic regression with C = 1 (AugSelf).
 
     Top-1 is the mean over the episodes; `top1_interval` its normal 95% interval.
@@ -122,24 +123,23 @@ def episodes(name: str, pool: Extracted, config: EvalConfig, queries: int = 15) 
             predicted = problem.solve([1.0], tolerance=1e-5).scores(x[query], 0).argmax(1)
             accuracies.append(float((predicted == np.repeat(np.arange(config.ways), queries)).mean()))
         mean, half = float(np.mean(accuracies)), 1.96 * float(np.std(accuracies)) / len(accuracies) ** 0.5
-        yield {
-            "dataset": name,
-            "split": "test",
-            "probe": f"episodes-{config.ways}-way-{shots}-shot",
-            "top1": mean,
-            "top1_sd": float(np.std(accuracies)),
-            "top1_interval": [mean - half, mean + half],
-            "num_test": config.episodes * config.ways * queries,
-            "num_classes": config.ways,
-            "seeds": [config.seeds[0]],
-            "hyper_parameters": [{"C": 1.0}],
-            "cache_keys": [pool.cache_key],
-            "unreadable": list(pool.unreadable),
-        }
+        yield ProbeResult(
+            dataset=name,
+            split="test",
+            probe=f"episodes-{config.ways}-way-{shots}-shot",
+            top1=mean,
+            top1_sd=float(np.std(accuracies)),
+            top1_interval=(mean - half, mean + half),
+            num_test=config.episodes * config.ways * queries,
+            num_classes=config.ways,
+            seeds=config.seeds[:1],
+            hyper_parameters=({"C": 1.0},),
+            **_provenance(pool),
+        )
 
 
-def _provenance(train: Extracted, test: Extracted) -> dict[str, Any]:
+def _provenance(*features: Extracted) -> dict[str, Any]:
     return {
-        "cache_keys": [train.cache_key, test.cache_key],
-        "unreadable": [*train.unreadable, *test.unreadable],
+        "cache_keys": tuple(each.cache_key for each in features),
+        "unreadable": tuple(image for each in features for image in each.unreadable),
     }

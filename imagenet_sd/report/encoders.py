@@ -1,0 +1,103 @@
+"""What a report is made of: encoders, with all that was measured on them and the folders that they come from."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from imagenet_sd.core.results import FeatureAnalysis, ProbeResult
+
+TRANSFER = ("aircraft", "cars196", "dtd", "eurosat", "flowers", "pets", "food101", "sun397", "inat18", "inat19")
+"""The ten transfer sets of Tab. 5.3, as the suites call them, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One result and the suite that it belongs to."""
+
+    suite: str
+    result: ProbeResult
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Data set, split and probe: what makes two scores comparable."""
+        return self.result.dataset, self.result.split, self.result.probe
+
+    @property
+    def kind(self) -> Literal["training", "transfer", "other"]:
+        """`training`: the encoder's own classifier; `transfer`: a probe on other data; `other`: few-shot, episodes."""
+        if self.suite in ("transfer", "cog"):
+            return "transfer"
+        return "other" if self.suite == "fewshot" else "training"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFolder:
+    """One dataset folder: what its `dataset.json` says."""
+
+    path: Path
+    name: str
+    facts: Mapping[str, str]
+    factors: Mapping[str, Any]
+    class_list: str
+    names: Mapping[str, str]
+    num_images: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFolder:
+    """One run folder of `train`."""
+
+    path: Path
+    name: str
+    data: str
+    facts: Mapping[str, str]
+    factors: Mapping[str, Any]
+    classes: frozenset[str]
+    score: Score | None
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatedEncoder:
+    """One encoder with all that was measured on it.
+
+    `factors` may hold prompt, guidance_scale, num_inference_steps, multiple, augmentation, data and seed, and whatever
+    else a study varied. `num_images`: images that it was trained on; None where nobody says.
+    """
+
+    name: str
+    study: str = ""
+    factors: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[Score, ...] = ()
+    analyses: tuple[FeatureAnalysis, ...] = ()
+    dataset: DatasetFolder | None = None
+    run: RunFolder | None = None
+    class_list: str = ""
+    num_images: int | None = None
+
+
+def merge(scores: list[Score]) -> tuple[tuple[Score, ...], list[str]]:
+    """Scores without repetitions, the first of each kept, and a remark on every repetition that says otherwise."""
+    kept: dict[tuple[str, str, str, str], Score] = {}
+    remarks = []
+    for score in scores:
+        first = kept.setdefault((*score.key, score.suite), score)
+        if _numbers(first) != _numbers(score):
+            dataset, split, probe = score.key
+            remarks.append(f"{dataset}/{split} ({probe}) was measured twice; the first is shown")
+    return tuple(kept.values()), remarks
+
+
+def _numbers(score: Score) -> dict[str, Any]:
+    return score.result.model_dump(exclude={"per_class", "worst", "cache_keys", "unreadable", "hyper_parameters"})
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95% Wilson interval of a share of `count` images; for accuracies that came without their images."""
+    z = 1.959963984540054
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
