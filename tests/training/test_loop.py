@@ -167,14 +167,18 @@ def test_a_loss_that_is_no_number_names_step_and_images(tmp_path: Path):
 
 
 def test_too_many_bad_images_are_an_error(tmp_path: Path):
-    from imagenet_sd.training.data import Batch
-    from imagenet_sd.training.loop import Trainer
-
-    trainer = Trainer(quick("bad_image_limit=0.01"), open_images("builtin:faces"), tmp_path)
-    empty = torch.zeros(0)
-    trainer._count_bad(Batch(empty, empty, empty, empty, [], ["one"]))
-    with pytest.raises(TrainingError, match="2 images of builtin:faces cannot be read, the last is two"):
-        trainer._count_bad(Batch(empty, empty, empty, empty, [], ["two"]))
+    faces = open_images("builtin:faces")
+    for number in range(80):
+        folder = tmp_path / "faces" / f"class-{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (record,) = faces.read_group(number)[:1]
+        record.decode().save(folder / f"{number:02d}.png")
+    data, config = f"imagefolder:{tmp_path / 'faces'}", quick("bad_image_limit=0.01", "optimizer.epochs=1")
+    (tmp_path / "faces" / "class-1" / "07.png").write_bytes(b"no image")  # one of 80: the limit allows it
+    assert train(config, data, tmp_path / "one")["finished"]
+    (tmp_path / "faces" / "class-0" / "42.png").write_bytes(b"no image")
+    with pytest.raises(TrainingError, match=r"2 images of imagefolder:.* cannot be read, the last is class-.*\.png"):
+        train(config, data, tmp_path / "two")
 
 
 def test_validation_matches_classes_by_id_and_says_so():
