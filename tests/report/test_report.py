@@ -144,6 +144,7 @@ def imagenet_100(folder: Path, **recipe) -> Path:
     text = (ROOT / "prompts" / "classes" / "imagenet-100.txt").read_text()
     wnids = [line.split("#")[0].strip() for line in text.splitlines() if line.split("#")[0].strip()]
     document = {
+        "format_version": 1,  # as older versions wrote it
         "made_with": "imagenet-sd 0.1.0",
         "fingerprint": "f",
         "rounds": 1,
