@@ -11,9 +11,10 @@ from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.process import run_process
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.open import open_images
 from imagenet_sd.study.planner import Kind, Stage
-from imagenet_sd.training.config import TrainConfig, resolved, with_epochs
+from imagenet_sd.training.config import TrainConfig, with_epochs
 
 
 def generate(stage: Stage, out: Path) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> 
     section = stage.study.train
     stage.folder.mkdir(parents=True, exist_ok=True)
     recipe = stage.folder / "train.yaml"
-    write_json(recipe, resolved(config))  # JSON is YAML
+    write_json(recipe, to_mapping(config))  # JSON is YAML
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "imagenet_sd", "train", stage.data, "--recipe", str(recipe), "--out", str(stage.folder)]
     command += ["--val", section.validation] if section.validation else []
