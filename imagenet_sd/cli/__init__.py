@@ -5,9 +5,6 @@ from imagenet_sd.cli import (  # noqa: F401  # each registers its commands
     dataset,
     evaluation,
     export,
-    fleet,
-    push,
-    report,
     run,
     training,
 )
