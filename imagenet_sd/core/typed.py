@@ -100,17 +100,17 @@ def located(path: str) -> Iterator[None]:
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """A configuration as plain nested dictionaries, ready for YAML."""
-    flat = hasattr(config, "to_flat")
-    values = config.to_flat() if flat else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return {key: _plain(value) for key, value in values.items()}
 
+    def plain(value: Any) -> Any:
+        if hasattr(value, "to_flat"):
+            value = value.to_flat()
+        elif dataclasses.is_dataclass(value):
+            value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_mapping(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return plain(config)
 
 
 def from_mapping(kind: type[T], content: object, path: str = "") -> T:

@@ -21,15 +21,13 @@ from imagenet_sd.core.progress import Progress
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from imagenet_sd.training.config import TrainConfig, TrainingError
-from imagenet_sd.training.data import Batch, TrainStream, allowed_bad_images
+from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.model import EncoderWithHead, make_encoder
 from imagenet_sd.training.objectives import make_objective
 from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer
 from imagenet_sd.training.runlog import RunLog
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
-
-INTERRUPTED = 143  # 128 + SIGTERM
 
 
 class Trainer:
@@ -86,11 +84,11 @@ class Trainer:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.ema_model is None else self.ema_model
 
-    def fit(self) -> int:
+    def fit(self) -> bool:
         """Train to the end, from the checkpoint if there is one.
 
         Returns:
-            0 when done; 143 when SIGTERM came: a checkpoint is saved, and the same call goes on from there.
+            Whether it is done; not when SIGTERM came: a checkpoint is saved, and the same call goes on from there.
 
         Raises:
             TrainingError: the loss is not finite, or too many images cannot be read.
@@ -104,13 +102,13 @@ class Trainer:
             with Progress("steps", total, self.global_step) as progress:
                 while self.epoch < self.config.optimizer.epochs:
                     if not self._train_epoch(progress, checkpoint):
-                        return INTERRUPTED
+                        return False
         finally:
             signal.signal(signal.SIGTERM, previous)
         if self.accelerator.is_main_process:
             save_weights(self.run / "encoder.safetensors", self.best_model.encoder)
             save_weights(self.run / "classifier.safetensors", self.best_model.head)
-        return 0
+        return True
 
     @property
     def global_step(self) -> int:
@@ -203,7 +201,7 @@ class Trainer:
 
     def _count_bad(self, batch: Batch) -> None:
         self.bad_images += len(batch.bad)
-        allowed = allowed_bad_images(self.config, self.stream.num_images)
+        allowed = math.ceil(self.config.bad_image_limit * self.stream.num_images)
         if self.bad_images > allowed:
             raise TrainingError(
                 f"{self.bad_images} images of {self.images.name} cannot be read, the last is {batch.bad[-1]}",
@@ -219,11 +217,11 @@ class Trainer:
     def _save(self, path: Path) -> None:
         if self.accelerator.is_main_process:
             counters = {"epoch": self.epoch, "step": self.step, "bad_images": self.bad_images}
-            save_checkpoint(path, self.modules, _inner(self.optimizer), counters)
+            save_checkpoint(path, self.modules, self.optimizer, counters)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, path: Path) -> None:
-        counters = load_checkpoint(path, self.modules, _inner(self.optimizer))
+        counters = load_checkpoint(path, self.modules, self.optimizer)
         self.epoch, self.step, self.bad_images = counters["epoch"], counters["step"], counters["bad_images"]
         self.log.rewind(self.epoch, self.global_step)
 
@@ -234,10 +232,6 @@ def _summary(facts: dict[str, Any]) -> str:
         f"epoch {facts['epoch']}: loss {facts['loss']:.4f}{score}, {facts['images_per_second']:.0f} images/s, "
         f"{facts['data_wait_share']:.0%} of the time waiting for data"
     )
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _precision(config: TrainConfig) -> str:

@@ -11,9 +11,10 @@ import yaml
 from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.data.open import open_images
-from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
+from imagenet_sd.training.config import TrainConfig, TrainingError, with_epochs
 from imagenet_sd.training.recipes import read_description
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 
@@ -29,7 +30,7 @@ def train_run(
     images = _growing(data) if stream else open_images(data, "train")
     held_out = open_images(validation, "test") if validation else None
     validated_on = str(validation or "")
-    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": resolved(config)})
+    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": to_mapping(config)})
     summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
         return read_json(run / "result.json")
@@ -41,7 +42,7 @@ def train_run(
             trainer.accelerator.print(f"validation: {trainer.validator.note}")
         write_json(run / "classes.json", list(images.classes))
         write_json(run / "environment.json", _environment(trainer.accelerator.num_processes))
-    if trainer.fit():
+    if not trainer.fit():
         return summary | {"finished": False}
     note = {"validation_note": trainer.validator.note} if trainer.validator and trainer.validator.note else {}
     metrics = read_metrics(run / "metrics.jsonl")
