@@ -38,10 +38,8 @@ def expand(study: Study, path: str = "study") -> list[GridCell]:
         SettingsError: an axis has an unknown key or a wrong value, or there are more than 10,000 cells.
     """
     base = {key: value for key, value in to_mapping(study).items() if key != "grid"}
-    if not study.grid:
-        return [GridCell(study=from_mapping(Study, base, path), changes={})]
     cells: dict[str, GridCell] = {}
-    for number, grid in enumerate(study.grid):
+    for number, grid in enumerate(study.grid or ({},)):
         where = f"{join(path, 'grid')}[{number}]"
         for changes in _changes(grid, where):
             mapping = copy.deepcopy(base)
@@ -94,21 +92,20 @@ def assign(node: Any, keys: list[str], value: Any, where: str) -> None:
     Raises:
         SettingsError: the path leads through a value that has no keys, or past the end of a list.
     """
+    key: Any = keys[0]
     if isinstance(node, list):
-        if not keys[0].isdigit():
+        if not key.isdigit():
             for entry in node:
                 assign(entry, keys, value, where)
             return
-        if int(keys[0]) >= len(node):
-            raise SettingsError(f"{where}: there is no entry {keys[0]}", f"the list has {len(node)}, the first is 0")
-        if len(keys) == 1:
-            node[int(keys[0])] = value
-        else:
-            assign(node[int(keys[0])], keys[1:], value, where)
-        return
-    if not isinstance(node, dict):
-        raise SettingsError(f"{where}: {node!r} has no key {keys[0]!r}", "check the path of the key")
+        key = int(key)
+        if key >= len(node):
+            raise SettingsError(f"{where}: there is no entry {key}", f"the list has {len(node)}, the first is 0")
+    elif not isinstance(node, dict):
+        raise SettingsError(f"{where}: {node!r} has no key {key!r}", "check the path of the key")
+    elif len(keys) > 1:
+        node.setdefault(key, {})
     if len(keys) == 1:
-        node[keys[0]] = value
+        node[key] = value
     else:
-        assign(node.setdefault(keys[0], {}), keys[1:], value, where)
+        assign(node[key], keys[1:], value, where)

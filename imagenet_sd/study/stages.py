@@ -29,12 +29,14 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
     Raises:
         Interrupted: a signal came; the checkpoint is saved.
     """
+    import torch
+
     section = stage.study.train
     config = section.config()
     count = sum(open_images(stage.data, "train").group_sizes)
     if section.steps:
         config = with_epochs(config, nearest_epochs(section.steps, count, config.optimizer.batch_size))
-    devices = _devices()
+    devices = torch.cuda.device_count()
     processes = section.processes or max(1, devices)
     if processes > 1:
         _launch(stage, config, processes, on_cpu=devices < processes)
@@ -50,12 +52,6 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
 def nearest_epochs(steps: int, num_images: int, batch_size: int) -> int:
     """The whole number of epochs, at least one, whose number of steps comes nearest to `steps`."""
     return max(1, round(steps / max(1, num_images // batch_size)))
-
-
-def _devices() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> None:
@@ -77,20 +73,11 @@ def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> 
 
 def evaluate(stage: Stage, out: Path) -> dict[str, Any]:
     """Evaluate the encoder; features are kept in the study's folder."""
-    assert stage.section is not None
-    pipeline.evaluate(
-        stage.encoder,
-        stage.section.data,
-        stage.section,
-        out=stage.folder / "results.json",
-        cache=out / "features",
-    )
+    section = stage.section
+    assert section is not None
+    pipeline.evaluate(stage.encoder, section.data, section, out=stage.folder / stage.product, cache=out / "features")
     return {}
 
 
-STAGES: dict[Kind, Callable[[Stage, Path], dict[str, Any]]] = {
-    "generate": generate,
-    "train": train,
-    "evaluate": evaluate,
-}
+STAGES: dict[Kind, Callable[..., dict[str, Any]]] = {"generate": generate, "train": train, "evaluate": evaluate}
 """Kind -> what it does in the folder of a study; it returns the facts that the stamp keeps."""

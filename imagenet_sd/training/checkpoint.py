@@ -28,8 +28,7 @@ def save_checkpoint(
     for number, state in optimizer.state_dict()["state"].items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum/{number}"] = state["momentum_buffer"]
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, {"counters": json.dumps(counters)}))
+    _publish(path, tensors, {"counters": json.dumps(counters)})
 
 
 def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -64,5 +63,9 @@ def _new_name(key: str) -> str:
 
 def save_weights(path: Path, module: nn.Module) -> None:
     """The weights of a module alone, float32 on the CPU, as safetensors."""
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    _publish(path, module.state_dict())
+
+
+def _publish(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata))
