@@ -28,11 +28,7 @@ class GridCell:
 
 
 def expand(study: Study, path: str = "study") -> list[GridCell]:
-    """The cells of a study, in the order of the file, each once.
-
-    Args:
-        study: the study.
-        path: its file, for messages.
+    """The cells of a study, in the order of the file, each once; `path` is the file, for messages.
 
     Raises:
         SettingsError: an axis has an unknown key or a wrong value, or there are more than 10,000 cells.

@@ -16,14 +16,7 @@ from imagenet_sd.training.config import TrainingError
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
 ) -> None:
-    """Save the states of the modules, the optimiser's momenta and JSON counters.
-
-    Args:
-        path: file to publish.
-        modules: name -> module.
-        optimizer: SGD; its parameters are numbered in their order.
-        counters: values that JSON can hold.
-    """
+    """Save the states of the modules, the momenta of the optimiser (SGD), numbered in order, and JSON counters."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         if state.get("momentum_buffer") is not None:

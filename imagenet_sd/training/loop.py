@@ -31,15 +31,9 @@ from imagenet_sd.training.views import make_views
 
 
 class Trainer:
-    """Trains an encoder.
+    """Trains an encoder; takes what `imagenet_sd.pipeline.train` takes, with the data opened.
 
-    Args:
-        config: the recipe.
-        images: training data.
-        run: folder of the run; holds the checkpoint and the results.
-        validation: real images to validate on; None for none.
-        workers: data workers per process.
-        sequential: see `EpochOrder`; for data that is still being generated.
+    `sequential` is for data that is still being generated; see `EpochOrder`.
     """
 
     def __init__(

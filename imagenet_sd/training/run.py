@@ -37,17 +37,18 @@ def train_run(
     if workers < 0:
         workers = min(8, (os.cpu_count() or 2) - 1) if torch.cuda.is_available() else 0
     trainer = Trainer(config, images, run, held_out, workers, sequential=stream)
+    note = trainer.validator.note if trainer.validator else ""
     if trainer.accelerator.is_main_process:
-        if trainer.validator and trainer.validator.note:
-            trainer.accelerator.print(f"validation: {trainer.validator.note}")
+        if note:
+            trainer.accelerator.print(f"validation: {note}")
         write_json(run / "classes.json", list(images.classes))
         write_json(run / "environment.json", _environment(trainer.accelerator.num_processes))
     if not trainer.fit():
         return summary | {"finished": False}
-    note = {"validation_note": trainer.validator.note} if trainer.validator and trainer.validator.note else {}
     metrics = read_metrics(run / "metrics.jsonl")
     last = next((x for x in reversed(metrics) if "epoch" in x), {})
-    result = summary | {"finished": True} | note | {key: value for key, value in last.items() if key != "epoch"}
+    result = summary | {"finished": True} | ({"validation_note": note} if note else {}) | last
+    result.pop("epoch", None)
     if trainer.accelerator.is_main_process:
         plot_curves(metrics, run / "curves.png")
         write_json(run / "result.json", result)  # written last: its presence means that the run is done

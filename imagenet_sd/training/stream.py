@@ -12,10 +12,7 @@ from imagenet_sd.storage.writer import ROW_GROUP
 class GrowingSet:
     """A dataset whose shards may not exist yet; its row groups are known from the plan.
 
-    Args:
-        dataset: the dataset.
-        patience: seconds to wait for a shard before giving up.
-        poll: seconds between two checks.
+    It looks for a shard every `poll` seconds, and gives up after `patience` seconds.
     """
 
     def __init__(self, dataset: Dataset, patience: float = 3600.0, poll: float = 1.0):
