@@ -137,10 +137,11 @@ def _time_left(finished: list[tuple[Stage, float]], todo: list[Stage]) -> str:
         "" while a kind of stage is ahead of which none is finished.
     """
     left = 0.0
-    for kind, work in ((stage.kind, stage.work or 1.0) for stage in todo):
+    for kind in {stage.kind for stage in todo}:
         known = [(seconds, stage.work or 1.0) for stage, seconds in finished if stage.kind == kind]
         if not known:
             return ""
+        work = sum(stage.work or 1.0 for stage in todo if stage.kind == kind)
         left += work * sum(seconds for seconds, _ in known) / sum(done for _, done in known)
     return f", about {duration(left)} left"
 

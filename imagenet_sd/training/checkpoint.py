@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.training.config import TrainingError
 
@@ -38,9 +39,8 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise TrainingError(
-            f"{path} cannot be resumed from: {reason}", "delete it to start the run from scratch"
+            f"{path} cannot be resumed from: {one_line(error)}", "delete it to start the run from scratch"
         ) from None
     state = optimizer.state_dict()
     momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}

@@ -5,7 +5,6 @@ It knows encoders and batches; what is learned from them is the objective's busi
 
 import copy
 import math
-import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather, reduce, set_seed
 from torch import nn
 
+from imagenet_sd.core.process import on_sigterm
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
@@ -90,15 +90,14 @@ class Trainer:
         checkpoint = self.run / "checkpoint.safetensors"
         if checkpoint.exists():
             self._restore(checkpoint)
-        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
-        try:
-            total = self.config.optimizer.epochs * self.stream.steps_per_epoch
-            with Progress("steps", total, self.global_step) as progress:
-                while self.epoch < self.config.optimizer.epochs:
-                    if not self._train_epoch(progress, checkpoint):
-                        return False
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        total = self.config.optimizer.epochs * self.stream.steps_per_epoch
+        with (
+            on_sigterm(lambda *_: setattr(self, "_stop", True)),
+            Progress("steps", total, self.global_step) as progress,
+        ):
+            while self.epoch < self.config.optimizer.epochs:
+                if not self._train_epoch(progress, checkpoint):
+                    return False
         if self.accelerator.is_main_process:
             save_weights(self.run / "encoder.safetensors", self.best_model.encoder)
             save_weights(self.run / "classifier.safetensors", self.best_model.head)
