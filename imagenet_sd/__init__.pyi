@@ -23,10 +23,10 @@ from .pipeline import open_dataset as open_dataset
 from .pipeline import preview as preview
 from .pipeline import push as push
 from .pipeline import regenerate as regenerate
-from .pipeline import report as report
 from .pipeline import status as status
 from .pipeline import train as train
 from .pipeline import verify as verify
+from .pipeline.report import report as report  # `from .pipeline` would be the module to pyright
 from .prompts.build import PromptBuilder as PromptBuilder
 from .prompts.build import build_prompts as build_prompts
 from .prompts.classes import load_classes as load_classes

@@ -35,9 +35,13 @@ def describe(name: str, cells: list[StudyCell], planned: list[PlannedCell], comm
     files = [run / "environment.json" for cell in planned if (run := cell.folder("train"))]
     devices = {read_json(file).get("device", "") for file in files if file.is_file()} - {"cpu", ""}
     machine = (f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", *sorted(devices))
-    commands = (command,) if command else ()
+    versions = {"imagenet-sd": __version__, "python": platform.python_version()}
     return Study(
-        name=name, commands=commands, versions=_versions(), machine=", ".join(machine), cells=tuple(cells)
+        name=name,
+        commands=(command,) if command else (),
+        versions=versions | {library: metadata.version(library) for library in _LIBRARIES},
+        machine=", ".join(machine),
+        cells=tuple(cells),
     ).to_json()
 
 
@@ -98,8 +102,3 @@ def _metrics(files: list[Path]) -> dict[str, Accuracies]:
             numbers = result.model_dump(include=METRICS, exclude_unset=True)
             metrics.setdefault(f"{result.dataset}/{result.split}", Accuracies(**numbers))
     return metrics
-
-
-def _versions() -> dict[str, str]:
-    installed = {name: metadata.version(name) for name in _LIBRARIES}
-    return {"imagenet-sd": __version__, "python": platform.python_version()} | installed

@@ -40,8 +40,11 @@ def expand(study: Study, path: str = "study") -> list[GridCell]:
         for changes in _changes(grid, where):
             mapping = copy.deepcopy(base)
             for key, value in changes.items():
+                if key.partition(".")[0] in _FIXED:
+                    hint = "axes are keys below generate, train and evaluate"
+                    raise SettingsError(f"{where}.{key} cannot be an axis", hint)
                 for target in SEED_KEYS if key == "seed" else (key,):
-                    _assign(mapping, target, value, where)
+                    assign(mapping, target.split("."), value, f"{where}.{target}")
             made = from_mapping(Study, mapping, where)
             cells.setdefault(repr(made), GridCell(study=made, changes=changes))
             if len(cells) > MAX_CELLS:
@@ -70,13 +73,6 @@ def _values(axis: Any, where: str) -> list[Any]:
     if not values:
         raise SettingsError(f"{where} is an empty list", "give the axis a value, or leave it out")
     return list(values)
-
-
-def _assign(mapping: dict[str, Any], key: str, value: Any, where: str) -> None:
-    parts = key.split(".")
-    if parts[0] in _FIXED:
-        raise SettingsError(f"{where}.{key} cannot be an axis", "axes are keys below generate, train and evaluate")
-    assign(mapping, parts, value, f"{where}.{key}")
 
 
 def assign(node: Any, keys: list[str], value: Any, where: str) -> None:

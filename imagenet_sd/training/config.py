@@ -255,7 +255,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 def recorded(config: TrainConfig) -> dict[str, Any]:
     """`to_mapping` under the names of version 0.1.0: digests of it stay the same, so that old stages count as done."""
     old_names = {new: old for old, new in _RENAMED.items()}
-    return {old_names.get(key, key): value for key, value in to_mapping(config).items()}
+    values: dict[str, Any] = to_mapping(config)
+    return {old_names.get(key, key): value for key, value in values.items()}
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

@@ -54,13 +54,13 @@ class Batch:
     def join(parts: list["Batch"]) -> "Batch":
         """Put parts together in their order."""
         tensors = map(torch.cat, zip(*(p.tensors for p in parts), strict=True))
-        return Batch(*tensors, [x for p in parts for x in p.image_ids], [x for p in parts for x in p.bad])
+        return Batch(*tensors, image_ids=[x for p in parts for x in p.image_ids], bad=[x for p in parts for x in p.bad])
 
     def chunks(self, count: int) -> list["Batch"]:
         """Split into `count` parts of nearly equal size, for gradient accumulation."""
         edges = np.linspace(0, len(self), count + 1).astype(int).tolist()
         slices = [slice(start, stop) for start, stop in pairwise(edges) if stop > start]
-        return [Batch(*(tensor[part] for tensor in self.tensors), self.image_ids[part], []) for part in slices]
+        return [Batch(*(x[part] for x in self.tensors), image_ids=self.image_ids[part], bad=[]) for part in slices]
 
 
 class EpochOrder:
@@ -188,7 +188,8 @@ class TrainStream(IterableDataset):
             labels.append(record.label)
             ids.append(record.image_id)
         arrays = zip(*((c.global_crops, c.local_crops, c.parameters) for c in crops), strict=True)
-        return Batch(*(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels), ids, bad)
+        tensors = [*(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)]
+        return Batch(*tensors, image_ids=ids, bad=bad)
 
     def batches(self, epoch: int, first_step: int, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
         """This process's part of every batch of an epoch, from batch `first_step` on."""
