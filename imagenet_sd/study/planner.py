@@ -73,19 +73,14 @@ class PlannedCell:
     Attributes:
         cell: the cell.
         stages: generate (not for real data), train (not for a given encoder), then the evaluations.
-        dataset: folder of its dataset; None for real data.
-        run: folder of its run; None for a given encoder.
     """
 
     cell: GridCell
     stages: tuple[Stage, ...]
-    dataset: Path | None
-    run: Path | None
 
-    @property
-    def evaluations(self) -> list[Stage]:
-        """Its evaluations."""
-        return [stage for stage in self.stages if stage.kind == "evaluate"]
+    def folder(self, kind: Kind) -> Path | None:
+        """The folder of its dataset or run; None if it has no such stage."""
+        return next((stage.folder for stage in self.stages if stage.kind == kind), None)
 
 
 def read_stamp(folder: Path, name: str = STAMP) -> dict[str, Any]:
@@ -153,12 +148,11 @@ class Planner:
         if study.encoder:
             folder = self.out / "encoders" / f"{slug(study.encoder)}-{digest(study.encoder)[:8]}"
             stages = self._evaluations(study, study.encoder, folder, digest(_weights(study.encoder)))
-            return PlannedCell(cell=cell, stages=tuple(stages), dataset=None, run=None)
-        dataset = self._dataset(study) if is_generated(study) else None
-        train = self._train(cell, dataset)
+            return PlannedCell(cell=cell, stages=tuple(stages))
+        datasets = [self._dataset(study)] if is_generated(study) else []
+        train = self._train(study, *datasets)
         evaluations = self._evaluations(study, str(train.folder), train.folder, train.inputs)
-        stages = (*([dataset] if dataset else []), train, *evaluations)
-        return PlannedCell(cell=cell, stages=stages, dataset=dataset.folder if dataset else None, run=train.folder)
+        return PlannedCell(cell=cell, stages=(*datasets, train, *evaluations))
 
     def _plan(self, config: GenerationConfig) -> tuple[GenerationPlan, str]:
         if config not in self._plans:
@@ -189,17 +183,17 @@ class Planner:
             shards=plan.num_shards,
         )
 
-    def _train(self, cell: GridCell, dataset: Stage | None) -> Stage:
-        study, section = cell.study, cell.study.train
+    def _train(self, study: Study, dataset: Stage | None = None) -> Stage:
+        section = study.train
         config = section.config(f"{self.path}: train")
-        rounds = 0
+        rounds = epochs = 0
         if dataset is not None:
             plan, _ = self._plan(study.generate)
             rounds, data, identity = plan.rounds, f"{dataset.folder}@rounds={plan.rounds}", [plan.fingerprint]
+            epochs = config.optimizer.epochs * plan.num_images
         else:
             data, identity = section.data, _identity(section.data)
         inputs = digest([identity, rounds, recorded(config), section.steps, section.validation])
-        epochs = config.optimizer.epochs * self.num_images(study) if dataset else 0
         return Stage(
             kind="train",
             folder=self.out / "runs" / f"{cell_title(study)}-{inputs[:8]}",
