@@ -21,7 +21,7 @@ from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.schema import Row
+from imagenet_sd.storage.schema import Row, planned_columns
 from imagenet_sd.storage.writer import write_shard
 
 
@@ -50,13 +50,7 @@ class Worker:
         rows = [
             Row(
                 jpeg=image.jpeg,
-                label=request.prompt.class_index,
-                wnid=request.prompt.wnid,
-                image_id=request.image_id,
-                prompt=request.prompt.text,
-                template=request.prompt.template,
-                background=request.prompt.background,
-                seed=request.seed,
+                **planned_columns(request),
                 guidance_scale=settings["guidance_scale"],
                 num_inference_steps=settings["num_inference_steps"],
                 model_id=settings["model_id"],

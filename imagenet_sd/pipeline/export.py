@@ -30,10 +30,10 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
     dataset = open_dataset(folder)
     with ExportTarget(dataset, kind, target) as export:
         survey = export.survey()
-        done = sum(shard.num_rows for shard in survey.done)
-        images = done + sum(shard.num_rows for shard in survey.todo)
+        done, todo = (sum(shard.num_rows for shard in survey[state]) for state in ("done", "todo"))
+        images = done + todo
         with Progress("images", images, done) as progress:
-            for shard in survey.todo:
+            for shard in survey["todo"]:
                 export.export(shard)
                 progress.advance(shard.num_rows)
         export.finish()
@@ -43,9 +43,9 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
         "format": kind,
         "images": images,
         "num_shards": dataset.plan.num_shards,
-        "shards_written": len(survey.todo),
-        "shards_skipped": len(survey.done),
-        "shards_missing": len(survey.missing),
+        "shards_written": len(survey["todo"]),
+        "shards_skipped": len(survey["done"]),
+        "shards_missing": len(survey["missing"]),
     }
 
 
@@ -97,8 +97,7 @@ def push(
     upload.prepare()
     total = dataset.plan.num_images if follow else dataset.count_images(dataset.listed_shards())
     with Progress("images", total, dataset.count_images(upload.there)) as progress:
-        upload.on_images = progress.advance
-        upload.run(follow=follow, poll=poll)
+        upload.run(progress.advance, follow=follow, poll=poll)
     return {
         "out": str(folder),
         "repo_id": repo_id,
