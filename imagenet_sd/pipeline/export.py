@@ -63,8 +63,8 @@ def push(
 ) -> dict[str, Any]:
     """Upload the finished shards of a dataset to the Hub; what is there is skipped, so it goes on where it stopped.
 
-    Start one upload for a dataset, beside however many workers. `HF_ENDPOINT` names another Hub; it counts only if it
-    was set before `huggingface_hub` is first imported.
+    Start one upload for a dataset, beside however many workers. `HF_ENDPOINT` names another Hub, if it is set before
+    `huggingface_hub` is first imported.
 
     Args:
         folder: dataset folder.
@@ -72,10 +72,10 @@ def push(
         follow: go on until every shard of the plan is there, as workers finish them.
         private: make the repository private; a public one of that name is refused.
         revision: branch.
-        token: access token; None takes that of HF_TOKEN or `hf auth login`.
+        token: see `HubRepo`.
         poll: seconds between two looks for new shards.
-        shards_per_commit: shards that become visible together; the Hub allows 128 commits an hour.
-        attempts: how often each call to the Hub is tried at most.
+        shards_per_commit: see `Upload`.
+        attempts: see `HubRepo`.
 
     Returns:
         A summary: `out`, `repo_id`, `revision`, `num_shards`, `shards_there` (in the repository now),
@@ -95,17 +95,18 @@ def push(
     repo.open(private=private)
     upload = Upload(dataset, repo, shards_per_commit=shards_per_commit)
     upload.prepare()
-    total = dataset.plan.num_images if follow else dataset.count_images(dataset.listed_shards())
+    plan = dataset.plan
+    total = plan.num_images if follow else dataset.count_images(dataset.listed_shards())
     with Progress("images", total, dataset.count_images(upload.there)) as progress:
         upload.run(progress.advance, follow=follow, poll=poll)
     return {
         "out": str(folder),
         "repo_id": repo_id,
         "revision": revision,
-        "num_shards": dataset.plan.num_shards,
+        "num_shards": plan.num_shards,
         "shards_there": len(upload.there),
         "shards_uploaded": sum(path.endswith(".parquet") for path in upload.uploaded),
         "files_uploaded": len(upload.uploaded),
-        "shards_missing": dataset.plan.num_shards - len(upload.there) - len(upload.refused),
+        "shards_missing": plan.num_shards - len(upload.there) - len(upload.refused),
         "refused": upload.refusals(),
     }

@@ -41,7 +41,7 @@ class Upload:
     """Brings a repository up to what is finished of a dataset: first `prepare`, then `run`.
 
     Args:
-        dataset: what to upload.
+        dataset: what to upload; see `check_limits`.
         repo: where to; opened.
         shards_per_commit: shards that become visible together, at least 1. The Hub allows about 128 commits an hour.
     """
@@ -61,9 +61,7 @@ class Upload:
 
         Raises:
             HubError: the repository holds something else, or cannot be read.
-            DatasetError: the dataset is larger than the Hub takes.
         """
-        check_limits(self.plan)
         self.remote = self.repo.files()
         self._description = self._describe()
         self.there |= {

@@ -133,15 +133,9 @@ class _Supervisor:
     def _start(self, slot: _Slot) -> None:
         slot.starts += 1
         number = rank() * len(self.slots) + slot.number
-        command = [
-            sys.executable,
-            "-m",
-            "imagenet_sd.generation.workers.engines.child",
-            str(self.dataset.folder),
-            str(number),
-        ]
+        command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child"]
         slot.process = subprocess.Popen(
-            [*command, str(lease_seconds())],
+            [*command, str(self.dataset.folder), str(number), str(lease_seconds())],
             stdout=subprocess.PIPE,
             text=True,
             env=slot.environment,

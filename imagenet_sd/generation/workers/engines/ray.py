@@ -56,13 +56,12 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
     try:
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1"}} if not gpus else {}
+        environment = {} if gpus else {"env_vars": {"OMP_NUM_THREADS": "1"}}
         task = ray.remote(generate_shard).options(  # pyright: ignore[reportAttributeAccessIssue]
             num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, runtime_env=environment
         )
-        waiting = [
-            task.remote(str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds, i) for i in todo
-        ]
+        which = (str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds)
+        waiting = [task.remote(*which, i) for i in todo]
         stop = Stop()
         with stop.listening():  # after `ray.init`, which sets a handler of its own
             while waiting:
