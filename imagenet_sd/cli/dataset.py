@@ -10,6 +10,7 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.progress import counted
 from imagenet_sd.generation.config import GenerationConfig
 
 _ALL_LEMMAS = {
@@ -166,7 +167,7 @@ def _print_warnings(warnings: list) -> None:
 
 def _print_plan(plan: dict[str, Any]) -> None:
     click.echo(f"folder    {plan['out']}")
-    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {plan['rounds']} round(s)")
+    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
     click.echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
     click.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
     for key, value in plan["settings"].items():
@@ -184,8 +185,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 def _print_summary(summary: dict[str, Any]) -> None:
     click.echo(
-        f"{summary['out']}: {summary['num_images']:,} images in {summary['num_shards']} shards are done, "
-        f"{summary['shards_generated']} shards generated in this run"
+        f"{summary['out']}: {summary['num_images']:,} images in {counted(summary['num_shards'], 'shard')} are done, "
+        f"{counted(summary['shards_generated'], 'shard')} generated in this run"
     )
 
 
@@ -196,7 +197,9 @@ def _print_verdict(result: dict[str, Any]) -> None:
         words = {True: "the same bytes as before", False: "other bytes than before", None: "generated"}
         click.echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
     verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` generates bad shards again)"
-    click.echo(f"{result['out']}: {result['num_images']:,} images in {result['num_shards']} shards, {verdict}")
+    click.echo(
+        f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}"
+    )
 
 
 def _print_preview(result: dict[str, Any]) -> None:

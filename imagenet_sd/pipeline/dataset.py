@@ -8,7 +8,7 @@ from typing import Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
-from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.progress import Progress, counted
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
@@ -84,7 +84,8 @@ def _run_engine(
         listed = "; ".join(f"{path}: {error}" for path, error in list(failed.items())[:10])
         more = f"; and {len(failed) - 10} more" if len(failed) > 10 else ""
         raise GenerationError(
-            f"{len(left)} of {plan.num_shards} shards are not done, the others are. {listed}{more}",
+            f"{len(left)} of {counted(plan.num_shards, 'shard')} could not be generated, the others are done. "
+            f"{listed}{more}",
             f"run the same command again to try them again; `imagenet-sd status {dataset.folder}` lists them",
         )
     return rate

@@ -257,7 +257,8 @@ class ExportTarget:
                 temporary = folder / f".{name}.tmp"  # no image to a reader; the next run writes it again
                 temporary.write_bytes(row["image"]["bytes"])
                 os.replace(temporary, folder / name)
-                marker.write(_to_json({"file_name": f"{row['wnid']}/{name}", **_columns(row)}) + "\n")
+                columns = {"file_name": f"{row['wnid']}/{name}", **_columns(row)}
+                marker.write(json.dumps(columns, ensure_ascii=False) + "\n")
         os.sync()  # once a shard instead of an fsync per image: the images must outlive a power cut if the marker does
 
     def _write_tar(self, path: Path, shard: Shard) -> None:
@@ -265,7 +266,7 @@ class ExportTarget:
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             for row in self._rows(shard):
                 key = row["image_id"].replace(".", "%2E")
-                texts = {"cls": str(row["label"]), "json": _to_json(_columns(row))}
+                texts = {"cls": str(row["label"]), "json": json.dumps(_columns(row), ensure_ascii=False)}
                 contents = {"jpg": row["image"]["bytes"]} | {kind: text.encode() for kind, text in texts.items()}
                 for suffix, content in contents.items():
                     member = tarfile.TarInfo(f"{key}.{suffix}")
@@ -275,10 +276,6 @@ class ExportTarget:
 
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in (*COLUMNS, FLAG) if name in row and name != "image"}
-
-
-def _to_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _describe(description: dict[str, Any]) -> str:
