@@ -6,9 +6,10 @@ Imports neither torch nor diffusers, so that a wrong name is an error within sec
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ class ModelIdentity:
     model_id: str
     revision: str = ""
     weights_sha256: str = ""
+
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any]) -> "ModelIdentity":
+        """The identity that the settings of a `dataset.json` record."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
 
 def identify(config: GenerationConfig) -> ModelIdentity:

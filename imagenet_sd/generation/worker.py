@@ -78,21 +78,16 @@ def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -
             f"{dataset.folder} records its images as {settings['image']}, this version writes {JPEG}",
             "use the version of imagenet-sd that made the dataset",
         )
-    identity = ModelIdentity(**{key: settings[key] for key in ("model_id", "revision", "weights_sha256")})
     flag_nsfw = settings.get("nsfw_checker") is not None
-    folder = fetch(dataset.document["model_source"], identity, flag_nsfw=flag_nsfw)
+    folder = fetch(dataset.document["model_source"], ModelIdentity.recorded(settings), flag_nsfw=flag_nsfw)
     device = pick_device()
     if device.type == "cpu":
         set_up_cpu_worker()
     pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device)
+    names = ("guidance_scale", "num_inference_steps", "negative_prompt", "width", "height", "batch_size")
     generator = kind(
         pipeline,
-        guidance_scale=settings["guidance_scale"],
-        num_inference_steps=settings["num_inference_steps"],
-        negative_prompt=settings["negative_prompt"],
-        width=settings["width"],
-        height=settings["height"],
-        batch_size=settings["batch_size"],
+        **{name: settings[name] for name in names},
         options=SamplingOptions.from_settings(settings),
         checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
     )

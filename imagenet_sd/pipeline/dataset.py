@@ -231,13 +231,10 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
             )
         return Dataset.from_document(folder, make_plan(config, identify(config))[1])
     existing = Dataset.open(folder)
-    recorded = {key: existing.settings[key] for key in ("model_id", "revision", "weights_sha256")}
-    pinned = recorded["revision"] and recorded["model_id"] == config.model
-    if pinned and config.revision in ("", recorded["revision"]):
-        identity = ModelIdentity(**recorded)  # no need to ask the hub again what the newest commit is
-    else:
-        identity = identify(config)
-    plan, document = make_plan(config, identity)
+    recorded = ModelIdentity.recorded(existing.settings)
+    pinned = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
+    # A pinned model: no need to ask the hub again what the newest commit is.
+    plan, document = make_plan(config, recorded if pinned else identify(config))
     if different := difference(existing.document, document):
         raise PlanError(
             f"{folder} holds another dataset: {'; '.join(different)}",

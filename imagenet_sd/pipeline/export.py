@@ -74,8 +74,8 @@ def push(
         revision: branch.
         token: see `HubRepo`.
         poll: seconds between two looks for new shards.
-        shards_per_commit: see `Upload`.
-        attempts: see `HubRepo`.
+        shards_per_commit: shards that become visible together; the Hub allows 128 commits an hour.
+        attempts: how often each call to the Hub is tried at most.
 
     Returns:
         A summary: `out`, `repo_id`, `revision`, `num_shards`, `shards_there` (in the repository now),
@@ -95,18 +95,7 @@ def push(
     repo.open(private=private)
     upload = Upload(dataset, repo, shards_per_commit=shards_per_commit)
     upload.prepare()
-    plan = dataset.plan
-    total = plan.num_images if follow else dataset.count_images(dataset.listed_shards())
+    total = dataset.plan.num_images if follow else dataset.count_images(dataset.listed_shards())
     with Progress("images", total, dataset.count_images(upload.there)) as progress:
         upload.run(progress.advance, follow=follow, poll=poll)
-    return {
-        "out": str(folder),
-        "repo_id": repo_id,
-        "revision": revision,
-        "num_shards": plan.num_shards,
-        "shards_there": len(upload.there),
-        "shards_uploaded": sum(path.endswith(".parquet") for path in upload.uploaded),
-        "files_uploaded": len(upload.uploaded),
-        "shards_missing": plan.num_shards - len(upload.there) - len(upload.refused),
-        "refused": upload.refusals(),
-    }
+    return {"out": str(folder), "repo_id": repo_id, "revision": revision, **upload.summary()}

@@ -93,12 +93,17 @@ class Upload:
             raise
         self._check_arrival()
 
-    def refusals(self) -> list[dict[str, str]]:
-        """The damaged shards: `shard` (its path) and `message`."""
-        return [
-            {"shard": self._remote_path(self.plan.shard(i)), "message": message}
-            for i, message in sorted(self.refused.items())
-        ]
+    def summary(self) -> dict[str, Any]:
+        """What was uploaded, what is there, what is missing and what was refused: see `pipeline.push`."""
+        refused = [(self._remote_path(self.plan.shard(i)), message) for i, message in sorted(self.refused.items())]
+        return {
+            "num_shards": self.plan.num_shards,
+            "shards_there": len(self.there),
+            "shards_uploaded": sum(path.endswith(".parquet") for path in self.uploaded),
+            "files_uploaded": len(self.uploaded),
+            "shards_missing": self.plan.num_shards - len(self.there) - len(refused),
+            "refused": [{"shard": path, "message": message} for path, message in refused],
+        }
 
     def _remote_path(self, shard: Shard) -> str:
         return self.dataset.relative(self.dataset.shard_path(shard))

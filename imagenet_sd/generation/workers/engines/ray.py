@@ -49,8 +49,7 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         from ray.exceptions import RayTaskError, WorkerCrashedError
     except ImportError:
         raise ImagenetSDError("the ray engine needs Ray", "install it: pip install 'imagenet-sd[ray]'") from None
-    ours = not ray.is_initialized()
-    if ours:
+    if ours := not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     waiting: list[Any] = []
     try:
@@ -60,8 +59,8 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         task = ray.remote(generate_shard).options(  # pyright: ignore[reportAttributeAccessIssue]
             num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, runtime_env=environment
         )
-        which = (str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds)
-        waiting = [task.remote(*which, i) for i in todo]
+        plan = (str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds)
+        waiting = [task.remote(*plan, i) for i in todo]
         stop = Stop()
         with stop.listening():  # after `ray.init`, which sets a handler of its own
             while waiting:
