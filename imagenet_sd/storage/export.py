@@ -224,27 +224,23 @@ class ExportTarget:
 
     def _rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         """The rows of a shard, one row group in memory, each compared with the plan: no other id becomes a path."""
-        requests = self.plan.requests(shard)
-        for count, row in enumerate(self._read(shard, len(requests))):
-            if message := _check_row(row, requests[count]):
-                raise self._fault(shard, f"row {count}: {message}")
-            yield row
-
-    def _read(self, shard: Shard, num_rows: int) -> Iterator[dict[str, Any]]:
-        done = 0
+        requests, done = self.plan.requests(shard), 0
         try:
             with pq.ParquetFile(self.dataset.shard_path(shard), page_checksum_verification=True) as file:
-                schema = arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)
-                if not file.schema_arrow.equals(schema):
+                if not file.schema_arrow.equals(arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)):
                     raise ValueError(f"columns are {file.schema_arrow.names}, or of another type")
                 for group in range(file.num_row_groups):
                     for row in file.read_row_group(group).to_pylist():
+                        if done == len(requests):
+                            raise ValueError(f"more rows than the {done} of the plan")
+                        if message := _check_row(row, requests[done]):
+                            raise self._fault(shard, f"row {done}: {message}")
                         done += 1
-                        if done > num_rows:
-                            raise ValueError(f"more rows than the {num_rows} of the plan")
                         yield row
-                if done != num_rows:
-                    raise ValueError(f"{done} rows instead of {num_rows}")
+            if done != len(requests):
+                raise ValueError(f"{done} rows instead of {len(requests)}")
+        except DatasetError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._fault(shard, f"unreadable after row {done}: {' '.join(str(error).split())}") from None
 
