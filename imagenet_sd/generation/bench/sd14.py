@@ -15,15 +15,15 @@ from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 TOKENS = 77
 # Where it differs from the defaults of diffusers and transformers, which are of the same architecture.
-UNET = {"sample_size": 64, "cross_attention_dim": 768}
-VAE = {
+UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+VAE: dict[str, Any] = {
     "sample_size": 512,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
 }
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_attention_heads": 12,
