@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imagenet_sd.core import layout
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.generation.workers.leases import Lease
 
 
@@ -41,7 +42,7 @@ class Journal:
     def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         self._over.set()
         self._thread.join()
-        self.write("stop", reason=" ".join(str(value).split())[:500] if value else "no work left")
+        self.write("stop", reason=one_line(value, 500) if value else "no work left")
         os.close(self._descriptor)
 
     def write(self, event: str, **facts: object) -> None:

@@ -124,11 +124,10 @@ class _Supervisor:
             return
         if errors:
             raise ImagenetSDError(str(errors[0].get("error")), str(errors[0].get("hint")))
-        if dead:
-            raise GenerationError(
-                f"{len(dead)} of {len(self.slots)} workers died {_RESPAWNS + 1} times",
-                "read the lines above; with too little memory, give fewer --workers",
-            )
+        raise GenerationError(
+            f"{len(dead)} of {len(self.slots)} workers died {_RESPAWNS + 1} times",
+            "read the lines above; with too little memory, give fewer --workers",
+        )
 
     def _start(self, slot: _Slot) -> None:
         slot.starts += 1

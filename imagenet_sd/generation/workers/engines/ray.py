@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import GenerationError, ImagenetSDError
+from imagenet_sd.core.errors import GenerationError, ImagenetSDError, one_line
 from imagenet_sd.generation.workers.status import RunProgress
 from imagenet_sd.generation.workers.stop import Stop
 from imagenet_sd.storage.dataset import Dataset
@@ -74,7 +74,7 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         ) from None
     except RayTaskError as error:
         raise ImagenetSDError(
-            f"a Ray task failed: {' '.join(str(error.cause).split())[:400]}", "fix it and run the same command again"
+            f"a Ray task failed: {one_line(error.cause, 400)}", "fix it and run the same command again"
         ) from None
     finally:
         for left in waiting:
