@@ -12,16 +12,13 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.core.progress import duration
+from imagenet_sd.core.progress import counted, duration
 from imagenet_sd.generation.config import GenerationConfig
 
 _ALL_LEMMAS = {
     "flags": ["--hypernym-all-lemmas"], "flag_value": "all", "show_default": False,
     "help": "Name all lemmas of each hypernym, not the first alone.",
 }  # fmt: skip
-_GENERATED = (
-    "{out}: {num_images:,} images in {num_shards} shards are done, {shards_generated} shards generated in this run"
-)
 
 
 def _class_options(*names: str) -> Callable[..., Any]:
@@ -115,7 +112,7 @@ def generate(
         return show(plan, format, _print_plan)
     if config.embedded and config.class_list != "digits-10":
         click.echo("warning: the embedded model can generate digits only (--classes digits-10)", err=True)
-    show(pipeline.generate(config, out, **work), format, _GENERATED)
+    show(pipeline.generate(config, out, **work), format, _print_summary)
 
 
 @app.command()
@@ -196,7 +193,7 @@ def _print_warnings(warnings: list) -> None:
 
 def _print_plan(plan: dict[str, Any]) -> None:
     click.echo(f"folder    {plan['out']}")
-    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {plan['rounds']} round(s)")
+    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
     click.echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
     click.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
     for key, value in plan["settings"].items():
@@ -212,6 +209,13 @@ def _print_plan(plan: dict[str, Any]) -> None:
         click.echo(f"warning   {warning}")
 
 
+def _print_summary(summary: dict[str, Any]) -> None:
+    click.echo(
+        f"{summary['out']}: {summary['num_images']:,} images in {counted(summary['num_shards'], 'shard')} are done, "
+        f"{counted(summary['shards_generated'], 'shard')} generated in this run"
+    )
+
+
 def _print_verdict(result: dict[str, Any]) -> None:
     for fault in result["faults"]:
         click.echo(f"{fault['shard']}: {fault['message']}")
@@ -219,7 +223,9 @@ def _print_verdict(result: dict[str, Any]) -> None:
         words = {True: "the same bytes as before", False: "other bytes than before", None: "generated"}
         click.echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
     verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` generates bad shards again)"
-    click.echo(f"{result['out']}: {result['num_images']:,} images in {result['num_shards']} shards, {verdict}")
+    click.echo(
+        f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}"
+    )
 
 
 def _print_comparison(result: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.results import (
     EvaluationResults,
     ProbeResult,
@@ -52,7 +53,7 @@ def collect(paths: list[Path]) -> Inputs:
         key = path.resolve()
         if key in inputs.studies:
             continue
-        if path.is_dir() and (path / "dataset.json").is_file():
+        if layout.holds_dataset(path):
             _once(inputs.datasets, path, read_dataset)
         elif path.is_dir():
             _once(inputs.runs, path, read_run)
@@ -106,7 +107,7 @@ def _expand(path: Path, depth: int = 0) -> list[Path]:
     studies = [p for p in sorted(path.glob("*.json")) if _holds(p, {"name", "cells"})]
     if studies or (path / "results.json").is_file():
         return studies or [path / "results.json"]
-    if (path / "dataset.json").is_file() or (path / "recipe.yaml").is_file():
+    if layout.holds_dataset(path) or (path / "recipe.yaml").is_file():
         return [path]
     files = [p for p in sorted(path.glob("*.json")) if _holds(p, {"encoder", "suite", "results"})]
     if depth == 0:
@@ -138,7 +139,7 @@ def _study_encoders(study: Study, folder: Path, inputs: Inputs) -> list[Evaluate
 
 def _cell_encoder(cell: StudyCell, study: Study, folder: Path, inputs: Inputs) -> EvaluatedEncoder:
     dataset = run = None
-    if cell.dataset and (folder / cell.dataset / "dataset.json").is_file():
+    if cell.dataset and layout.holds_dataset(folder / cell.dataset):
         dataset = _once(inputs.datasets, folder / cell.dataset, read_dataset)
     if cell.run and (folder / cell.run / "recipe.yaml").is_file():
         run = _once(inputs.runs, folder / cell.run, read_run)

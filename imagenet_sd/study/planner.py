@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
@@ -177,7 +178,7 @@ class Planner:
             kind="generate",
             folder=self.out / "datasets" / folder,
             inputs=digest([plan.fingerprint, rounds]),
-            product="dataset.json",
+            product=layout.DESCRIPTION,
             work=float(plan.num_images * config.num_inference_steps),
             study=replace(study, generate=config),
             shards=plan.num_shards,
@@ -257,7 +258,7 @@ def _weights(encoder: str) -> list[Any]:
 def _identity(text: str) -> list[Any]:
     """What a data spec stands for: a generated dataset by its fingerprint, anything else by its name."""
     spec = DataSpec.parse(text)
-    if spec.kind in ("dataset", "parquet") and (spec.paths[0] / "dataset.json").is_file():
-        document = read_json(spec.paths[0] / "dataset.json")
+    if spec.kind in ("dataset", "parquet") and layout.holds_dataset(spec.paths[0]):
+        document = read_json(spec.paths[0] / layout.DESCRIPTION)
         return [document.get("fingerprint"), document.get("rounds"), spec.limit, spec.number]
     return [text]
