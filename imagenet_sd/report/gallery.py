@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write
+from imagenet_sd.report.text import template
 from imagenet_sd.storage.dataset import Dataset
 
 _THUMBNAIL = 160
@@ -32,15 +33,10 @@ def write_gallery(dataset: Dataset, page: Path, sheet: Path, images_per_class: i
     Raises:
         DatasetError: no shard is finished yet.
     """
-    import jinja2
-
     chosen = choose_images(dataset, dataset.wnids, images_per_class)
     shown = sum(map(len, chosen.values()))
     if not shown:
         raise DatasetError(f"{dataset.folder} has no finished shard to show", "run `imagenet-sd generate` first")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imagenet_sd.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     rows = [
         {
             "wnid": entry["wnid"],
@@ -56,7 +52,7 @@ def write_gallery(dataset: Dataset, page: Path, sheet: Path, images_per_class: i
         }
         for entry in dataset.document["classes"]
     ]
-    html = environment.get_template("gallery.html.j2").render(
+    html = template("gallery.html.j2").render(
         rows=rows,
         settings=dataset.settings,
         shown=shown,

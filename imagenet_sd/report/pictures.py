@@ -10,7 +10,8 @@ from imagenet_sd.core.results import ProbeResult, clean
 from imagenet_sd.report.encoders import DatasetFolder
 from imagenet_sd.report.gallery import choose_images, data_uri
 from imagenet_sd.report.measurements import Setting, label_of, rank
-from imagenet_sd.report.plots import Panel, class_curve
+from imagenet_sd.report.plots import class_curve
+from imagenet_sd.report.svg import Panel
 from imagenet_sd.report.text import slug
 from imagenet_sd.storage.dataset import Dataset
 
