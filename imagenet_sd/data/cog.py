@@ -71,15 +71,13 @@ def build_levels(
 ) -> CogLevels:
     """Choose the unseen concepts, rank them by their similarity to the seen ones, and cut the ranking into levels.
 
-    The filter is that of `eligible_concepts`. A concept's similarity is its highest Lin similarity to any seen concept
-    (eq. 3.1 and 3.2), with the information content taken over all concepts of `counts`, the seen ones and their
-    ancestors (23,547 nodes for ImageNet-21K: the list of the Fall 2011 release leaves out one class of ImageNet-1K,
-    n04399382). Concepts are ranked by falling similarity, and by rising wnid where similarities are equal.
+    A concept's similarity is its highest Lin similarity to any seen concept (eq. 3.1 and 3.2), with the information
+    content taken over all concepts of `counts`, the seen ones and their ancestors (23,547 nodes for ImageNet-21K: the
+    Fall 2011 list leaves out one class of ImageNet-1K, n04399382). Ties are ranked by rising wnid.
 
-    The levels span the whole ranking (Sec. 3.3.3): L1 begins with the first concept, the last level ends with the last
-    one, and what is left over lies in the gaps between levels. The thesis gives no widths; here they are as even as
-    whole numbers allow (level k of K starts at rank floor(k (E - S) / (K - 1)), for E eligible concepts and levels
-    of S; for 5,146 the gaps are 36, 37, 36 and 37).
+    The levels span the whole ranking (Sec. 3.3.3) and the rest lies in the gaps between them. The thesis gives no
+    widths; here they are as even as whole numbers allow (level k of K starts at rank floor(k (E - S) / (K - 1)), for E
+    eligible concepts and levels of S; for 5,146 the gaps are 36, 37, 36 and 37).
 
     Args:
         synsets: the nouns of WordNet 3.0.

@@ -37,23 +37,10 @@ def write_gallery(dataset: Dataset, page: Path, sheet: Path, images_per_class: i
     shown = sum(map(len, chosen.values()))
     if not shown:
         raise DatasetError(f"{dataset.folder} has no finished shard to show", "run `imagenet-sd generate` first")
-    rows = [
-        {
-            "wnid": entry["wnid"],
-            "name": ", ".join(entry["lemmas"]),
-            "definition": entry["definition"],
-            "images": [
-                {
-                    "source": data_uri(row["image"]["bytes"]),
-                    "title": f"{row['prompt']}\n{row['image_id']}, seed {row['seed']}",
-                }
-                for row in chosen[entry["wnid"]]
-            ],
-        }
-        for entry in dataset.document["classes"]
-    ]
     html = template("gallery.html.j2").render(
-        rows=rows,
+        classes=dataset.document["classes"],
+        chosen=chosen,
+        data_uri=data_uri,
         settings=dataset.settings,
         shown=shown,
         images=dataset.plan.num_images,

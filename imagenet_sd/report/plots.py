@@ -22,7 +22,7 @@ from imagenet_sd.report.measurements import (
     factor_names,
     label_of,
 )
-from imagenet_sd.report.svg import COLOURS, INK, MARKERS, Panel, legend_below, name, new_axes, style, to_panel
+from imagenet_sd.report.svg import COLOURS, INK, MARKERS, STYLE, Panel, legend_below, name, new_axes, to_panel
 from imagenet_sd.report.text import TIMES, slug
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def draw_all(measured: Measurements) -> list[Drawing]:
     import matplotlib
 
     drawings = []
-    with matplotlib.rc_context(style()):
+    with matplotlib.rc_context(STYLE):
         for key, (title, needs, draw) in _FIGURES.items():
             caption, panels = draw(measured)
             missing = "" if panels else f"It needs {needs}."
@@ -289,7 +289,7 @@ def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], k
     """Accuracy of the given classes (title, fraction), the worst first, as bars; up to 15 are shown."""
     import matplotlib
 
-    with matplotlib.rc_context(style()):
+    with matplotlib.rc_context(STYLE):
         worst = accuracies[:15]
         figure, axes = new_axes(4.6, 0.9 + 0.24 * len(worst))
         titles, shares = zip(*worst, strict=True)

@@ -17,36 +17,27 @@ INK = "#010203"
 """Stands for the colour of the text around the figure; `to_svg` replaces it by `currentColor`."""
 COLOURS = ("#3d85c6", "#e0792f", "#3f9d5a", "#d0567a", "#8b72d6", "#a8822c", "#2aa0a4", "#84888f")
 MARKERS = "osD^vPX*"
-_STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be selected, and follows the colour of the page
     "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "text.color"), INK),
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.15,
-    "grid.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.constrained_layout.use": True,
 }
+"""The settings that a figure must be made under: `with matplotlib.rc_context(STYLE): ...`."""
 _HEAD = re.compile(r"^.*?(?=<svg)", re.DOTALL)
 _OWN_STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", re.DOTALL)
 _FILE_STYLE = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
-
-
-def style() -> dict[Any, Any]:
-    """The settings that a figure must be made under: `with matplotlib.rc_context(style()): ...`."""
-    return dict(_STYLE)
 
 
 def new_axes(width: float = 4.6, height: float = 3.4, **subplot: object) -> tuple["Figure", "Axes"]:
@@ -78,14 +69,14 @@ def to_panel(figure: "Figure", key: str, alt: str) -> Panel:
     """The figure as an `<svg>` element without a date, with ids of its own and a text alternative.
 
     Args:
-        figure: made under `style()`.
+        figure: made under `STYLE`.
         key: letters, digits and `-`; no two figures of a page share one.
         alt: what the figure shows, for those who do not see it.
     """
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": key}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = _OWN_STYLE.sub("", _HEAD.sub("", buffer.getvalue(), count=1)).replace(INK, "currentColor")
     text = re.sub(r'((?:\sid="|xlink:href="#|url\(#))', rf"\1{key}-", text)

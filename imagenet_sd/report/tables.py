@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from imagenet_sd.core.results import Study
+from imagenet_sd.core.results import StudyResults
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import Score
 from imagenet_sd.report.measurements import (
@@ -121,7 +121,7 @@ def _result_row(title: str, name: str, score: Score) -> tuple[TableCell, ...]:
     )
 
 
-def study_table(study: Study, measured: Measurements) -> Table:
+def study_table(study: StudyResults, measured: Measurements) -> Table:
     """Rows: settings; columns: factors, number of seeds, then top-1 and top-5 on each data set (layout of Tab. 5.2)."""
     settings = [setting for setting in measured.settings if setting.study == study.name]
     used = factor_names(setting.factors for setting in settings)
@@ -158,7 +158,7 @@ def _factor_cell(setting: Setting, name: str) -> TableCell:
     return TableCell(text=show_factor(name, value), sort=value)
 
 
-def augmentation_tables(study: Study, measured: Measurements) -> list[Table]:
+def augmentation_tables(study: StudyResults, measured: Measurements) -> list[Table]:
     """The layout of Tab. 5.1 (data by augmentation) for every data set of a study that has both augmentations."""
     pairs: dict[str, dict[str, int]] = {}
     settings = [setting for setting in measured.settings if setting.study == study.name]

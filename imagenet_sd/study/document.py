@@ -10,7 +10,7 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import Accuracies, EvaluationResults, Study, StudyCell, read_document
+from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, read_document
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
@@ -42,7 +42,7 @@ def describe(name: str, cells: list[dict[str, Any]], planned: list[PlannedCell],
         f"{os.cpu_count()} CPU cores",
         *sorted(devices - {"cpu", ""}),
     ]
-    return Study(
+    return StudyResults(
         name=name,
         commands=(command,) if command else (),
         versions=_versions(),
