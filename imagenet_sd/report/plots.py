@@ -149,7 +149,7 @@ def _sweep_panel(
     _factor_axis(axes, factor, sorted({p[0] for points in curves for p in points}), curves)
     axes.set(xlabel=axis, ylabel="top-1 on real images (%)", title=name(target))
     legend_below(figure, axes)
-    return to_panel(figure, key, f"Top-1 on {target} against {axis}, {len(curves)} lines")
+    return to_panel(figure, key, f"Top-1 on {target} against {axis}, {len(curves)} line{'s' * (len(curves) > 1)}")
 
 
 def _curves(settings: list[Setting], factor: str, means: Summaries) -> list[list[Point]]:
@@ -316,21 +316,20 @@ def _left_out(count: int, what: str, most: int = _MOST_LINES) -> str:
     return f" The first {most} of {count} {what} are shown." if count > most else ""
 
 
-def _sweep_figure(title: str, factor: str, axis: str, option: str) -> tuple[str, str, Callable[[Measurements], Drawn]]:
-    needs = f"encoders trained on datasets that differ in `{option}` only, two values at least"
-    return title, needs, partial(sweep, factor=factor, axis=axis)
-
-
+_SWEEPS = (
+    ("multiple", "Size of the synthetic dataset (as in Fig. 5.4)", "size, multiple of the base count", "--multiple"),
+    ("guidance_scale", "Guidance scale (as in Fig. 5.5, left)", "guidance scale", "--scale"),
+    ("num_inference_steps", "Diffusion steps (as in Fig. 5.5, right)", "diffusion steps", "--steps"),
+)
 _FIGURES: dict[str, tuple[str, str, Callable[[Measurements], Drawn]]] = {
-    "multiple": _sweep_figure(
-        "Size of the synthetic dataset (as in Fig. 5.4)", "multiple", "size, multiple of the base count", "--multiple"
-    ),
-    "guidance-scale": _sweep_figure(
-        "Guidance scale (as in Fig. 5.5, left)", "guidance_scale", "guidance scale", "--scale"
-    ),
-    "num-inference-steps": _sweep_figure(
-        "Diffusion steps (as in Fig. 5.5, right)", "num_inference_steps", "diffusion steps", "--steps"
-    ),
+    **{
+        slug(factor): (
+            title,
+            f"encoders trained on datasets that differ in `{option}` only, two values at least",
+            partial(sweep, factor=factor, axis=axis),
+        )
+        for factor, title, axis, option in _SWEEPS
+    },
     "radar": (
         "Transfer at a glance (as in Fig. 5.2)",
         "three transfer data sets measured on every encoder: `imagenet-sd evaluate ENCODER --suite transfer --data "
