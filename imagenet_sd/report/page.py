@@ -67,7 +67,7 @@ _EMBEDDED = (
 
 
 def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: str) -> Report:
-    """Work out tables, figures and pictures.
+    """Make the tables, figures and pictures.
 
     Args:
         inputs: what `collect` read.

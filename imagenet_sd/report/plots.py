@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[float, Summary, Setting]
-Drawn = tuple[str, list[Panel]]
+Captioned = tuple[str, list[Panel]]
 """Caption and panels of a figure; no panels where there is no data for it."""
 _MOST_LINES = 8
 _MOST_PANELS = 6
@@ -53,14 +53,14 @@ def draw_all(measured: Measurements) -> list[Drawing]:
 
     drawings = []
     with matplotlib.rc_context(STYLE):
-        for key, (title, needs, draw) in _FIGURES.items():
-            caption, panels = draw(measured)
+        for key, (title, needs, make) in _FIGURES.items():
+            caption, panels = make(measured)
             missing = "" if panels else f"It needs {needs}."
             drawings.append(Drawing(key=key, title=title, caption=caption, panels=tuple(panels), missing=missing))
     return drawings
 
 
-def radar(measured: Measurements) -> Drawn:
+def radar(measured: Measurements) -> Captioned:
     """Top-1 on every transfer set that all shown settings were measured on, one spoke each."""
     means = {d: measured.summary("transfer", d) for d in measured.datasets("transfer")}
     shown = [s for s in measured.settings if sum(s.number in mean for mean in means.values()) >= 3]
@@ -99,7 +99,7 @@ def _radar_panel(spokes: list[str], lines: list[tuple[str, list[float]]], publis
     return figure
 
 
-def sweep(measured: Measurements, factor: str, axis: str) -> Drawn:
+def sweep(measured: Measurements, factor: str, axis: str) -> Captioned:
     """Top-1 against one factor: a line for all settings that agree in the others; real images as a dashed line."""
     targets = {d: measured.summary("training", d) for d in measured.datasets("training")}
     swept = measured.numbers_of(s for s in measured.settings if factor in s.factors)
@@ -199,7 +199,7 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def plane(measured: Measurements) -> Drawn:
+def plane(measured: Measurements) -> Captioned:
     """Top-1 on the training task against the mean log odds over the transfer sets that all encoders share."""
     tasks, transfer = measured.datasets("training"), measured.datasets("transfer")
     task = measured.summary("training", tasks[0]) if tasks else {}
@@ -245,7 +245,7 @@ def _group_of(dataset: str) -> str:
     return _GROUPS.get("v2" if dataset.startswith("v2-") else dataset, dataset)
 
 
-def features(measured: Measurements) -> Drawn:
+def features(measured: Measurements) -> Captioned:
     """Bars of the four feature measures, per group of data sets and setting."""
     shown = [s for s in measured.settings if any(encoder.analyses for encoder in s.encoders)]
     table = measured.features.assign(group=measured.features["dataset"].map(_group_of))
@@ -321,7 +321,7 @@ _SWEEPS = (
     ("guidance_scale", "Guidance scale (as in Fig. 5.5, left)", "guidance scale", "--scale"),
     ("num_inference_steps", "Diffusion steps (as in Fig. 5.5, right)", "diffusion steps", "--steps"),
 )
-_FIGURES: dict[str, tuple[str, str, Callable[[Measurements], Drawn]]] = {
+_FIGURES: dict[str, tuple[str, str, Callable[[Measurements], Captioned]]] = {
     **{
         slug(factor): (
             title,
@@ -348,4 +348,4 @@ _FIGURES: dict[str, tuple[str, str, Callable[[Measurements], Drawn]]] = {
         features,
     ),
 }
-"""Figures by key, in the order of the page: title, what it needs, and the function that draws it."""
+"""Figures by key, in the order of the page: title, what it needs, and the function that makes it."""

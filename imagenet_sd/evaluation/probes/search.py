@@ -98,7 +98,7 @@ def fit_sgd(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int,
         return _accuracy(scores(train_sgd(x[train], y[train], classes, config, seed), x[held]), y[held])
 
     best = _optimize(objective, trials, seed)
-    model = train_sgd(x, y, classes, SgdConfig(**best), seed)
+    model = train_sgd(x, y, classes, SgdConfig(**best), seed)  # pyright: ignore[reportArgumentType]
     return (lambda features: scores(model, unit(features))), best
 
 
