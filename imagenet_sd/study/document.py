@@ -10,7 +10,7 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import Accuracies, EvaluationResults, Study, StudyCell, read_document
+from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, read_document
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
@@ -36,7 +36,7 @@ def describe(name: str, cells: list[StudyCell], planned: list[PlannedCell], comm
     devices = {read_json(file).get("device", "") for file in files if file.is_file()} - {"cpu", ""}
     machine = (f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", *sorted(devices))
     versions = {"imagenet-sd": __version__, "python": platform.python_version()}
-    return Study(
+    return StudyResults(
         name=name,
         commands=(command,) if command else (),
         versions=versions | {library: metadata.version(library) for library in _LIBRARIES},
