@@ -159,8 +159,7 @@ class Measurements:
 def _settings(groups: list[list[EvaluatedEncoder]], base: Mapping[str, Any]) -> list[Setting]:
     factors = [factors_of(group[0]) for group in groups]
     named = [each for each in factors if "data" in each]
-    names = factor_names(named)
-    varying = [f for f in names if len({each[f] for each in named if f in each}) > 1]
+    names, varying = factor_names(named), varying_factors(named)
     studies = len({group[0].study for group in groups if group[0].study}) > 1
     labels, shorts = [], []
     for group, own in zip(groups, factors, strict=True):
@@ -222,6 +221,11 @@ def factor_names(every: Iterable[Mapping[str, Any]]) -> list[str]:
     """The factors that occur: those of the papers in their order, then what else a study varied."""
     names = {name for factors in every for name in factors} - _SET_APART
     return [name for name in FACTORS if name in names] + sorted(names - set(FACTORS))
+
+
+def varying_factors(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The factors that have several values."""
+    return [name for name in factor_names(every) if len({each[name] for each in every if name in each}) > 1]
 
 
 def _key(encoder: EvaluatedEncoder) -> tuple:
