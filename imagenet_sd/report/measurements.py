@@ -200,11 +200,8 @@ def _titles(encoders: list[EvaluatedEncoder], settings: list[Setting]) -> list[s
 
 def _commonest(every: list[dict[str, Any]]) -> dict[str, Any]:
     """The commonest value of every factor, of equally common ones the first."""
-    base: dict[str, Any] = {}
-    for name in factor_names(every):
-        values = [factors[name] for factors in every if name in factors]
-        base[name] = max(dict.fromkeys(values), key=values.count)
-    return base
+    columns = {name: [factors[name] for factors in every if name in factors] for name in factor_names(every)}
+    return {name: max(values, key=values.count) for name, values in columns.items()}
 
 
 def factors_of(encoder: EvaluatedEncoder) -> dict[str, Any]:
@@ -269,9 +266,3 @@ def factor_title(name: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2].replace("_", " ")
-
-
-def rank(values: Iterable[Mapping[str, float]]) -> list[tuple[str, float]]:
-    """Mean by key over several mappings, the lowest first, keys in alphabetical order where they agree."""
-    means = pd.DataFrame(list(values)).mean().dropna()
-    return sorted(((str(key), float(value)) for key, value in means.items()), key=lambda item: (item[1], item[0]))
