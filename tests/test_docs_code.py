@@ -25,10 +25,10 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path):
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     folder = tmp_path / "work"
     folder.mkdir()
-    found = blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
-    assert any(language == "python" for language, _ in found)
+    code_blocks = blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    assert any(language == "python" for language, _ in code_blocks)
     lines = ["import subprocess, sys"]
-    for language, code in found:
+    for language, code in code_blocks:
         if language == "python":
             lines.append(code)
             continue
@@ -58,5 +58,5 @@ def test_links_of_a_page_exist(page: Path):
 
 def test_every_page_is_linked_from_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for page in [*PAGES, "cluster"]:
+    for page in [*PAGES, "cluster", "walkthrough"]:
         assert f"(docs/{page}.md)" in readme

@@ -287,7 +287,7 @@ def test_cog_from_counts_and_from_a_folder(tmp_path: Path, cli: CliRun):
     assert done.returncode == 1 and "either --counts or --images" in done.stderr
     counts = ROOT.parent / "shared" / "data" / "imagenet21k_fall11_image_counts.tsv"
     if not counts.is_file():
-        pytest.skip("no image counts at hand")
+        pytest.skip("no image counts on this machine")
     done = cli("cog", "--counts", counts, "--out", tmp_path / "cog", "--format", "json")
     assert done.returncode == 0, done.stderr
     levels = json.loads((tmp_path / "cog" / "levels.json").read_text())

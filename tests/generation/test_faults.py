@@ -266,7 +266,7 @@ def test_damaged_weights_are_refused(small_dataset: Path, tmp_path: Path, damage
         fetch(str(folder), identity)
 
 
-def test_a_shard_is_handed_back_at_the_next_batch(small_dataset: Path, tmp_path: Path):
+def test_a_shard_is_given_back_at_the_next_batch(small_dataset: Path, tmp_path: Path):
     out, stop = tmp_path / "out", Stop()
     with replay_loop(small_dataset, out, stop=stop) as (loop, replay):
         loop.on_batch = lambda shard, images: setattr(stop, "signum", signal.SIGTERM) if images == 3 else None

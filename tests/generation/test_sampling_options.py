@@ -389,9 +389,9 @@ def test_values_out_of_range_are_refused_by_name(setting: dict, named: str):
 
 
 def test_settings_made_by_hand_are_refused_by_name():
-    for recipe in ({"scheduler": ["ddim"]}, {"guidance_interval": "0:1"}, {"cache_interval": True}):
-        with pytest.raises(PlanError, match=f"{next(iter(recipe))} is"):
-            SamplingOptions.from_settings(recipe)
+    for settings in ({"scheduler": ["ddim"]}, {"guidance_interval": "0:1"}, {"cache_interval": True}):
+        with pytest.raises(PlanError, match=f"{next(iter(settings))} is"):
+            SamplingOptions.from_settings(settings)
 
 
 def test_options_from_the_command_line_to_the_folder(small_dataset: Path, tmp_path: Path, cli: CliRun):

@@ -41,7 +41,7 @@ def test_the_extract_equals_timms_copy_of_lemmas_and_definitions():
             assert value.strip() == text.strip(), wnid
 
 
-def test_a_missing_wordnet_is_one_line_with_the_mend(tmp_path: Path, cli: CliRun, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_wordnet_is_one_line_with_the_remedy(tmp_path: Path, cli: CliRun, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IMAGENET_SD_WORDNET", str(tmp_path))
     done = cli("prompts", "--classes", "digits-10", env={**os.environ})
     assert done.returncode == 1
@@ -96,7 +96,7 @@ def test_a_folder_without_lexnames_and_a_zip_both_read(
     assert texts[0][0].wnid == "n00001740" and texts[0][0].lemmas == ("entity",)
 
 
-def test_a_damaged_cache_is_made_anew(tiny_wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_cache_is_made_again(tiny_wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("IMAGENET_SD_WORDNET", str(tiny_wordnet))
     monkeypatch.setenv("IMAGENET_SD_CACHE", str(tmp_path / "cache"))
     before = list(open_wordnet())
