@@ -1,16 +1,6 @@
 """The command line: one thin function per command."""
 
-from imagenet_sd.cli import (  # noqa: F401  # each registers its commands
-    bench,
-    dataset,
-    evaluation,
-    export,
-    fleet,
-    push,
-    report,
-    run,
-    training,
-)
+from imagenet_sd.cli import bench, dataset, evaluation, export, run, training  # noqa: F401  # they register commands
 from imagenet_sd.cli.common import app, main
 
 __all__ = ["app", "main"]

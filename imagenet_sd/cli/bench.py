@@ -1,6 +1,5 @@
 """Commands that measure speed: bench generate, bench loader, bench probe."""
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -14,10 +13,6 @@ from imagenet_sd.generation.bench.config import BenchConfig
 @app.group()
 def bench() -> None:
     """Measure speed on this machine: the generator, the data loader, the linear probe."""
-
-
-def _rounds(default: int) -> Callable[..., Any]:
-    return click.option("--rounds", type=AT_LEAST_1, default=default, help="Measured rounds; the median counts.")
 
 
 @bench.command()
@@ -36,19 +31,19 @@ def generate(settings: dict[str, Any], size: str, format: str) -> None:
 
 
 @bench.command()
-@_rounds(7)
+@options(pipeline.bench_loader, "settings", rounds={"type": AT_LEAST_1})
 @FORMAT
-def loader(rounds: int, format: str) -> None:
+def loader(settings: dict[str, int], format: str) -> None:
     """Time a multi-crop sample in a data worker against a plain torchvision pipeline."""
-    show(pipeline.bench_loader(rounds=rounds), format, _print_result)
+    show(pipeline.bench_loader(**settings), format, _print_result)
 
 
 @bench.command()
-@_rounds(3)
+@options(pipeline.bench_probe, "settings", rounds={"type": AT_LEAST_1})
 @FORMAT
-def probe(rounds: int, format: str) -> None:
+def probe(settings: dict[str, int], format: str) -> None:
     """Time the linear probe's whole regularisation path against scikit-learn."""
-    show(pipeline.bench_probe(rounds=rounds), format, _print_result)
+    show(pipeline.bench_probe(**settings), format, _print_result)
 
 
 def _print_result(result: dict[str, Any]) -> None:

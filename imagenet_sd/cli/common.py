@@ -32,10 +32,19 @@ def folder(flag: str, help: str, metavar: str = "DIR", **attributes: Any) -> Cal
     return click.option(flag, type=click.Path(path_type=Path), metavar=metavar, help=help, **attributes)
 
 
-def show(result: Any, format: str, as_text: Callable[[Any], None]) -> None:
-    """Print a result: for people, as one JSON document, or a list of rows as JSON lines."""
-    if format == "table":
-        as_text(result)
+def show(result: Any, format: str, as_text: str | Callable[[Any], None]) -> None:
+    """Print a result: for people, as one JSON document, or a list of rows as JSON lines.
+
+    Args:
+        result: a mapping, or a list of them.
+        format: "table", "json" or "jsonl".
+        as_text: prints it for people; or a format string, filled in from each mapping.
+    """
+    if format == "table" and isinstance(as_text, str):
+        for row in result if isinstance(result, list) else [result]:
+            click.echo(as_text.format(**row))
+    elif format == "table":
+        as_text(result)  # pyright: ignore[reportCallIssue]
     elif format == "jsonl" and isinstance(result, list):
         for row in result:
             click.echo(json.dumps(row, ensure_ascii=False))

@@ -1,5 +1,7 @@
-"""Commands around a dataset: classes, prompts, generate, verify, preview."""
+"""Commands around a dataset: classes, prompts, generate, status, verify, regenerate, preview."""
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.progress import counted, duration
 from imagenet_sd.generation.config import GenerationConfig
 
 _ALL_LEMMAS = {
@@ -38,10 +41,10 @@ def classes(settings: dict[str, Any], format: str) -> None:
     config = GenerationConfig(**settings)
     specs = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
     warnings = lint_classes(specs)
-    by_wnid: dict[str, list[dict]] = {}
+    by_wnid = defaultdict(list)
     for warning in warnings:
-        by_wnid.setdefault(warning.wnid, []).append({"code": warning.code, "message": warning.message})
-    show([asdict(spec) | {"warnings": by_wnid.get(spec.wnid, [])} for spec in specs], format, _print_classes)
+        by_wnid[warning.wnid].append({"code": warning.code, "message": warning.message})
+    show([asdict(spec) | {"warnings": by_wnid[spec.wnid]} for spec in specs], format, _print_classes)
     if format == "table":
         _print_warnings(warnings)
 
@@ -70,7 +73,7 @@ def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format:
         {key: getattr(prompt, key) for key in keys} | {"num_tokens": num_tokens(prompt.text)}
         for prompt in islice(built, limit or None)
     ]
-    show(rows, format, _print_prompts)
+    show(rows, format, "{wnid}  {num_tokens:3d} tokens  {text}")
     _print_warnings(lint(specs, template))
 
 
@@ -114,6 +117,34 @@ def generate(
 
 @app.command()
 @DATASET
+@click.option("--watch", is_flag=True, help="Look again every few seconds until all is done.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=5.0, help="Seconds between two looks.")
+@folder("--metrics-file", "Also write Prometheus text format.", metavar="FILE")
+@FORMAT
+def status(dataset: Path, watch: bool, interval: float, metrics_file: Path | None, format: str) -> None:
+    """Say how far a dataset is: shards, images per second, time left, workers, failed shards and their last errors."""
+    while True:
+        state = pipeline.status(dataset, metrics_file)
+        show(state, format, _print_state)
+        if not watch or state["complete"]:
+            return
+        time.sleep(interval)
+
+
+@app.command()
+@DATASET
+@click.option("--id", required=True, metavar="IMAGE_ID", help="Such as n02086910_000017.")
+@FORMAT
+def regenerate(dataset: Path, id: str, format: str) -> None:
+    """Generate one image again, alone, and say whether its pixels match the stored ones (exit code 1 if not)."""
+    result = pipeline.regenerate(dataset, id)
+    show(result, format, _print_comparison)
+    if not result["identical"]:
+        raise SystemExit(1)
+
+
+@app.command()
+@DATASET
 @click.option("--repair", is_flag=True, help="Generate the bad shards again.")
 @FORMAT
 def verify(dataset: Path, repair: bool, format: str) -> None:
@@ -131,7 +162,8 @@ def verify(dataset: Path, repair: bool, format: str) -> None:
 @FORMAT
 def preview(dataset: Path, out: Path | None, settings: dict[str, Any], format: str) -> None:
     """Write a static gallery page and a contact sheet of a dataset."""
-    show(pipeline.preview(dataset, out, **settings), format, _print_preview)
+    text = "gallery of {images} images: {page}\ncontact sheet: {contact_sheet}"
+    show(pipeline.preview(dataset, out, **settings), format, text)
 
 
 def _parse_interval(text: str) -> tuple[float, float]:
@@ -154,11 +186,6 @@ def _print_classes(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _print_prompts(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        click.echo(f"{row['wnid']}  {row['num_tokens']:3d} tokens  {row['text']}")
-
-
 def _print_warnings(warnings: list) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
@@ -166,7 +193,7 @@ def _print_warnings(warnings: list) -> None:
 
 def _print_plan(plan: dict[str, Any]) -> None:
     click.echo(f"folder    {plan['out']}")
-    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {plan['rounds']} round(s)")
+    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
     click.echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
     click.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
     for key, value in plan["settings"].items():
@@ -184,8 +211,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 def _print_summary(summary: dict[str, Any]) -> None:
     click.echo(
-        f"{summary['out']}: {summary['num_images']:,} images in {summary['num_shards']} shards are done, "
-        f"{summary['shards_generated']} shards generated in this run"
+        f"{summary['out']}: {summary['num_images']:,} images in {counted(summary['num_shards'], 'shard')} are done, "
+        f"{counted(summary['shards_generated'], 'shard')} generated in this run"
     )
 
 
@@ -196,9 +223,32 @@ def _print_verdict(result: dict[str, Any]) -> None:
         words = {True: "the same bytes as before", False: "other bytes than before", None: "generated"}
         click.echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
     verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` generates bad shards again)"
-    click.echo(f"{result['out']}: {result['num_images']:,} images in {result['num_shards']} shards, {verdict}")
+    click.echo(
+        f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}"
+    )
 
 
-def _print_preview(result: dict[str, Any]) -> None:
-    click.echo(f"gallery of {result['images']} images: {result['page']}")
-    click.echo(f"contact sheet: {result['contact_sheet']}")
+def _print_comparison(result: dict[str, Any]) -> None:
+    place = f"in {result['shard']}, row {result['row']}"
+    if result["identical"]:
+        click.echo(f"{result['image_id']}: the same pixels as {place}")
+    else:
+        difference = f"the largest difference is {result['largest_difference']} of 255"
+        click.echo(f"{result['image_id']}: other pixels than {place}; {difference}")
+
+
+def _print_state(state: dict[str, Any]) -> None:
+    share = state["images_done"] / state["num_images"]
+    click.echo(
+        f"{state['out']}: {state['shards_done']:,} of {state['num_shards']:,} shards, "
+        f"{state['images_done']:,} of {state['num_images']:,} images ({share:.1%})"
+    )
+    left = "complete" if state["complete"] else "no worker is running"
+    if state["eta_seconds"]:
+        left = f"{duration(state['eta_seconds'])} left at {state['images_per_second']:.1f} images/s"
+    click.echo(
+        f"{left}; {state['workers_live']} live workers, {state['workers_stale']} stale, "
+        f"{state['shards_at_work']} shards in progress, {len(state['failed'])} failed"
+    )
+    for path, error in state["failed"].items():
+        click.echo(f"failed {path}: {error}")

@@ -1,4 +1,4 @@
-"""Commands that measure an encoder on real images."""
+"""Commands that measure encoders on real images, and report what was measured: evaluate, cog, report."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import FORMAT, app, folder, show
-from imagenet_sd.cli.options import AT_LEAST_1, options
+from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, options
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.specs import DATA_SPECS, ENCODER_SPECS
 from imagenet_sd.evaluation.config import EvalConfig
@@ -48,6 +48,19 @@ def cog(source: dict[str, str], out: Path, format: str) -> None:
         click.echo(f"written to {out}")
 
 
+@app.command()
+@click.argument(
+    "results", nargs=-1, required=True, metavar="RESULTS...", type=click.Path(path_type=Path),
+    help="results.json, study.json, folders of runs and of datasets.",
+)  # fmt: skip
+@folder("--out", "The page; a .md and a folder of figures come beside it.", metavar="HTML", default=Path("report.html"))
+@options(pipeline.report, "settings", classes={"type": AT_LEAST_0}, images_per_class={"type": AT_LEAST_1})
+@FORMAT
+def report(results: tuple[Path, ...], out: Path, settings: dict[str, Any], format: str) -> None:
+    """Write a page with all that was measured, the papers' numbers beside it, figures and sample images."""
+    show(pipeline.report(list(results), out, **settings), format, _print_report)
+
+
 def _named(data: tuple[str, ...]) -> dict[str, str]:
     named: dict[str, str] = {}
     for entry in data:
@@ -77,3 +90,10 @@ def _print_levels(result: dict[str, Any]) -> None:
     for level in ("L1", "L2", "L3", "L4", "L5"):
         values = result["similarity"][level]
         click.echo(f"{level}: {len(result[level])} concepts, mean similarity {sum(values) / max(1, len(values)):.4f}")
+
+
+def _print_report(result: dict[str, Any]) -> None:
+    click.echo(f"report: {result['page']}")
+    click.echo(f"as Markdown: {result['markdown']}, with {len(result['figures'])} figures")
+    for line in result["missing"]:
+        click.echo(f"without data: {line}")

@@ -1,11 +1,14 @@
-"""The command that writes a dataset in the formats of others."""
+"""Commands that hand a dataset on: export, push."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import DATASET, app, folder, print_json
+from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, show
+from imagenet_sd.cli.options import AT_LEAST_1, options
+from imagenet_sd.core.process import stoppable
 
 
 @app.command()
@@ -25,9 +28,35 @@ def export(dataset: Path, format: str, out: Path, json: bool) -> None:
             "export again later to add them",
             err=True,
         )
-    if json:
-        return print_json(summary)
+    text = (
+        "{target}: {images:,} images, {shards_written} shards written, "
+        "{shards_skipped} there before, {shards_missing} missing"
+    )
+    show(summary, "json" if json else "table", text)
+
+
+@app.command()
+@DATASET
+@click.argument("repo_id", metavar="REPO_ID", help="NAMESPACE/NAME of a dataset on the Hub.")
+@options(
+    pipeline.push, "settings", without=("token",),
+    poll={"type": click.FloatRange(min=0.1)}, shards_per_commit={"type": AT_LEAST_1}, attempts={"type": AT_LEAST_1},
+)  # fmt: skip
+@FORMAT
+def push(dataset: Path, repo_id: str, settings: dict[str, Any], format: str) -> None:
+    """Upload the finished shards to the Hugging Face Hub. Run it again to go on; what is there is skipped."""
+    with stoppable():
+        result = pipeline.push(dataset, repo_id, **settings)
+    show(result, format, _print_summary)
+    if result["refused"]:
+        click.echo("hint: `imagenet-sd verify --repair` generates damaged shards again", err=True)
+        raise SystemExit(1)
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    refused = f", {len(result['refused'])} damaged and left out" if result["refused"] else ""
+    missing = f", {result['shards_missing']:,} not generated yet" if result["shards_missing"] else ""
     click.echo(
-        f"{summary['target']}: {summary['images']:,} images, {summary['shards_written']} shards written, "
-        f"{summary['shards_skipped']} there before, {missing} missing"
+        f"{result['repo_id']}: {result['shards_there']:,} of {result['num_shards']:,} shards are there, "
+        f"{result['shards_uploaded']:,} uploaded in this run{refused}{missing}"
     )

@@ -9,6 +9,7 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, print_json, show
 from imagenet_sd.cli.options import options
 from imagenet_sd.core.specs import DATA_SPECS
+from imagenet_sd.core.typed import to_mapping
 
 
 @app.command()
@@ -30,12 +31,11 @@ def train(
     format: str,
 ) -> None:  # fmt: skip
     """Train an encoder from scratch on a dataset. Run it again to go on where it stopped."""
-    from imagenet_sd.training.config import resolved
     from imagenet_sd.training.recipes import load_train_config
 
     config = load_train_config(recipe, settings)
     if dry_run:
-        return print_json(resolved(config))
+        return print_json(to_mapping(config))
     result = pipeline.train(config, data, out, **work)
     show(result, format, _print_summary)
     if not result["finished"]:

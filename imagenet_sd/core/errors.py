@@ -58,6 +58,6 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error in one line of at most 200 characters, to be quoted in a message."""
-    return " ".join(str(error).split())[:200]
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The text of an error in one line of at most `limit` characters, to be quoted in a message."""
+    return " ".join(str(error).split())[:limit]

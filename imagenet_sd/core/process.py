@@ -10,7 +10,8 @@ from imagenet_sd.core.errors import Interrupted
 
 
 @contextmanager
-def _on_sigterm(handler: Callable[[int, Any], object]) -> Iterator[None]:
+def on_sigterm(handler: Callable[[int, Any], object]) -> Iterator[None]:
+    """Call `handler` on SIGTERM inside the block; for the main thread."""
     previous = signal.signal(signal.SIGTERM, handler)
     try:
         yield
@@ -32,7 +33,7 @@ def stoppable() -> Iterator[None]:
         raise KeyboardInterrupt
 
     try:
-        with _on_sigterm(stop):
+        with on_sigterm(stop):
             yield
     except KeyboardInterrupt:
         raise Interrupted(received[0] if received else signal.SIGINT) from None
@@ -47,7 +48,7 @@ def run_process(arguments: Sequence[str], environment: Mapping[str, str]) -> int
     Raises:
         Interrupted: it was stopped by SIGTERM.
     """
-    with subprocess.Popen(arguments, env=environment) as process, _on_sigterm(lambda *_: process.terminate()):
+    with subprocess.Popen(arguments, env=environment) as process, on_sigterm(lambda *_: process.terminate()):
         try:
             code = process.wait()
         except BaseException:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 
 
 class Progress:
@@ -39,9 +38,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -74,3 +71,8 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
     return f"{seconds / 86400:.1f} d"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: "1 shard", "2,000 shards"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,7 +1,7 @@
 """What a result is: the typed documents that `evaluate` and `run` write and that the report reads.
 
-`results.json` is an `EvaluationResults`, `study.json` a `Study`. The JSON schema of either is generated from the model
-(`EvaluationResults.model_json_schema()`). All accuracies are fractions in [0, 1].
+`results.json` is an `EvaluationResults`, `study.json` a `StudyResults`; `model_json_schema()` of either gives its JSON
+schema. All accuracies are fractions in [0, 1].
 """
 
 import json
@@ -240,7 +240,7 @@ class StudyCell(Document):
     """By "DATASET/SPLIT"."""
 
 
-class Study(Document):
+class StudyResults(Document):
     """`study.json`: the cells of a study, the command, the versions and the machine that they come from."""
 
     name: Text
@@ -250,7 +250,7 @@ class Study(Document):
     cells: Annotated[tuple[StudyCell, ...], Field(max_length=10_000)]
 
     @model_validator(mode="after")
-    def _no_cell_twice(self) -> "Study":
+    def _no_cell_twice(self) -> "StudyResults":
         if len({(c.id, *sorted((k, str(v)) for k, v in c.factors.items())) for c in self.cells}) < len(self.cells):
             raise ValueError("one cell is there twice; every cell needs its own id or factors")
         return self

@@ -64,15 +64,7 @@ class Permutation:
         Raises:
             IndexError: the position is outside of [0, size).
         """
-        if not 0 <= position < self.size:
-            raise IndexError(position)
-        while True:
-            left, right = position >> self._half, position & self._mask
-            for key in self._keys:
-                left, right = right, left ^ (_mix(right ^ key) & self._mask)
-            position = left << self._half | right
-            if position < self.size:
-                return position
+        return self._walk(position, self._keys)
 
     def index(self, element: int) -> int:
         """The position of `element`: `p.index(p[i]) == i`.
@@ -80,15 +72,21 @@ class Permutation:
         Raises:
             IndexError: the element is outside of [0, size).
         """
-        if not 0 <= element < self.size:
-            raise IndexError(element)
+        return self._walk(element, self._keys[::-1], inverse=True)
+
+    def _walk(self, value: int, keys: list[int], inverse: bool = False) -> int:
+        """The network on `value` until it lands in the range; its inverse is the network between two swaps."""
+        if not 0 <= value < self.size:
+            raise IndexError(value)
         while True:
-            left, right = element >> self._half, element & self._mask
-            for key in reversed(self._keys):
-                left, right = right ^ (_mix(left ^ key) & self._mask), left
-            element = left << self._half | right
-            if element < self.size:
-                return element
+            left, right = value >> self._half, value & self._mask
+            if inverse:
+                left, right = right, left
+            for key in keys:
+                left, right = right, left ^ (_mix(right ^ key) & self._mask)
+            value = right << self._half | left if inverse else left << self._half | right
+            if value < self.size:
+                return value
 
 
 def _mix(value: int) -> int:

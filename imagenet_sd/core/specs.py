@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.layout import holds_dataset
 
 DataKind = Literal["dataset", "imagefolder", "parquet", "hf", "builtin", "torchvision", "imagenet", "cog"]
 _FORMS: dict[DataKind, str] = {
@@ -86,7 +87,7 @@ class DataSpec:
         if not text:
             raise DatasetError("no data ''", f"give {DATA_SPECS}")
         level = _LEVEL.fullmatch(text)
-        if level and not (Path(text) / "dataset.json").is_file():
+        if level and not holds_dataset(Path(text)):
             return cls(kind="cog", name=level["name"], root=level["root"], level=level["level"] or "")
         return cls(kind="dataset", root=text)
 

@@ -98,19 +98,15 @@ def located(path: str) -> Iterator[None]:
         raise SettingsError(f"{path}: {error}", error.hint) from None
 
 
-def to_mapping(config: Any) -> dict[str, Any]:
-    """A configuration as plain nested dictionaries, ready for YAML."""
-    flat = hasattr(config, "to_flat")
-    values = config.to_flat() if flat else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return {key: _plain(value) for key, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_mapping(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+def to_mapping(config: Any) -> Any:
+    """A configuration as plain nested dictionaries and lists, ready for YAML."""
+    if hasattr(config, "to_flat"):
+        config = config.to_flat()
+    elif dataclasses.is_dataclass(config):
+        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if isinstance(config, list | tuple):
+        return [to_mapping(item) for item in config]
+    return {key: to_mapping(item) for key, item in config.items()} if isinstance(config, dict) else config
 
 
 def from_mapping(kind: type[T], content: object, path: str = "") -> T:

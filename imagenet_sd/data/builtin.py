@@ -14,17 +14,8 @@ from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ArraySet
 
 # The WordNet 3.0 synsets of the digits 0 .. 9, whose sorted order is the order of the digits.
-DIGIT_WNIDS = (
-    "n13742358",
-    "n13742573",
-    "n13743269",
-    "n13744044",
-    "n13744304",
-    "n13744521",
-    "n13744722",
-    "n13744916",
-    "n13745086",
-    "n13745270",
+DIGIT_WNIDS = tuple(
+    "n13742358 n13742573 n13743269 n13744044 n13744304 n13744521 n13744722 n13744916 n13745086 n13745270".split()
 )
 
 Split = Literal["train", "test"]

@@ -71,15 +71,9 @@ def build_levels(
 ) -> CogLevels:
     """Choose the unseen concepts, rank them by their similarity to the seen ones, and cut the ranking into levels.
 
-    The filter is that of `eligible_concepts`. A concept's similarity is its highest Lin similarity to any seen concept
-    (eq. 3.1 and 3.2), with the information content taken over all concepts of `counts`, the seen ones and their
-    ancestors (23,547 nodes for ImageNet-21K: the list of the Fall 2011 release leaves out one class of ImageNet-1K,
-    n04399382). Concepts are ranked by falling similarity, and by rising wnid where similarities are equal.
-
-    The levels span the whole ranking (Sec. 3.3.3): L1 begins with the first concept, the last level ends with the last
-    one, and what is left over lies in the gaps between levels. The thesis gives no widths; here they are as even as
-    whole numbers allow (level k of K starts at rank floor(k (E - S) / (K - 1)), for E eligible concepts and levels
-    of S; for 5,146 the gaps are 36, 37, 36 and 37).
+    A concept's similarity is its highest Lin similarity to any seen concept (eq. 3.1 and 3.2), with the information
+    content taken over all concepts of `counts`, the seen ones and their ancestors (23,547 nodes for ImageNet-21K: the
+    Fall 2011 list leaves out one class of ImageNet-1K, n04399382). Ties are ranked by rising wnid.
 
     Args:
         synsets: the nouns of WordNet 3.0.
@@ -107,14 +101,20 @@ def build_levels(
     lin = LinSimilarity(synsets, {*counts, *seen})
     nearest = lin.matrix(eligible, sorted(seen)).max(axis=1)
     order = np.argsort(-nearest, kind="stable")  # `eligible` is sorted, so equal similarities stay in order of wnid
-    last_start = len(eligible) - level_size
-    starts = [number * last_start // max(1, num_levels - 1) for number in range(num_levels)]
-    chosen = [order[start : start + level_size] for start in starts]
+    chosen = [order[start : start + level_size] for start in _starts(len(eligible), num_levels, level_size)]
     return CogLevels(
         num_eligible=len(eligible),
         levels=tuple(tuple(eligible[rank] for rank in level) for level in chosen),
         similarity=tuple(tuple(nearest[level].tolist()) for level in chosen),
     )
+
+
+def _starts(eligible: int, num_levels: int, level_size: int) -> list[int]:
+    """The first rank of every level: the levels span the whole ranking (Sec. 3.3.3), the rest lies in gaps between.
+
+    The thesis gives no widths of the gaps; here they are as even as whole numbers allow (for 5,146: 36, 37, 36 and 37).
+    """
+    return [number * (eligible - level_size) // max(1, num_levels - 1) for number in range(num_levels)]
 
 
 def eligible_concepts(

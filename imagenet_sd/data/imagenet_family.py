@@ -30,39 +30,31 @@ class FamilyMember:
 
     name: str
     folder: str
-    folders_are: Literal["wnid", "index"] = "wnid"
-    num_classes: int = 1000
+    folders_are: Literal["wnid", "index"]
+    num_classes: int
     num_images: int
     homepage: str
 
 
-def _v2(variant: str, folder: str) -> FamilyMember:
-    homepage = "https://github.com/modestyachts/ImageNetV2"
-    return FamilyMember(name=f"v2-{variant}", folder=folder, folders_are="index", num_images=10_000, homepage=homepage)
-
-
-_MEMBERS = (
-    FamilyMember(name="val", folder="val", num_images=50_000, homepage="https://image-net.org (ILSVRC-2012)"),
-    _v2("matched-frequency", "imagenetv2-matched-frequency-format-val"),
-    _v2("threshold-0.7", "imagenetv2-threshold0.7-format-val"),
-    _v2("top-images", "imagenetv2-top-images-format-val"),
+_V2, _HENDRYCKS = "https://github.com/modestyachts/ImageNetV2", "https://github.com/hendrycks"
+_MEMBERS = tuple(
     FamilyMember(
-        name="sketch", folder="sketch", num_images=50_889, homepage="https://github.com/HaohanWang/ImageNet-Sketch"
-    ),
-    FamilyMember(
-        name="r",
-        folder="imagenet-r",
-        num_classes=200,
-        num_images=30_000,
-        homepage="https://github.com/hendrycks/imagenet-r",
-    ),
-    FamilyMember(
-        name="a",
-        folder="imagenet-a",
-        num_classes=200,
-        num_images=7_500,
-        homepage="https://github.com/hendrycks/natural-adv-examples",
-    ),
+        name=name,
+        folder=folder,
+        folders_are="index" if name.startswith("v2-") else "wnid",
+        num_classes=classes,
+        num_images=images,
+        homepage=homepage,
+    )
+    for name, folder, classes, images, homepage in (
+        ("val", "val", 1000, 50_000, "https://image-net.org (ILSVRC-2012)"),
+        ("v2-matched-frequency", "imagenetv2-matched-frequency-format-val", 1000, 10_000, _V2),
+        ("v2-threshold-0.7", "imagenetv2-threshold0.7-format-val", 1000, 10_000, _V2),
+        ("v2-top-images", "imagenetv2-top-images-format-val", 1000, 10_000, _V2),
+        ("sketch", "sketch", 1000, 50_889, "https://github.com/HaohanWang/ImageNet-Sketch"),
+        ("r", "imagenet-r", 200, 30_000, f"{_HENDRYCKS}/imagenet-r"),
+        ("a", "imagenet-a", 200, 7_500, f"{_HENDRYCKS}/natural-adv-examples"),
+    )
 )
 
 

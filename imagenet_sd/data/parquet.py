@@ -1,7 +1,8 @@
 """Labelled images in Parquet shards: those of a dataset made by `generate`, of any folder, or of a Hub repository."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,15 +45,11 @@ class ParquetSet:
             self.group_sizes += sizes
 
     def _parquet(self, number: int) -> "pq.ParquetFile":
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with _damage_named(self.files[number]):
             source = self._opener(self.files[number]) if self._opener else self.files[number]
             return pq.ParquetFile(source, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DatasetError(f"{self.files[number]}: {reason}", "run `imagenet-sd verify --repair`") from None
 
     def read_group(self, group: int) -> list[LabelledImage]:
         """See `ImageSet`.
@@ -60,8 +57,6 @@ class ParquetSet:
         Raises:
             DatasetError: the row group is damaged; page checksums notice.
         """
-        import pyarrow as pa
-
         number, row_group = self.groups[group]
         if self._open is None or self._open[0] != number:
             if self._open is not None:
@@ -69,11 +64,8 @@ class ParquetSet:
             self._open = (number, self._parquet(number))
         file = self._open[1]
         columns = ["image", self._label] + (["image_id"] if "image_id" in file.schema_arrow.names else [])
-        try:
+        with _damage_named(self.files[number]):
             rows = file.read_row_group(row_group, columns=columns).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DatasetError(f"{self.files[number]}: {reason}", "run `imagenet-sd verify --repair`") from None
         return [
             LabelledImage(
                 image_id=row.get("image_id") or f"{number}/{row_group}/{i}",
@@ -85,6 +77,16 @@ class ParquetSet:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": None}
+
+
+@contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{name}: {' '.join(str(error).split())}", "run `imagenet-sd verify --repair`") from None
 
 
 def _class_names(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], str]:

@@ -22,7 +22,6 @@ from imagenet_sd.data.images import ArraySet, ImageSet, ListSet
 
 Metric = Literal["top1", "mean_per_class"]
 Split = Literal["train", "test"]
-_Loader = Literal["lists", "mat", "json", "tree", "binary"]
 Files = list[tuple[str, int]]  # (path relative to a folder, with "/"; label)
 SPLIT_SEED = 0
 
@@ -33,10 +32,6 @@ class TransferSpec:
 
     Attributes:
         name: the key in `TRANSFER_SETS`.
-        loader: what its annotations are: text "lists", Matlab "mat" files, "json", a "tree" of class folders without
-            a split of its own, or "binary" records.
-        train_split: what its authors call the part that probes are trained and tuned on.
-        test_split: likewise, the part that they are tested on.
         metric: the measure of the ImageNet-SD protocol.
         metric_sea: the measure of the SeA protocol (that of Kornblith et al. and BYOL).
         folders: its possible folders under the root; the first is that of torchvision and of the hint.
@@ -46,9 +41,6 @@ class TransferSpec:
     """
 
     name: str
-    loader: _Loader
-    train_split: str
-    test_split: str
     metric: Metric = "top1"
     metric_sea: Metric
     folders: tuple[str, ...]
@@ -282,43 +274,33 @@ _CALTECH_AT = "caltech101/101_ObjectCategories caltech-101/101_ObjectCategories 
 _EUROSAT_AT = "eurosat/2750 2750 eurosat/EuroSAT_RGB EuroSAT_RGB"
 _PER_CLASS = ("aircraft", "caltech101", "flowers", "pets")
 
-# fmt: off
-_TABLE: tuple[tuple[str, _Loader, str, str, str, str, str, Callable[[Path, Split], _Listing | ArraySet]], ...] = (
-    # name, loader, train split, test split, folders, markers, homepage, reader
-    ("aircraft", "lists", "trainval", "test", "fgvc-aircraft-2013b .", "data/variants.txt",
-     f"{_VGG}/fgvc-aircraft", _aircraft),
-    ("cars196", "mat", "train", "test", "stanford_cars .", "devkit/cars_meta.mat", _CARS_PAGE, _cars),
-    ("dtd", "lists", "train1 + val1", "test1", "dtd/dtd dtd .", "labels/test1.txt", f"{_VGG}/dtd", _dtd),
-    ("eurosat", "tree", "seeded 70%", "seeded 30%", _EUROSAT_AT, ".", _EUROSAT_PAGE, _eurosat),
-    ("flowers", "mat", "trnid + valid", "tstid", "flowers-102 .", "setid.mat", f"{_VGG}/flowers/102", _flowers),
-    ("pets", "lists", "trainval", "test", "oxford-iiit-pet .", "annotations/test.txt", f"{_VGG}/pets", _pets),
-    ("food101", "json", "train", "test", "food-101 .", "meta/test.json", _FOOD_PAGE, _food),
-    ("sun397", "lists", "Training_01", "Testing_01", "SUN397 .", "ClassName.txt", _SUN_PAGE, _sun),
-    ("inat18", "json", "train2018", "val2018", "inat18 .", "train2018.json", f"{_INAT}/2018",
-     partial(_inat, year="2018")),
-    ("inat19", "json", "train2019", "val2019", "inat19 .", "train2019.json", f"{_INAT}/2019",
-     partial(_inat, year="2019")),
-    ("cifar10", "binary", "train", "test", "cifar-10-batches-bin cifar10 .", "batches.meta.txt train",
-     _CIFAR_PAGE, _CIFAR10),
-    ("cifar100", "binary", "train", "test", "cifar-100-binary cifar100 .", "fine_label_names.txt train",
-     _CIFAR_PAGE, _CIFAR100),
-    ("caltech101", "tree", "seeded 30 per class", "the rest", _CALTECH_AT, ".", _CALTECH_PAGE, _caltech),
-    ("cub", "lists", "train", "test", "CUB_200_2011 .", "images.txt", _CUB_PAGE, _cub),
+_TABLE: tuple[tuple[str, str, str, str, Callable[[Path, Split], _Listing | ArraySet]], ...] = (
+    # name, folders, markers, homepage, reader
+    ("aircraft", "fgvc-aircraft-2013b .", "data/variants.txt", f"{_VGG}/fgvc-aircraft", _aircraft),
+    ("cars196", "stanford_cars .", "devkit/cars_meta.mat", _CARS_PAGE, _cars),
+    ("dtd", "dtd/dtd dtd .", "labels/test1.txt", f"{_VGG}/dtd", _dtd),
+    ("eurosat", _EUROSAT_AT, ".", _EUROSAT_PAGE, _eurosat),
+    ("flowers", "flowers-102 .", "setid.mat", f"{_VGG}/flowers/102", _flowers),
+    ("pets", "oxford-iiit-pet .", "annotations/test.txt", f"{_VGG}/pets", _pets),
+    ("food101", "food-101 .", "meta/test.json", _FOOD_PAGE, _food),
+    ("sun397", "SUN397 .", "ClassName.txt", _SUN_PAGE, _sun),
+    ("inat18", "inat18 .", "train2018.json", f"{_INAT}/2018", partial(_inat, year="2018")),
+    ("inat19", "inat19 .", "train2019.json", f"{_INAT}/2019", partial(_inat, year="2019")),
+    ("cifar10", "cifar-10-batches-bin cifar10 .", "batches.meta.txt train", _CIFAR_PAGE, _CIFAR10),
+    ("cifar100", "cifar-100-binary cifar100 .", "fine_label_names.txt train", _CIFAR_PAGE, _CIFAR100),
+    ("caltech101", _CALTECH_AT, ".", _CALTECH_PAGE, _caltech),
+    ("cub", "CUB_200_2011 .", "images.txt", _CUB_PAGE, _cub),
 )
-# fmt: on
 TRANSFER_SETS: dict[str, TransferSpec] = {
     name: TransferSpec(
         name=name,
-        loader=loader,
-        train_split=train,
-        test_split=test,
         metric_sea="mean_per_class" if name in _PER_CLASS else "top1",
         folders=tuple(folders.split()),
         markers=tuple(markers.split()),
         homepage=homepage,
         read=read,
     )
-    for name, loader, train, test, folders, markers, homepage, read in _TABLE
+    for name, folders, markers, homepage, read in _TABLE
 }
 
 

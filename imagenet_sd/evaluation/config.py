@@ -7,6 +7,8 @@ from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.types import Suite
 
 SUITES = get_args(Suite)
+Probe = Literal["auto", "lbfgs", "sgd", "sea", "knn", "path"]
+Preprocessing = Literal["protocol", "model"]
 
 
 class EvaluationError(ImagenetSDError):
@@ -23,7 +25,7 @@ class EvalConfig:
 
     suite: str = "transfer"
     """imagenet, transfer, fewshot, analysis or cog."""
-    probe: Literal["auto", "lbfgs", "sgd", "sea", "knn", "path"] = "auto"
+    probe: Probe = "auto"
     """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd."""
     large: int = 100_000
     """Training images from which `auto` takes SGD."""
@@ -35,7 +37,7 @@ class EvalConfig:
     """Share of the training images held out, stratified, to choose hyper-parameters."""
     crop_size: int = field(default=224, metadata={"formerly": "side"})
     """Pixels: the shorter edge of the resized image, and the edge of its centre crop."""
-    preprocessing: Literal["protocol", "model"] = "protocol"
+    preprocessing: Preprocessing = "protocol"
     """The papers' resize and crop, or what the model's own configuration says."""
     batch_size: int = 128
     """Images per forward pass."""
@@ -51,20 +53,16 @@ class EvalConfig:
     """Number of episodes; 0 for none."""
 
     def __post_init__(self) -> None:
-        probes = ("auto", "lbfgs", "path", "sgd", "sea", "knn")
+        probes, preprocessings = get_args(Probe), get_args(Preprocessing)
         checks = [
-            (self.probe in probes, f"probe is {self.probe!r}", f"one of {', '.join(probes)}"),
-            (
-                self.preprocessing in ("protocol", "model"),
-                f"preprocessing is {self.preprocessing!r}",
-                "one of protocol, model",
-            ),
-            (self.suite in SUITES, f"suite is {self.suite!r}", f"one of {', '.join(SUITES)}"),
-            (self.trials >= 1, f"trials is {self.trials}", "give at least 1; the papers use 25 or more"),
-            (len(self.seeds) >= 1, "no seeds", "give at least one seed"),
-            (0 < self.validation_share < 1, f"validation_share is {self.validation_share}", "give a share in (0, 1)"),
-            (self.crop_size >= 16, f"crop_size is {self.crop_size}", "give at least 16 pixels"),
+            (self.suite in SUITES, "suite", f"one of {', '.join(SUITES)}"),
+            (self.probe in probes, "probe", f"one of {', '.join(probes)}"),
+            (self.preprocessing in preprocessings, "preprocessing", f"one of {', '.join(preprocessings)}"),
+            (self.trials >= 1, "trials", "give at least 1; the papers use 25 or more"),
+            (len(self.seeds) >= 1, "seeds", "give at least one seed"),
+            (0 < self.validation_share < 1, "validation_share", "give a share in (0, 1)"),
+            (self.crop_size >= 16, "crop_size", "give at least 16 pixels"),
         ]
-        for holds, message, hint in checks:
+        for holds, name, hint in checks:
             if not holds:
-                raise EvaluationError(message, hint)
+                raise EvaluationError(f"{name} is {getattr(self, name)!r}", hint)

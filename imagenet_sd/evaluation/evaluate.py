@@ -42,18 +42,14 @@ def evaluate(
     if not data:
         raise EvaluationError("no data to evaluate on", "give --data NAME=SPEC, such as --data mnist=builtin:mnist")
     results: list[ProbeResult | FeatureAnalysis] = []
-    caches: list[bool] = []
-
-    def features(spec: DataSpec, split: str) -> Extracted:
-        images = open_images(spec, split)
-        extracted = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
-        caches.append(extracted.from_cache)
-        return extracted
-
+    from_cache = True
     for name, spec in data.items():
-        test = features(spec, "test")
-        train = features(spec, "train") if config.suite not in ("imagenet", "analysis") else None
-        results += _measure(encoders, name, train, test, config)
+        features = {}
+        for split in ("test",) if config.suite in ("imagenet", "analysis") else ("test", "train"):
+            images = open_images(spec, split)
+            features[split] = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
+            from_cache &= features[split].from_cache
+        results += _measure(encoders, name, features.get("train"), features["test"], config)
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))
@@ -67,7 +63,7 @@ def evaluate(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, document)
-    return document | {"features_from_cache": all(caches)}
+    return document | {"features_from_cache": from_cache}
 
 
 def _measure(

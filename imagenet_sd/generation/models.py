@@ -6,9 +6,10 @@ Imports neither torch nor diffusers, so that a wrong name is an error within sec
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ class ModelIdentity:
     revision: str = ""
     weights_sha256: str = ""
 
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any]) -> "ModelIdentity":
+        """The identity that the settings of a `dataset.json` record."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
 
 def identify(config: GenerationConfig) -> ModelIdentity:
     """Which weights `config.model` means, pinned: the hub's commit, or a hash over the folder's files.
@@ -44,8 +50,7 @@ def identify(config: GenerationConfig) -> ModelIdentity:
         ModelError: there is no such folder, and the hub does not answer or does not know the name; within 15 seconds.
         PlanError: images are to be flagged, and the model has no safety checker.
     """
-    folder = _local_folder(config)
-    if folder is not None:
+    if (folder := _local_folder(config)) is not None:
         check_pipeline_folder(folder)
         name = EMBEDDED if config.embedded else folder.resolve().name
         identity = ModelIdentity(model_id=name, weights_sha256=folder_hash(folder))
@@ -83,11 +88,7 @@ def checker_identity(config: GenerationConfig, model: ModelIdentity) -> dict[str
 
 
 def require_checker(model: str, files: set[str]) -> None:
-    """Refuse a model whose files, as paths with slashes, hold no safety checker.
-
-    Raises:
-        PlanError: see above.
-    """
+    """Raise PlanError for a model whose files, as paths with slashes, hold no safety checker."""
     weights = any(name.startswith("safety_checker/") and name.endswith(".safetensors") for name in files)
     if not (weights and "feature_extractor/preprocessor_config.json" in files):
         raise PlanError(
@@ -105,11 +106,7 @@ def folder_hash(folder: Path) -> str:
 
 
 def check_pipeline_folder(folder: Path) -> None:
-    """Refuse a folder that is no Stable Diffusion pipeline, by its `model_index.json` alone.
-
-    Raises:
-        ModelError: see above.
-    """
+    """Raise ModelError for a folder that is no Stable Diffusion pipeline, by its `model_index.json` alone."""
     try:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError):

@@ -21,7 +21,7 @@ from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.schema import Row
+from imagenet_sd.storage.schema import Row, planned_columns
 from imagenet_sd.storage.writer import write_shard
 
 
@@ -50,13 +50,7 @@ class Worker:
         rows = [
             Row(
                 jpeg=image.jpeg,
-                label=request.prompt.class_index,
-                wnid=request.prompt.wnid,
-                image_id=request.image_id,
-                prompt=request.prompt.text,
-                template=request.prompt.template,
-                background=request.prompt.background,
-                seed=request.seed,
+                **planned_columns(request),
                 guidance_scale=settings["guidance_scale"],
                 num_inference_steps=settings["num_inference_steps"],
                 model_id=settings["model_id"],
@@ -84,21 +78,16 @@ def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -
             f"{dataset.folder} records its images as {settings['image']}, this version writes {JPEG}",
             "use the version of imagenet-sd that made the dataset",
         )
-    identity = ModelIdentity(**{key: settings[key] for key in ("model_id", "revision", "weights_sha256")})
     flag_nsfw = settings.get("nsfw_checker") is not None
-    folder = fetch(dataset.document["model_source"], identity, flag_nsfw=flag_nsfw)
+    folder = fetch(dataset.document["model_source"], ModelIdentity.recorded(settings), flag_nsfw=flag_nsfw)
     device = pick_device()
     if device.type == "cpu":
         set_up_cpu_worker()
     pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device)
+    names = ("guidance_scale", "num_inference_steps", "negative_prompt", "width", "height", "batch_size")
     generator = kind(
         pipeline,
-        guidance_scale=settings["guidance_scale"],
-        num_inference_steps=settings["num_inference_steps"],
-        negative_prompt=settings["negative_prompt"],
-        width=settings["width"],
-        height=settings["height"],
-        batch_size=settings["batch_size"],
+        **{name: settings[name] for name in names},
         options=SamplingOptions.from_settings(settings),
         checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
     )

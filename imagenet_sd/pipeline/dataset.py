@@ -4,18 +4,15 @@ The heavy rooms (torch, diffusers) are imported inside the functions that need t
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
-from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.progress import Progress, counted
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
 from imagenet_sd.storage.dataset import Dataset
-
-if TYPE_CHECKING:
-    from imagenet_sd.generation.workers.status import RunProgress
 
 
 def generate(
@@ -53,16 +50,8 @@ def generate(
         raise PlanError(f"--engine is {engine!r}", "give local or ray")
     dataset = _plan_dataset(out or Path(default_folder(config)), config)
     dataset.write_description()
-    plan, todo, rate = dataset.plan, dataset.unfinished(), 0.0
-    if todo:
-        from imagenet_sd.generation.workers.status import RunProgress
-
-        with Progress("images", plan.num_images, plan.num_images - dataset.count_images(todo)) as bar:
-            progress = RunProgress(dataset, bar, metrics_file)
-            _run_engine(dataset, todo, progress, engine, workers, gpus_per_worker)
-            progress.update(last=True)
-            rate = bar.rate()
-        _require_complete(dataset)
+    plan, todo = dataset.plan, dataset.unfinished()
+    rate = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else 0.0
     return {
         "out": str(dataset.folder),
         "fingerprint": plan.fingerprint,
@@ -74,36 +63,36 @@ def generate(
 
 
 def _run_engine(
-    dataset: Dataset, todo: list[int], progress: "RunProgress", engine: str, workers: int, gpus: float | None
-) -> None:
-    if engine == "ray":
-        from imagenet_sd.generation.workers.engines.ray import run_ray
+    dataset: Dataset, todo: list[int], engine: str, workers: int, gpus: float | None, metrics_file: Path | None
+) -> float:
+    """Generate what is missing; returns images a second."""
+    from imagenet_sd.generation.workers.engines.local import run_local
+    from imagenet_sd.generation.workers.engines.ray import run_ray
+    from imagenet_sd.generation.workers.status import RunProgress, failures
 
-        run_ray(dataset, todo, gpus, progress)
-    else:
-        from imagenet_sd.generation.workers.engines.local import run_local
-
-        run_local(dataset, workers, progress, len(todo))
-
-
-def _require_complete(dataset: Dataset) -> None:
-    from imagenet_sd.generation.workers.status import failures
-
+    plan = dataset.plan
+    with Progress("images", plan.num_images, plan.num_images - dataset.count_images(todo)) as bar:
+        progress = RunProgress(dataset, bar, metrics_file)
+        if engine == "ray":
+            run_ray(dataset, todo, gpus, progress)
+        else:
+            run_local(dataset, workers, progress, len(todo))
+        progress.update(last=True)
+        rate = bar.rate()
     if left := dataset.unfinished():
         failed = failures(dataset)
         listed = "; ".join(f"{path}: {error}" for path, error in list(failed.items())[:10])
         more = f"; and {len(failed) - 10} more" if len(failed) > 10 else ""
         raise GenerationError(
-            f"{len(left)} of {dataset.plan.num_shards} shards are not done, the others are. {listed}{more}",
+            f"{len(left)} of {counted(plan.num_shards, 'shard')} could not be generated, the others are done. "
+            f"{listed}{more}",
             f"run the same command again to try them again; `imagenet-sd status {dataset.folder}` lists them",
         )
+    return rate
 
 
 def status(folder: Path, metrics_file: Path | None = None) -> dict[str, Any]:
-    """How far a dataset is, how fast it grows, who works on it, and which shards failed.
-
-    Returns:
-        See `imagenet_sd.generation.workers.status.status`.
+    """How far a dataset is and who works on it: see `imagenet_sd.generation.workers.status.status`.
 
     Raises:
         DatasetError: the folder holds no dataset.
@@ -242,13 +231,10 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
             )
         return Dataset.from_document(folder, make_plan(config, identify(config))[1])
     existing = Dataset.open(folder)
-    recorded = {key: existing.settings[key] for key in ("model_id", "revision", "weights_sha256")}
-    pinned = recorded["revision"] and recorded["model_id"] == config.model
-    if pinned and config.revision in ("", recorded["revision"]):
-        identity = ModelIdentity(**recorded)  # no need to ask the hub again what the newest commit is
-    else:
-        identity = identify(config)
-    plan, document = make_plan(config, identity)
+    recorded = ModelIdentity.recorded(existing.settings)
+    pinned = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
+    # A pinned model: no need to ask the hub again what the newest commit is.
+    plan, document = make_plan(config, recorded if pinned else identify(config))
     if different := difference(existing.document, document):
         raise PlanError(
             f"{folder} holds another dataset: {'; '.join(different)}",

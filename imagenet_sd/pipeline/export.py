@@ -30,10 +30,10 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
     dataset = open_dataset(folder)
     with ExportTarget(dataset, kind, target) as export:
         survey = export.survey()
-        done = sum(shard.num_rows for shard in survey.done)
-        images = done + sum(shard.num_rows for shard in survey.todo)
+        done, todo = (sum(shard.num_rows for shard in survey[state]) for state in ("done", "todo"))
+        images = done + todo
         with Progress("images", images, done) as progress:
-            for shard in survey.todo:
+            for shard in survey["todo"]:
                 export.export(shard)
                 progress.advance(shard.num_rows)
         export.finish()
@@ -43,9 +43,9 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
         "format": kind,
         "images": images,
         "num_shards": dataset.plan.num_shards,
-        "shards_written": len(survey.todo),
-        "shards_skipped": len(survey.done),
-        "shards_missing": len(survey.missing),
+        "shards_written": len(survey["todo"]),
+        "shards_skipped": len(survey["done"]),
+        "shards_missing": len(survey["missing"]),
     }
 
 
@@ -63,8 +63,8 @@ def push(
 ) -> dict[str, Any]:
     """Upload the finished shards of a dataset to the Hub; what is there is skipped, so it goes on where it stopped.
 
-    Start one upload for a dataset, beside however many workers. `HF_ENDPOINT` names another Hub; it counts only if it
-    was set before `huggingface_hub` is first imported.
+    Start one upload for a dataset, beside however many workers. `HF_ENDPOINT` names another Hub, if it is set before
+    `huggingface_hub` is first imported.
 
     Args:
         folder: dataset folder.
@@ -72,7 +72,7 @@ def push(
         follow: go on until every shard of the plan is there, as workers finish them.
         private: make the repository private; a public one of that name is refused.
         revision: branch.
-        token: access token; None takes that of HF_TOKEN or `hf auth login`.
+        token: see `HubRepo`.
         poll: seconds between two looks for new shards.
         shards_per_commit: shards that become visible together; the Hub allows 128 commits an hour.
         attempts: how often each call to the Hub is tried at most.
@@ -97,16 +97,5 @@ def push(
     upload.prepare()
     total = dataset.plan.num_images if follow else dataset.count_images(dataset.listed_shards())
     with Progress("images", total, dataset.count_images(upload.there)) as progress:
-        upload.on_images = progress.advance
-        upload.run(follow=follow, poll=poll)
-    return {
-        "out": str(folder),
-        "repo_id": repo_id,
-        "revision": revision,
-        "num_shards": dataset.plan.num_shards,
-        "shards_there": len(upload.there),
-        "shards_uploaded": sum(path.endswith(".parquet") for path in upload.uploaded),
-        "files_uploaded": len(upload.uploaded),
-        "shards_missing": dataset.plan.num_shards - len(upload.there) - len(upload.refused),
-        "refused": upload.refusals(),
-    }
+        upload.run(progress.advance, follow=follow, poll=poll)
+    return {"out": str(folder), "repo_id": repo_id, "revision": revision, **upload.summary()}

@@ -4,7 +4,6 @@ ImageNet's class ids are noun offsets of WordNet 3.0; in any other version they 
 """
 
 import os
-import shutil
 import sqlite3
 import sys
 import tempfile
@@ -202,16 +201,10 @@ def _copy_database(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     names = [f"{kind}.{pos}" for kind in ("data", "index") for pos in _POS_NUMBER]
     names += [f"{pos}.exc" for pos in _POS_NUMBER]
-    if source.suffix == ".zip":
-        with zipfile.ZipFile(source) as archive:
-            members = set(archive.namelist())
-            for name in [*names, "lexnames"]:
-                if f"wordnet/{name}" in members:
-                    (folder / name).write_bytes(archive.read(f"wordnet/{name}"))
-    else:
-        for name in [*names, "lexnames"]:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+    database = zipfile.Path(source, "wordnet/") if source.suffix == ".zip" else source
+    for name in [*names, "lexnames"]:
+        if (database / name).is_file():
+            (folder / name).write_bytes((database / name).read_bytes())
     if not (folder / "lexnames").exists():
         lines = (f"{i:02d}\t{name}\t{_POS_NUMBER[name.split('.')[0]]}\n" for i, name in enumerate(_LEXNAMES.split()))
         (folder / "lexnames").write_text("".join(lines))

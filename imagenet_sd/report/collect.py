@@ -1,17 +1,18 @@
 """From the paths that a user gives to encoders with all that is known about each."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.results import (
     EvaluationResults,
     ProbeResult,
     ResultsError,
-    Study,
     StudyCell,
+    StudyResults,
     parse_json,
     read_text,
     validate,
@@ -31,7 +32,7 @@ class Inputs:
     """
 
     encoders: list[EvaluatedEncoder] = field(default_factory=list)
-    studies: dict[Path, Study] = field(default_factory=dict)
+    studies: dict[Path, StudyResults] = field(default_factory=dict)
     datasets: dict[Path, DatasetFolder] = field(default_factory=dict)
     runs: dict[Path, RunFolder] = field(default_factory=dict)
     results: dict[Path, EvaluationResults] = field(default_factory=dict)
@@ -52,11 +53,11 @@ def collect(paths: list[Path]) -> Inputs:
         key = path.resolve()
         if key in inputs.studies:
             continue
-        if path.is_dir() and (path / "dataset.json").is_file():
+        if layout.holds_dataset(path):
             _once(inputs.datasets, path, read_dataset)
         elif path.is_dir():
             _once(inputs.runs, path, read_run)
-        elif isinstance(document := _read(path), Study):
+        elif isinstance(document := _read(path), StudyResults):
             taken = {study.name for study in inputs.studies.values()}
             names = (document.name, *(f"{document.name} ({n})" for n in range(2, len(taken) + 2)))
             name = next(name for name in names if name not in taken)
@@ -77,14 +78,14 @@ def _once(known: dict[Path, T], path: Path, read: Callable[[Path], T]) -> T:
     return known[key]
 
 
-def _read(path: Path) -> EvaluationResults | Study:
+def _read(path: Path) -> EvaluationResults | StudyResults:
     """The document in a JSON file: a study has cells."""
     value = parse_json(read_text(path), path)
     if not isinstance(value, dict):
         kind = "a list" if isinstance(value, list) else "a single value"
         raise ResultsError(f"{path} holds {kind}, not a JSON object", "give results.json, study.json or a folder")
     if "cells" in value:
-        return validate(Study, value, path)
+        return validate(StudyResults, value, path)
     if not {"encoder", "suite", "results"} <= value.keys():
         raise ResultsError(
             f"{path} is no results.json of `evaluate`", "give results.json, study.json, a run or a dataset"
@@ -94,7 +95,7 @@ def _read(path: Path) -> EvaluationResults | Study:
 
 def _read_results(path: Path) -> EvaluationResults:
     document = _read(path)
-    if isinstance(document, Study):
+    if isinstance(document, StudyResults):
         raise ResultsError(f"{path} is a study, not a results.json of `evaluate`", "name the results of the cell")
     return document
 
@@ -106,7 +107,7 @@ def _expand(path: Path, depth: int = 0) -> list[Path]:
     studies = [p for p in sorted(path.glob("*.json")) if _holds(p, {"name", "cells"})]
     if studies or (path / "results.json").is_file():
         return studies or [path / "results.json"]
-    if (path / "dataset.json").is_file() or (path / "recipe.yaml").is_file():
+    if layout.holds_dataset(path) or (path / "recipe.yaml").is_file():
         return [path]
     files = [p for p in sorted(path.glob("*.json")) if _holds(p, {"encoder", "suite", "results"})]
     if depth == 0:
@@ -127,7 +128,7 @@ def _holds(path: Path, keys: set[str]) -> bool:
     return isinstance(value, dict) and keys <= value.keys()
 
 
-def _study_encoders(study: Study, folder: Path, inputs: Inputs) -> list[EvaluatedEncoder]:
+def _study_encoders(study: StudyResults, folder: Path, inputs: Inputs) -> list[EvaluatedEncoder]:
     encoders = [_cell_encoder(cell, study, folder, inputs) for cell in study.cells]
     # Real images are compared with clones of the same classes: one class list stands for the whole study.
     lists = {encoder.class_list for encoder in encoders if encoder.class_list}
@@ -136,9 +137,9 @@ def _study_encoders(study: Study, folder: Path, inputs: Inputs) -> list[Evaluate
     return [replace(each, class_list=each.class_list or next(iter(lists))) for each in encoders]
 
 
-def _cell_encoder(cell: StudyCell, study: Study, folder: Path, inputs: Inputs) -> EvaluatedEncoder:
+def _cell_encoder(cell: StudyCell, study: StudyResults, folder: Path, inputs: Inputs) -> EvaluatedEncoder:
     dataset = run = None
-    if cell.dataset and (folder / cell.dataset / "dataset.json").is_file():
+    if cell.dataset and layout.holds_dataset(folder / cell.dataset):
         dataset = _once(inputs.datasets, folder / cell.dataset, read_dataset)
     if cell.run and (folder / cell.run / "recipe.yaml").is_file():
         run = _once(inputs.runs, folder / cell.run, read_run)
@@ -148,28 +149,42 @@ def _cell_encoder(cell: StudyCell, study: Study, folder: Path, inputs: Inputs) -
             documents.append(_once(inputs.results, folder / name, _read_results))
         else:
             inputs.remarks.append(f"{cell.id}: {Path(name).name} is named in the study, but is not there")
-    scores = _scores(documents)
-    measured = {score.key[:2] for score in scores}
-    scores += [score for score in _repeated_scores(cell) if score.key[:2] not in measured]
-    if not scores and run and run.score:
-        scores.append(run.score)
-    kept, remarks = merge(scores)
-    inputs.remarks += [f"{cell.id}: {remark}" for remark in remarks]
-    return EvaluatedEncoder(
+    measured = {(result.dataset, result.split) for document in documents for result in document.scores}
+    repeated = [score for score in _repeated_scores(cell) if score.key[:2] not in measured]
+    if not (measured or repeated) and run and run.score:
+        repeated.append(run.score)
+    encoder = _encoder(cell.id, dict(cell.factors), documents, repeated, dataset, run, inputs)
+    return replace(
+        encoder,
         name=str(cell.factors.get("encoder", cell.id)),
         study=study.name,
-        factors=cell.factors,
+        num_images=cell.images or encoder.num_images,
+    )
+
+
+def _encoder(
+    name: str,
+    factors: dict[str, Any],
+    documents: list[EvaluationResults],
+    further: list[Score],
+    dataset: DatasetFolder | None,
+    run: RunFolder | None,
+    inputs: Inputs,
+) -> EvaluatedEncoder:
+    """An encoder with the scores of its results files, and `further` ones after them."""
+    scores = [Score(suite=document.suite, result=result) for document in documents for result in document.scores]
+    kept, remarks = merge(scores + further)
+    inputs.remarks += [f"{name}: {remark}" for remark in remarks]
+    return EvaluatedEncoder(
+        name=name,
+        factors=factors,
         scores=kept,
         analyses=tuple(analysis for document in documents for analysis in document.analyses),
         dataset=dataset,
         run=run,
-        class_list=_class_list(dataset, run),
-        num_images=cell.images or (dataset.num_images if dataset else None),
+        class_list=dataset.class_list if dataset else known_class_list(run.classes) if run else "",
+        num_images=dataset.num_images if dataset else None,
     )
-
-
-def _scores(documents: Iterable[EvaluationResults]) -> list[Score]:
-    return [Score(suite=document.suite, result=result) for document in documents for result in document.scores]
 
 
 def _repeated_scores(cell: StudyCell) -> list[Score]:
@@ -205,25 +220,12 @@ def _free_encoders(
 
 
 def _free_encoder(name: str, run: RunFolder | None, group: list[EvaluationResults], inputs: Inputs) -> EvaluatedEncoder:
-    scores = _scores(group)
-    if run and run.score:
-        scores.append(run.score)
-    kept, remarks = merge(scores)
-    inputs.remarks += [f"{name}: {remark}" for remark in remarks]
-    dataset = _named(run.data, list(inputs.datasets.values())) if run else None
-    factors: dict[str, Any] = {}
-    if run:
-        factors = {**(dataset.factors if dataset else {"data": _origin(run.data)}), **run.factors}
-    return EvaluatedEncoder(
-        name=run.name if run else name,
-        factors={key: value for key, value in factors.items() if value != ""},
-        scores=kept,
-        analyses=tuple(analysis for document in group for analysis in document.analyses),
-        dataset=dataset,
-        run=run,
-        class_list=_class_list(dataset, run),
-        num_images=dataset.num_images if dataset else None,
-    )
+    if not run:
+        return _encoder(name, {}, group, [], None, None, inputs)
+    dataset = _named(run.data, list(inputs.datasets.values()))
+    factors = {**(dataset.factors if dataset else {"data": _origin(run.data)}), **run.factors}
+    factors = {key: value for key, value in factors.items() if value != ""}
+    return _encoder(run.name, factors, group, [run.score] if run.score else [], dataset, run, inputs)
 
 
 def _origin(data: str) -> str:
@@ -236,9 +238,3 @@ def _named(name: str, known: list[Any]) -> Any:
     same = [each for each in known if str(each.path) == name or each.path.resolve() == Path(name).absolute()]
     alike = [each for each in known if each.name == Path(name).name]
     return same[0] if same else alike[0] if len(alike) == 1 else None
-
-
-def _class_list(dataset: DatasetFolder | None, run: RunFolder | None) -> str:
-    if dataset:
-        return dataset.class_list
-    return known_class_list(run.classes) if run else ""

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import atomic_write
+from imagenet_sd.report.text import template
 from imagenet_sd.storage.dataset import Dataset
 
 _THUMBNAIL = 160
@@ -32,32 +33,14 @@ def write_gallery(dataset: Dataset, page: Path, sheet: Path, images_per_class: i
     Raises:
         DatasetError: no shard is finished yet.
     """
-    import jinja2
-
     chosen = choose_images(dataset, dataset.wnids, images_per_class)
     shown = sum(map(len, chosen.values()))
     if not shown:
         raise DatasetError(f"{dataset.folder} has no finished shard to show", "run `imagenet-sd generate` first")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imagenet_sd.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    rows = [
-        {
-            "wnid": entry["wnid"],
-            "name": ", ".join(entry["lemmas"]),
-            "definition": entry["definition"],
-            "images": [
-                {
-                    "source": data_uri(row["image"]["bytes"]),
-                    "title": f"{row['prompt']}\n{row['image_id']}, seed {row['seed']}",
-                }
-                for row in chosen[entry["wnid"]]
-            ],
-        }
-        for entry in dataset.document["classes"]
-    ]
-    html = environment.get_template("gallery.html.j2").render(
-        rows=rows,
+    html = template("gallery.html.j2").render(
+        classes=dataset.document["classes"],
+        chosen=chosen,
+        data_uri=data_uri,
         settings=dataset.settings,
         shown=shown,
         images=dataset.plan.num_images,

@@ -1,7 +1,7 @@
 """All scores as one pandas table, grouped: encoders that differ in nothing but the seed are one setting."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -162,39 +162,30 @@ def _settings(groups: list[list[EvaluatedEncoder]], base: Mapping[str, Any]) -> 
     names = factor_names(named)
     varying = [f for f in names if len({each[f] for each in named if f in each}) > 1]
     studies = len({group[0].study for group in groups if group[0].study}) > 1
-    settings = []
-    for number, (group, own) in enumerate(zip(groups, factors, strict=True)):
+    labels, shorts = [], []
+    for group, own in zip(groups, factors, strict=True):
         prefix = f"{group[0].study}: " if studies and group[0].study else ""
         usual = label_of(own, ("prompt", "guidance_scale") if own.get("data") == "synthetic" else ("data",))
         label = label_of(own, varying) or usual if "data" in own else group[0].name
         different = label_of(own, [f for f in names if own.get(f) != base.get(f)])
-        short = different or usual if "data" in own else label
-        settings.append(
-            Setting(
-                number=number,
-                label=prefix + label,
-                short=prefix + short,
-                study=group[0].study,
-                factors=own,
-                encoders=tuple(group),
-            )
-        )
-    return _distinct(settings)
+        labels.append(prefix + label)
+        shorts.append(prefix + (different or usual if "data" in own else label))
+    # Labels agree where sizes, recipes or class lists differ: the study tells them apart, else the first encoder.
+    for origins in ([group[0].study or group[0].name for group in groups], [group[0].name for group in groups]):
+        labels, shorts = _distinct(labels, origins), _distinct(shorts, origins)
+    rows = enumerate(zip(groups, factors, labels, shorts, strict=True))
+    return [
+        Setting(number=n, label=label, short=short, study=group[0].study, factors=own, encoders=tuple(group))
+        for n, (group, own, label, short) in rows
+    ]
 
 
-def _distinct(settings: list[Setting]) -> list[Setting]:
-    """Settings whose labels agree (other sizes, recipes or class lists) get their study or first encoder added."""
-    for origin in ([s.study or s.encoders[0].name for s in settings], [s.encoders[0].name for s in settings]):
-        labels, shorts = [s.label for s in settings], [s.short for s in settings]
-        settings = [
-            replace(
-                setting,
-                label=setting.label if labels.count(setting.label) == 1 else f"{setting.label} ({own})",
-                short=setting.short if shorts.count(setting.short) == 1 else f"{setting.short} ({own})",
-            )
-            for setting, own in zip(settings, origin, strict=True)
-        ]
-    return settings
+def _distinct(names: list[str], origins: list[str]) -> list[str]:
+    """The names, with their origin where several agree."""
+    return [
+        name if names.count(name) == 1 or name == origin else f"{name} ({origin})"
+        for name, origin in zip(names, origins, strict=True)
+    ]
 
 
 def _titles(encoders: list[EvaluatedEncoder], settings: list[Setting]) -> list[str]:
@@ -205,10 +196,7 @@ def _titles(encoders: list[EvaluatedEncoder], settings: list[Setting]) -> list[s
         else setting.short
         for encoder, setting in zip(encoders, settings, strict=True)
     ]
-    return [
-        title if titles.count(title) == 1 or title == encoder.name else f"{title} ({encoder.name})"
-        for title, encoder in zip(titles, encoders, strict=True)
-    ]
+    return _distinct(titles, [encoder.name for encoder in encoders])
 
 
 def _commonest(every: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,46 +10,14 @@ from typing import Any
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.report.collect import Inputs
 from imagenet_sd.report.headline import Headline, headlines
-from imagenet_sd.report.markdown import to_markdown
 from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.pictures import Sheet, WorstClasses, contact_sheets, worst_classes
 from imagenet_sd.report.plots import Drawing, draw_all
 from imagenet_sd.report.svg import standalone
-from imagenet_sd.report.tables import (
-    Table,
-    augmentation_paper_table,
-    augmentation_tables,
-    cog_paper_table,
-    imagenet_paper_table,
-    results_table,
-    study_table,
-    transfer_paper_table,
-)
+from imagenet_sd.report.tables import Table, augmentation_tables, paper_tables, results_table, study_table
+from imagenet_sd.report.text import template
 
-# Sorting a table: missing values stay at the end; two clicks turn the order round. The state is told by aria-sort.
-SCRIPT = """
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => {
-    const head = button.closest("th"), body = head.closest("table").tBodies[0], column = head.cellIndex;
-    const down = head.getAttribute("aria-sort") !== "descending";
-    for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const numeric = head.classList.contains("number");
-    const value = (row, key) => {
-      const text = row.cells[column].dataset[key];
-      return text === undefined ? null : numeric ? Number(text) : text;
-    };
-    const compare = (a, b, key) => {
-      const x = value(a, key), y = value(b, key);
-      if (x === null || y === null) return x === y ? 0 : x === null ? 1 : -1;
-      const order = numeric ? x - y : x.localeCompare(y, "en", { numeric: true });
-      return down ? -order : order;
-    };
-    const rows = [...body.rows].sort((a, b) => compare(a, b, "sort") || compare(a, b, "paper"));
-    body.append(...rows);
-  });
-}
-"""
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,7 +67,7 @@ _EMBEDDED = (
 
 
 def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: str) -> Report:
-    """Work out tables, figures and pictures.
+    """Make the tables, figures and pictures.
 
     Args:
         inputs: what `collect` read.
@@ -119,12 +88,7 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
         inputs=inputs,
         headlines=headlines(measured),
         tables=tables,
-        paper_tables=[
-            augmentation_paper_table(measured),
-            imagenet_paper_table(measured),
-            transfer_paper_table(measured),
-            cog_paper_table(measured),
-        ],
+        paper_tables=paper_tables(measured),
         drawings=draw_all(measured),
         worst=worst_classes(measured.settings, datasets, images, remarks),
         sheets=contact_sheets(datasets, classes, images, remarks),
@@ -181,21 +145,27 @@ def write_report(report: Report, out: Path) -> dict[str, Any]:
 
 def render(report: Report) -> str:
     """The HTML page."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imagenet_sd.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Markup: the script is ours, and the figures are what matplotlib wrote, which escapes all text in them.
-    return environment.get_template("report.html.j2").render(
-        report=report, script=Markup(SCRIPT), script_hash=digest, markup=Markup
-    )
+    return template("report.html.j2").render(report=report, script=Markup(script), script_hash=digest, markup=Markup)
+
+
+def to_markdown(report: Report, folder: str) -> str:
+    """The Markdown version, for a README: the same tables, and the figures as files of `folder` beside it."""
+    from markupsafe import Markup
+
+    def literal(value: Any) -> Markup:
+        return value if isinstance(value, Markup) else Markup(escape_markdown(str(value)))
+
+    return template("report.md.j2", finalize=literal).render(report=report, folder=folder) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """`text` as literal Markdown on one line: no markup, no HTML, no cell border."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("://", ":\u2060//").replace("@", "@\u2060")
 
 
 def _publish(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Pictures for a report: contact sheets of datasets, and the classes that an encoder is worst at."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -10,7 +10,8 @@ from imagenet_sd.core.results import ProbeResult, clean
 from imagenet_sd.report.encoders import DatasetFolder
 from imagenet_sd.report.gallery import choose_images, data_uri
 from imagenet_sd.report.measurements import Setting, label_of, rank
-from imagenet_sd.report.plots import Panel, class_curve
+from imagenet_sd.report.plots import class_curve
+from imagenet_sd.report.svg import Panel
 from imagenet_sd.report.text import slug
 from imagenet_sd.storage.dataset import Dataset
 
@@ -22,8 +23,7 @@ _SMALL = 96
 """Pixels: narrower images are shown pixel by pixel."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """An image as a `data:` address, and what is shown on hovering."""
 
     source: str
@@ -145,9 +145,8 @@ def _worst(
     )
 
 
-def _pictures(
-    dataset: DatasetFolder, wnids: list[str], images: int, remarks: list[str]
-) -> dict[str, tuple[Picture, ...]]:
+def _pictures(dataset: DatasetFolder, wnids: list[str], images: int, remarks: list[str]) -> dict[str, tuple]:
+    """Some pictures of each class; without any, and with a remark, where the dataset cannot be read."""
     try:
         chosen = choose_images(Dataset.open(dataset.path), wnids, images, _MOST_GROUPS)
         return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}

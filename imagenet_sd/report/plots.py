@@ -5,8 +5,10 @@ accuracy per class. A figure without data says what is missing.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import TRANSFER
@@ -20,16 +22,16 @@ from imagenet_sd.report.measurements import (
     factor_names,
     label_of,
 )
-from imagenet_sd.report.svg import COLOURS, INK, MARKERS, legend_below, name, new_axes, style, to_svg
+from imagenet_sd.report.svg import COLOURS, INK, MARKERS, STYLE, Panel, legend_below, name, new_axes, to_panel
 from imagenet_sd.report.text import TIMES, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Panel = tuple[str, str, str]
-"""Key, alternative text, SVG."""
 Point = tuple[float, Summary, Setting]
+Captioned = tuple[str, list[Panel]]
+"""Caption and panels of a figure; no panels where there is no data for it."""
 _MOST_LINES = 8
 _MOST_PANELS = 6
 
@@ -49,37 +51,30 @@ def draw_all(measured: Measurements) -> list[Drawing]:
     """All figures but those per class, in the order of the page."""
     import matplotlib
 
-    with matplotlib.rc_context(style()):
-        return [
-            *(sweep(measured, factor) for factor in _SWEEPS),
-            radar(measured),
-            plane(measured),
-            features(measured),
-        ]
+    drawings = []
+    with matplotlib.rc_context(STYLE):
+        for key, (title, needs, make) in _FIGURES.items():
+            caption, panels = make(measured)
+            missing = "" if panels else f"It needs {needs}."
+            drawings.append(Drawing(key=key, title=title, caption=caption, panels=tuple(panels), missing=missing))
+    return drawings
 
 
-def radar(measured: Measurements) -> Drawing:
+def radar(measured: Measurements) -> Captioned:
     """Top-1 on every transfer set that all shown settings were measured on, one spoke each."""
-    title = "Transfer at a glance (as in Fig. 5.2)"
     means = {d: measured.summary("transfer", d) for d in measured.datasets("transfer")}
     shown = [s for s in measured.settings if sum(s.number in mean for mean in means.values()) >= 3]
     spokes = [d for d, mean in means.items() if all(s.number in mean for s in shown)][:16]
     if not shown or len(spokes) < 3:
-        return Drawing(
-            key="radar",
-            title=title,
-            missing="It needs three transfer data sets measured on every encoder: `imagenet-sd evaluate ENCODER "
-            "--suite transfer --data NAME=SPEC ...`.",
-        )
+        return "", []
     lines = [(s.short, [100 * means[d][s.number].mean for d in spokes]) for s in shown]
     lines = sorted(lines, key=lambda line: -math.fsum(line[1]))[:_MOST_LINES]
     published = all(d in TRANSFER for d in spokes)
     floor = 0 if published else max(0, 20 * int((min(min(values) for _, values in lines) - 5) // 20))
-    alt = f"Radar plot of top-1 accuracy on {len(spokes)} transfer sets"
-    svg = to_svg(_radar_panel(spokes, lines, published, floor), "radar", alt)
     note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{names_note(measured)}"
-    note += _left_out(len(shown), "encoders")
-    return Drawing(key="radar", title=title, caption=note, panels=(("radar", alt, svg),))
+    alt = f"Radar plot of top-1 accuracy on {len(spokes)} transfer sets"
+    panel = to_panel(_radar_panel(spokes, lines, published, floor), "radar", alt)
+    return note + _left_out(len(shown), "encoders"), [panel]
 
 
 def _radar_panel(spokes: list[str], lines: list[tuple[str, list[float]]], published: bool, floor: int) -> "Figure":
@@ -104,24 +99,13 @@ def _radar_panel(spokes: list[str], lines: list[tuple[str, list[float]]], publis
     return figure
 
 
-_SWEEPS = {
-    "multiple": ("Size of the synthetic dataset (as in Fig. 5.4)", "size, multiple of the base count", "--multiple"),
-    "guidance_scale": ("Guidance scale (as in Fig. 5.5, left)", "guidance scale", "--scale"),
-    "num_inference_steps": ("Diffusion steps (as in Fig. 5.5, right)", "diffusion steps", "--steps"),
-}
-
-
-def sweep(measured: Measurements, factor: str) -> Drawing:
+def sweep(measured: Measurements, factor: str, axis: str) -> Captioned:
     """Top-1 against one factor: a line for all settings that agree in the others; real images as a dashed line."""
-    title, axis, option = _SWEEPS[factor]
     targets = {d: measured.summary("training", d) for d in measured.datasets("training")}
     swept = measured.numbers_of(s for s in measured.settings if factor in s.factors)
     probed = measured.scores[(measured.scores["kind"] == "transfer") & measured.scores["encoder"].isin(swept)]
-    shared = [
-        d
-        for d in measured.datasets("transfer", swept)
-        if set(measured.values("transfer", d).dropna().index) >= set(probed["encoder"])
-    ]
+    on_all = probed.pivot_table(index="encoder", columns="dataset", values="top1").dropna(axis=1)
+    shared = [d for d in measured.datasets("transfer", swept) if d in on_all]
     if shared:
         label = f"mean over {len(shared)} transfer sets" if len(shared) > 1 else f"{shared[0]} (probe)"
         mean = {label: measured.summarise(measured.mean_over(shared))}
@@ -131,15 +115,8 @@ def sweep(measured: Measurements, factor: str) -> Drawing:
         for number, (target, means) in enumerate(targets.items())
     ]
     panels = [panel for panel in candidates if panel]
-    if not panels:
-        return Drawing(
-            key=slug(factor),
-            title=title,
-            missing=f"It needs encoders trained on datasets that differ in `{option}` only, two values at least.",
-        )
     note = "Mean over seeds; bars show the population standard deviation."
-    note += _left_out(len(panels), "data sets", _MOST_PANELS)
-    return Drawing(key=slug(factor), title=title, caption=note, panels=tuple(panels[:_MOST_PANELS]))
+    return note + _left_out(len(panels), "data sets", _MOST_PANELS), panels[:_MOST_PANELS]
 
 
 def _sweep_panel(
@@ -172,8 +149,7 @@ def _sweep_panel(
     _factor_axis(axes, factor, sorted({p[0] for points in curves for p in points}), curves)
     axes.set(xlabel=axis, ylabel="top-1 on real images (%)", title=name(target))
     legend_below(figure, axes)
-    alt = f"Top-1 on {target} against {axis}, {len(curves)} lines"
-    return key, alt, to_svg(figure, key, alt)
+    return to_panel(figure, key, f"Top-1 on {target} against {axis}, {len(curves)} line{'s' * (len(curves) > 1)}")
 
 
 def _curves(settings: list[Setting], factor: str, means: Summaries) -> list[list[Point]]:
@@ -223,9 +199,8 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def plane(measured: Measurements) -> Drawing:
+def plane(measured: Measurements) -> Captioned:
     """Top-1 on the training task against the mean log odds over the transfer sets that all encoders share."""
-    title = "Training task against transfer (as in Fig. 4.7)"
     tasks, transfer = measured.datasets("training"), measured.datasets("transfer")
     task = measured.summary("training", tasks[0]) if tasks else {}
     odds = {d: measured.summary("transfer", d, "log_odds") for d in transfer}
@@ -234,12 +209,7 @@ def plane(measured: Measurements) -> Drawing:
     mean_odds = measured.summarise(measured.mean_over(shared, "log_odds"))
     points = [(task[n], mean_odds[n], measured.settings[n]) for n in both if n in mean_odds]
     if len(points) < 2:
-        return Drawing(
-            key="plane",
-            title=title,
-            missing="It needs two encoders with both: a score of their own classifier (a validation during `train`, or "
-            "`--suite imagenet`) and of probes (`--suite transfer`) on data sets that all share.",
-        )
+        return "", []
     figure, axes = new_axes(5.0, 3.8)
     for number, (x, y, setting) in enumerate(points):
         best = not any(a.mean >= x.mean and b.mean >= y.mean and (a, b) != (x, y) for a, b, _ in points)
@@ -260,49 +230,36 @@ def plane(measured: Measurements) -> Drawing:
     legend_below(figure, axes)
     alt = f"Top-1 on {tasks[0]} against mean log odds over {len(shared)} transfer sets, {len(points)} encoders"
     note = f"Transfer: mean over {', '.join(shared)}. Stars: no other encoder is at least as good on both axes."
-    note += names_note(measured)
-    return Drawing(key="plane", title=title, caption=note, panels=(("plane", alt, to_svg(figure, "plane", alt)),))
+    return note + names_note(measured), [to_panel(figure, "plane", alt)]
 
 
 _GROUPS = {
-    "val": "val / v2",
-    "v2": "val / v2",
-    "sketch": "sketch / r / a",
-    "r": "sketch / r / a",
-    "a": "sketch / r / a",
+    **dict.fromkeys(("val", "v2"), "val / v2"),
+    **dict.fromkeys(("sketch", "r", "a"), "sketch / r / a"),
+    **dict.fromkeys(TRANSFER, "transfer"),
 }
 
 
 def _group_of(dataset: str) -> str:
     """The three groups of Fig. 5.6; a data set of none of them stands for itself."""
-    if dataset.startswith("v2-"):
-        return _GROUPS["v2"]
-    return _GROUPS.get(dataset, "transfer" if dataset in TRANSFER else dataset)
+    return _GROUPS.get("v2" if dataset.startswith("v2-") else dataset, dataset)
 
 
-def features(measured: Measurements) -> Drawing:
+def features(measured: Measurements) -> Captioned:
     """Bars of the four feature measures, per group of data sets and setting."""
-    title = "What the features are like (as in Fig. 5.6)"
     shown = [s for s in measured.settings if any(encoder.analyses for encoder in s.encoders)]
-    if not shown:
-        return Drawing(
-            key="features",
-            title=title,
-            missing="It needs `imagenet-sd evaluate ENCODER --suite analysis --data NAME=SPEC`.",
-        )
     table = measured.features.assign(group=measured.features["dataset"].map(_group_of))
     groups = table["group"].unique().tolist()[:8]
     panels = []
-    for measure, axis in FEATURE_TITLES.items():
+    for measure, axis in FEATURE_TITLES.items() if shown else ():
         values = {
             group: measured.summarise(table[table["group"] == group].groupby("encoder")[measure].mean())
             for group in groups
         }
-        alt, key = f"Bars of {axis} on {', '.join(groups)}", f"features-{slug(measure)}"
-        panels.append((key, alt, to_svg(_bars(shown[:_MOST_LINES], values, axis), key, alt)))
+        alt = f"Bars of {axis} on {', '.join(groups)}"
+        panels.append(to_panel(_bars(shown[:_MOST_LINES], values, axis), f"features-{slug(measure)}", alt))
     note = "Of l2-normalised features; mean over seeds, lines show the population standard deviation."
-    note += names_note(measured) + _left_out(len(shown), "encoders")
-    return Drawing(key="features", title=title, caption=note, panels=tuple(panels))
+    return note + names_note(measured) + _left_out(len(shown), "encoders"), panels
 
 
 def _bars(settings: list[Setting], values: dict[str, dict[int, Summary]], title: str) -> "Figure":
@@ -332,28 +289,19 @@ def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], k
     """Accuracy of the given classes (title, fraction), the worst first, as bars; up to 15 are shown."""
     import matplotlib
 
-    with matplotlib.rc_context(style()):
+    with matplotlib.rc_context(STYLE):
         worst = accuracies[:15]
         figure, axes = new_axes(4.6, 0.9 + 0.24 * len(worst))
-        places: Any = range(len(worst))
-        axes.barh(places, [100 * value for _, value in worst], 0.7, color=COLOURS[0])
-        for place, (_, value) in zip(places, worst, strict=True):
-            inner = value > 0.85
-            axes.text(
-                100 * value + (-1 if inner else 1),
-                place,
-                f"{100 * value:.1f}",
-                va="center",
-                ha="right" if inner else "left",
-                fontsize=8,
-            )
-        axes.set_yticks(places, [name(title, 26) for title, _ in worst])
+        titles, shares = zip(*worst, strict=True)
+        bars = axes.barh(range(len(worst)), [100 * share for share in shares], 0.7, color=COLOURS[0])
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+        axes.set_yticks(range(len(worst)), [name(title, 26) for title in titles])
         axes.invert_yaxis()
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, 112)
+        axes.set_xticks(range(0, 101, 20))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"accuracy on {name(dataset, 30).strip()} (%)")
-        alt = f"Accuracy of the {len(worst)} worst classes of {label} on {dataset}"
-        return key, alt, to_svg(figure, key, alt)
+        return to_panel(figure, key, f"Accuracy of the {len(worst)} worst classes of {label} on {dataset}")
 
 
 def names_note(measured: Measurements) -> str:
@@ -366,3 +314,38 @@ def names_note(measured: Measurements) -> str:
 
 def _left_out(count: int, what: str, most: int = _MOST_LINES) -> str:
     return f" The first {most} of {count} {what} are shown." if count > most else ""
+
+
+_SWEEPS = (
+    ("multiple", "Size of the synthetic dataset (as in Fig. 5.4)", "size, multiple of the base count", "--multiple"),
+    ("guidance_scale", "Guidance scale (as in Fig. 5.5, left)", "guidance scale", "--scale"),
+    ("num_inference_steps", "Diffusion steps (as in Fig. 5.5, right)", "diffusion steps", "--steps"),
+)
+_FIGURES: dict[str, tuple[str, str, Callable[[Measurements], Captioned]]] = {
+    **{
+        slug(factor): (
+            title,
+            f"encoders trained on datasets that differ in `{option}` only, two values at least",
+            partial(sweep, factor=factor, axis=axis),
+        )
+        for factor, title, axis, option in _SWEEPS
+    },
+    "radar": (
+        "Transfer at a glance (as in Fig. 5.2)",
+        "three transfer data sets measured on every encoder: `imagenet-sd evaluate ENCODER --suite transfer --data "
+        "NAME=SPEC ...`",
+        radar,
+    ),
+    "plane": (
+        "Training task against transfer (as in Fig. 4.7)",
+        "two encoders with both: a score of their own classifier (a validation during `train`, or `--suite imagenet`) "
+        "and of probes (`--suite transfer`) on data sets that all share",
+        plane,
+    ),
+    "features": (
+        "What the features are like (as in Fig. 5.6)",
+        "`imagenet-sd evaluate ENCODER --suite analysis --data NAME=SPEC`",
+        features,
+    ),
+}
+"""Figures by key, in the order of the page: title, what it needs, and the function that makes it."""

@@ -1,5 +1,6 @@
 """Matplotlib figures as SVG text that is the same for the same data, and readable on light and on dark pages."""
 
+import html
 import io
 import re
 from typing import TYPE_CHECKING, Any
@@ -10,40 +11,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Panel = tuple[str, str, str]
+"""Key, alternative text, SVG."""
 INK = "#010203"
 """Stands for the colour of the text around the figure; `to_svg` replaces it by `currentColor`."""
 COLOURS = ("#3d85c6", "#e0792f", "#3f9d5a", "#d0567a", "#8b72d6", "#a8822c", "#2aa0a4", "#84888f")
 MARKERS = "osD^vPX*"
-_STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be selected, and follows the colour of the page
     "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "text.color"), INK),
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.15,
-    "grid.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.constrained_layout.use": True,
 }
+"""The settings that a figure must be made under: `with matplotlib.rc_context(STYLE): ...`."""
 _HEAD = re.compile(r"^.*?(?=<svg)", re.DOTALL)
-_OWN_STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
+_OWN_STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", re.DOTALL)
 _FILE_STYLE = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
-
-
-def style() -> dict[Any, Any]:
-    """The settings that a figure must be made under: `with matplotlib.rc_context(style()): ...`."""
-    return dict(_STYLE)
 
 
 def new_axes(width: float = 4.6, height: float = 3.4, **subplot: object) -> tuple["Figure", "Axes"]:
@@ -71,37 +65,26 @@ def legend_below(figure: "Figure", axes: "Axes", columns: int = 2) -> None:
         figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(labels) // columns))
 
 
-def to_svg(figure: "Figure", key: str, alt: str) -> str:
+def to_panel(figure: "Figure", key: str, alt: str) -> Panel:
     """The figure as an `<svg>` element without a date, with ids of its own and a text alternative.
 
     Args:
-        figure: made under `style()`.
+        figure: made under `STYLE`.
         key: letters, digits and `-`; no two figures of a page share one.
         alt: what the figure shows, for those who do not see it.
     """
     import matplotlib
 
     buffer = io.StringIO()
-    settings = style()
-    settings["svg.hashsalt"] = key
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = _OWN_STYLE.sub("", _HEAD.sub("", buffer.getvalue(), count=1), count=1)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    text = text.replace(INK, "currentColor")
-    text = re.sub(r'(?<=\sid=")', f"{key}-", text)
-    text = re.sub(r'((?:xlink:href="|url\()#)', rf"\1{key}-", text)
-    # A width in the style sheet, not here: the page scales the figure by its viewBox.
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    label = clean(alt).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip() + "\n"
+    text = _OWN_STYLE.sub("", _HEAD.sub("", buffer.getvalue(), count=1)).replace(INK, "currentColor")
+    text = re.sub(r'((?:\sid="|xlink:href="#|url\(#))', rf"\1{key}-", text)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(clean(alt))}"', 1).strip() + "\n"
+    return key, alt, text
 
 
 def standalone(svg: str) -> str:
     """The same figure as a file of its own: it brings its text colour for light and dark along."""
-    start = svg.index(">", svg.index("<svg")) + 1
-    head, box = svg[:start], re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-    if box:
-        head = head[:-1] + f' width="{box[1]}pt" height="{box[2]}pt">'
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{_FILE_STYLE}{svg[start:]}'
+    start = svg.index(">") + 1
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:start]}{_FILE_STYLE}{svg[start:]}'

@@ -1,6 +1,6 @@
 """The tables: all results, one per study, and those of the papers with our numbers beside theirs.
 
-A table is plain data; `page` and `markdown` turn it into text.
+A table is plain data; the templates turn it into text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from imagenet_sd.core.results import Study
+from imagenet_sd.core.results import StudyResults
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import Score
 from imagenet_sd.report.measurements import (
@@ -52,6 +52,12 @@ class Table:
     groups: tuple[tuple[str, int], ...] = ()
     numeric: frozenset[int] = frozenset()
     has_ours: bool = True
+
+    @property
+    def full_columns(self) -> list[str]:
+        """The titles with those of their groups before them."""
+        groups = [group for group, span in self.groups for _ in range(span)] or [""] * len(self.columns)
+        return [f"{group} {title}".strip() for group, title in zip(groups, self.columns, strict=True)]
 
 
 def text_cell(text: str, title: str = "") -> TableCell:
@@ -115,7 +121,7 @@ def _result_row(title: str, name: str, score: Score) -> tuple[TableCell, ...]:
     )
 
 
-def study_table(study: Study, measured: Measurements) -> Table:
+def study_table(study: StudyResults, measured: Measurements) -> Table:
     """Rows: settings; columns: factors, number of seeds, then top-1 and top-5 on each data set (layout of Tab. 5.2)."""
     settings = [setting for setting in measured.settings if setting.study == study.name]
     used = factor_names(setting.factors for setting in settings)
@@ -152,7 +158,7 @@ def _factor_cell(setting: Setting, name: str) -> TableCell:
     return TableCell(text=show_factor(name, value), sort=value)
 
 
-def augmentation_tables(study: Study, measured: Measurements) -> list[Table]:
+def augmentation_tables(study: StudyResults, measured: Measurements) -> list[Table]:
     """The layout of Tab. 5.1 (data by augmentation) for every data set of a study that has both augmentations."""
     pairs: dict[str, dict[str, int]] = {}
     settings = [setting for setting in measured.settings if setting.study == study.name]
@@ -187,7 +193,7 @@ def _augmentation_row(label: str, pair: dict[str, int], means: Summaries) -> tup
 _BESIDE = "Numbers in brackets are the paper's; ours stand before them, and a dash says that we have not measured it."
 
 
-def augmentation_paper_table(measured: Measurements) -> Table:
+def _augmentation_paper_table(measured: Measurements) -> Table:
     """Tab. 5.1: ImageNet-100 val, training data by augmentation; prompt "c", guidance scale 7.5."""
     means = [measured.summary("training", "val")]
     rows, answered = [], False
@@ -212,46 +218,37 @@ def augmentation_paper_table(measured: Measurements) -> Table:
     )
 
 
-def imagenet_paper_table(measured: Measurements) -> Table:
-    """Tab. 5.2: top-1 and top-5 on the ImageNet test sets, with the classifier of training."""
-    return _paper_table(
-        key="tab-5-2",
-        title="Tab. 5.2: ImageNet test sets",
-        caption=f"In percent. *: on the classes in common only. {_BESIDE}",
-        columns=("Top-1", "Top-5") * len(paper.IMAGENET_SETS),
-        groups=(("", 4), *((title, 2) for title in paper.IMAGENET_SETS.values())),
-        published=paper.IMAGENET,
-        means=[measured.summary("training", d, measure) for d in paper.IMAGENET_SETS for measure in ("top1", "top5")],
-        settings=measured.settings,
-    )
-
-
-def transfer_paper_table(measured: Measurements) -> Table:
-    """Tab. 5.3: top-1 of linear classifiers on ten transfer sets."""
+def paper_tables(measured: Measurements) -> list[Table]:
+    """Tab. 5.1 to 5.4, with the settings that answer their rows."""
     names = list(paper.TRANSFER_TITLES)
-    means = [measured.summary("transfer", name) for name in names]
-    return _paper_table(
-        key="tab-5-3",
-        title="Tab. 5.3: ten transfer sets",
-        caption=f"Top-1 in percent; the average needs all ten. {_BESIDE}",
-        columns=(*paper.TRANSFER_TITLES.values(), "Avg."),
-        published=paper.TRANSFER_ROWS,
-        means=[*means, measured.summarise(measured.mean_over(names))],
-        settings=measured.settings,
-    )
-
-
-def cog_paper_table(measured: Measurements) -> Table:
-    """Tab. 5.4: top-1 of linear classifiers on ImageNet-1K and the levels of ImageNet-CoG."""
-    return _paper_table(
-        key="tab-5-4",
-        title="Tab. 5.4: ImageNet-CoG",
-        caption=f"Top-1 in percent of classifiers trained on real images. {_BESIDE}",
-        columns=tuple(paper.COG_SETS.values()),
-        published=paper.COG_ROWS,
-        means=[measured.summarise(_cog_values(measured, name)) for name in paper.COG_SETS],
-        settings=measured.settings,
-    )
+    return [
+        _augmentation_paper_table(measured),
+        _paper_table(
+            measured.settings,
+            paper.IMAGENET,
+            [measured.summary("training", d, measure) for d in paper.IMAGENET_SETS for measure in ("top1", "top5")],
+            title="Tab. 5.2: ImageNet test sets",
+            caption=f"In percent, by the classifier of training. *: on the classes in common only. {_BESIDE}",
+            columns=("Top-1", "Top-5") * len(paper.IMAGENET_SETS),
+            groups=(("", 4), *((title, 2) for title in paper.IMAGENET_SETS.values())),
+        ),
+        _paper_table(
+            measured.settings,
+            paper.TRANSFER_ROWS,
+            [measured.summary("transfer", name) for name in names] + [measured.summarise(measured.mean_over(names))],
+            title="Tab. 5.3: ten transfer sets",
+            caption=f"Top-1 of linear classifiers in percent; the average needs all ten. {_BESIDE}",
+            columns=(*paper.TRANSFER_TITLES.values(), "Avg."),
+        ),
+        _paper_table(
+            measured.settings,
+            paper.COG_ROWS,
+            [measured.summarise(_cog_values(measured, name)) for name in paper.COG_SETS],
+            title="Tab. 5.4: ImageNet-CoG",
+            caption=f"Top-1 in percent of linear classifiers trained on real images. {_BESIDE}",
+            columns=tuple(paper.COG_SETS.values()),
+        ),
+    ]
 
 
 def _cog_values(measured: Measurements, name: str) -> pd.Series:
@@ -265,15 +262,14 @@ def _cog_values(measured: Measurements, name: str) -> pd.Series:
 
 
 def _paper_table(
+    settings: list[Setting],
+    published: tuple[PaperRow, ...],
+    means: Sequence[Summaries],
     *,
-    key: str,
     title: str,
     caption: str,
     columns: tuple[str, ...],
     groups: tuple[tuple[str, int], ...] = (),
-    published: tuple[PaperRow, ...],
-    means: Sequence[Summaries],
-    settings: list[Setting],
 ) -> Table:
     """The rows of the paper with the settings that answer them, then the settings that answer none."""
     rows, left = [], {s.number: s for s in settings if any(s.number in mean for mean in means)}
@@ -291,7 +287,7 @@ def _paper_table(
         lead = _lead(setting.class_list or "ours", setting.factors, label)
         rows.append((*lead, *(summary_cell(mean.get(setting.number), 1) for mean in means)))
     return Table(
-        key=key,
+        key=slug(title.partition(":")[0]),
         title=title,
         caption=caption,
         columns=("Training data", "Size", "Scale", "Prompt / model", *columns),

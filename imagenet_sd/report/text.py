@@ -1,6 +1,10 @@
 """Small pieces of text that the tables, figures and pages share."""
 
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
 
 TIMES, DASH = "\u00d7", "\u2013"
 """The multiplication sign, and the dash that stands for what was not measured."""
@@ -14,3 +18,17 @@ def slug(text: str) -> str:
 def percent(share: float, digits: int = 2) -> str:
     """A fraction in percent, without the sign."""
     return f"{100 * share:.{digits}f}"
+
+
+def template(name: str, **options: Any) -> "jinja2.Template":
+    """A template of this folder; it escapes what it is given."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("imagenet_sd.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    ).get_template(name)

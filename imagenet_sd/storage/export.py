@@ -23,10 +23,8 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,25 +34,11 @@ from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.files import atomic_write, check_safe_name, read_json, sha256_file, write_json
 from imagenet_sd.core.types import ImageRequest, Shard
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.schema import COLUMNS, FLAG, arrow_schema
+from imagenet_sd.storage.schema import COLUMNS, FLAG, arrow_schema, planned_columns
 
+State = Literal["todo", "done", "missing"]
 FORMATS = ("imagefolder", "webdataset")
 _REPAIR = "run `imagenet-sd verify --repair`, then export again; what is exported stays"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Survey:
-    """The shards of a dataset, in the order of the plan, by what an export has to do with them.
-
-    Attributes:
-        todo: finished, not yet exported (or generated again since, with other bytes).
-        done: exported.
-        missing: not generated yet.
-    """
-
-    todo: tuple[Shard, ...]
-    done: tuple[Shard, ...]
-    missing: tuple[Shard, ...]
 
 
 class ExportTarget:
@@ -106,18 +90,20 @@ class ExportTarget:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
-    def survey(self) -> Survey:
-        """What is there and what is to do.
+    def survey(self) -> dict[State, list[Shard]]:
+        """The shards of the dataset, in the order of the plan, by what there is to do with them.
+
+        Returns:
+            `todo` (finished, not exported yet or generated again since, with other bytes), `done` (exported), `missing`
+            (not generated yet).
 
         Raises:
             DatasetError: a manifest is garbled or belongs to another plan.
         """
-        by_state: dict[str, list[Shard]] = {"todo": [], "done": [], "missing": []}
+        by_state: dict[State, list[Shard]] = {"todo": [], "done": [], "missing": []}
         for shard in self.plan.shards():
             manifest = self.dataset.manifest(shard)
             if manifest is None:
@@ -126,7 +112,7 @@ class ExportTarget:
                 raise self._fault(shard, "belongs to another plan")
             else:
                 by_state["done" if self._is_exported(shard, manifest.sha256) else "todo"].append(shard)
-        return Survey(**{key: tuple(shards) for key, shards in by_state.items()})
+        return by_state
 
     def export(self, shard: Shard) -> None:
         """Write one finished shard; its marker comes last.
@@ -137,9 +123,8 @@ class ExportTarget:
         """
         digest = self._check_digest(shard)
         if self.kind == "imagefolder":
-            (self.target / layout.EXPORT_METADATA).unlink(
-                missing_ok=True
-            )  # finish() writes it again, with this shard in it
+            # finish() writes it again, with this shard in it
+            (self.target / layout.EXPORT_METADATA).unlink(missing_ok=True)
             atomic_write(self._marker(shard), lambda path: self._write_images(path, shard, digest))
         else:
             tar = layout.export_tar(self.target, shard)
@@ -239,27 +224,23 @@ class ExportTarget:
 
     def _rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         """The rows of a shard, one row group in memory, each compared with the plan: no other id becomes a path."""
-        requests = self.plan.requests(shard)
-        for count, row in enumerate(self._read(shard, len(requests))):
-            if message := _check_row(row, requests[count]):
-                raise self._fault(shard, f"row {count}: {message}")
-            yield row
-
-    def _read(self, shard: Shard, num_rows: int) -> Iterator[dict[str, Any]]:
-        done = 0
+        requests, done = self.plan.requests(shard), 0
         try:
             with pq.ParquetFile(self.dataset.shard_path(shard), page_checksum_verification=True) as file:
-                schema = arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)
-                if not file.schema_arrow.equals(schema):
+                if not file.schema_arrow.equals(arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)):
                     raise ValueError(f"columns are {file.schema_arrow.names}, or of another type")
                 for group in range(file.num_row_groups):
                     for row in file.read_row_group(group).to_pylist():
+                        if done == len(requests):
+                            raise ValueError(f"more rows than the {done} of the plan")
+                        if message := _check_row(row, requests[done]):
+                            raise self._fault(shard, f"row {done}: {message}")
                         done += 1
-                        if done > num_rows:
-                            raise ValueError(f"more rows than the {num_rows} of the plan")
                         yield row
-                if done != num_rows:
-                    raise ValueError(f"{done} rows instead of {num_rows}")
+            if done != len(requests):
+                raise ValueError(f"{done} rows instead of {len(requests)}")
+        except DatasetError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._fault(shard, f"unreadable after row {done}: {' '.join(str(error).split())}") from None
 
@@ -272,7 +253,8 @@ class ExportTarget:
                 temporary = folder / f".{name}.tmp"  # no image to a reader; the next run writes it again
                 temporary.write_bytes(row["image"]["bytes"])
                 os.replace(temporary, folder / name)
-                marker.write(_to_json({"file_name": f"{row['wnid']}/{name}", **_columns(row)}) + "\n")
+                columns = {"file_name": f"{row['wnid']}/{name}", **_columns(row)}
+                marker.write(json.dumps(columns, ensure_ascii=False) + "\n")
         os.sync()  # once a shard instead of an fsync per image: the images must outlive a power cut if the marker does
 
     def _write_tar(self, path: Path, shard: Shard) -> None:
@@ -280,7 +262,7 @@ class ExportTarget:
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             for row in self._rows(shard):
                 key = row["image_id"].replace(".", "%2E")
-                texts = {"cls": str(row["label"]), "json": _to_json(_columns(row))}
+                texts = {"cls": str(row["label"]), "json": json.dumps(_columns(row), ensure_ascii=False)}
                 contents = {"jpg": row["image"]["bytes"]} | {kind: text.encode() for kind, text in texts.items()}
                 for suffix, content in contents.items():
                     member = tarfile.TarInfo(f"{key}.{suffix}")
@@ -292,21 +274,16 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in (*COLUMNS, FLAG) if name in row and name != "image"}
 
 
-def _to_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _describe(description: dict[str, Any]) -> str:
     return f"{description.get('dataset')} as {description.get('format')} ({str(description.get('fingerprint'))[:12]})"
 
 
 def _check_row(row: dict[str, Any], request: ImageRequest) -> str:
     """What is wrong with a row; "" when its names and label are those of the plan and it can be written."""
-    prompt = request.prompt
-    expected = {"image_id": request.image_id, "wnid": prompt.wnid, "label": prompt.class_index}
-    for name, value in expected.items():
-        if row[name] != value:
-            return f"{name} is {row[name]!r}, the plan says {value!r}"
+    planned = planned_columns(request)
+    for name in ("image_id", "wnid", "label"):
+        if row[name] != planned[name]:
+            return f"{name} is {row[name]!r}, the plan says {planned[name]!r}"
     if not ((row["image"] or {}).get("bytes") or b"").startswith(b"\xff\xd8\xff"):
         return f"image {request.image_id} is no JPEG"
     if row["guidance_scale"] is None or not math.isfinite(row["guidance_scale"]):

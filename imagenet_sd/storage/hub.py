@@ -14,9 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +24,7 @@ from imagenet_sd.core.errors import ImagenetSDError
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.hf_api import RepoFile
 
 T = TypeVar("T")
 _PASSING = {408, 409, 412, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
@@ -46,19 +46,11 @@ class HubError(ImagenetSDError):
     """The Hub cannot be reached, refuses, or holds something else."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteFile:
-    """A file of the repository: size in bytes, git's id of it, and its SHA-256 (None for files that git keeps)."""
-
-    size: int
-    blob_id: str
-    sha256: str | None
-
-    def holds(self, content: bytes) -> bool:
-        """Whether the file's content is `content`."""
-        if self.sha256 is not None:
-            return self.sha256 == hashlib.sha256(content).hexdigest()
-        return self.blob_id == git_blob_id(content)
+def holds(file: "RepoFile | None", content: bytes | str) -> bool:
+    """Whether a file of a repository (None: there is none) has this content, given as bytes or as its SHA-256."""
+    if file is None or file.lfs is None:  # git keeps small files, and knows nothing of their SHA-256
+        return file is not None and isinstance(content, bytes) and file.blob_id == git_blob_id(content)
+    return file.lfs.sha256 == (content if isinstance(content, str) else hashlib.sha256(content).hexdigest())
 
 
 def git_blob_id(content: bytes) -> str:
@@ -131,13 +123,10 @@ class HubRepo:
             branch = {**self._here, "branch": self.revision, "exist_ok": True}
             self.call(f"create branch {self.revision}", lambda: self._api.create_branch(**branch))
 
-    def files(self) -> dict[str, RemoteFile]:
+    def files(self) -> "dict[str, RepoFile]":
         """All files of the branch, by path."""
-
-        def listing() -> dict[str, RemoteFile]:
-            return _by_path(self._api.list_repo_tree(**self._here, revision=self.revision, recursive=True))
-
-        return self.call("list its files", listing)
+        tree = {**self._here, "revision": self.revision, "recursive": True}
+        return self.call("list its files", lambda: _by_path(self._api.list_repo_tree(**tree)))
 
     def read(self, path: str) -> bytes:
         """Content of a small file of the branch."""
@@ -208,7 +197,7 @@ class HubRepo:
         for link in _chain(error):
             if (status := getattr(getattr(link, "response", None), "status_code", None)) is not None:
                 said = scrub(str(getattr(link, "server_message", None) or ""), self._token)
-                return f"{status} {_phrase(status)}{f', {said}' if said else ''}"
+                return f"{status} {responses.get(status, 'from the Hub')}{f', {said}' if said else ''}"
         return scrub(str(error) or type(error).__name__, self._token)
 
     def _known(self, what: str, error: Exception, attempts: int) -> HubError:
@@ -223,13 +212,6 @@ class HubRepo:
             return HubError(f"{self.repo_id}: this token may not {what}: {reason}", _LOGIN)
         tried = f" after {attempts} attempts" if attempts > 1 else ""
         return HubError(f"{self.repo_id}: could not {what}{tried}: {reason}", _AGAIN)
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "from the Hub"
 
 
 def wait_before_retry(error: BaseException, attempt: int) -> float | None:
@@ -269,23 +251,16 @@ def quiet_client() -> Iterator[None]:
                 enable_progress_bars()
 
 
-def _by_path(entries: Any) -> dict[str, RemoteFile]:
-    return {
-        entry.path: RemoteFile(
-            size=entry.size, blob_id=entry.blob_id, sha256=entry.lfs.sha256 if entry.lfs is not None else None
-        )
-        for entry in entries
-        if hasattr(entry, "blob_id")  # folders have none
-    }
+def _by_path(entries: Any) -> "dict[str, RepoFile]":
+    from huggingface_hub.hf_api import RepoFile
+
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def _is_there(operation: "CommitOperationAdd", files: dict[str, RemoteFile]) -> bool:
-    there = files.get(operation.path_in_repo)
-    if there is None:
-        return False
-    if isinstance(operation.path_or_fileobj, bytes):
-        return there.holds(operation.path_or_fileobj)
-    return there.sha256 == operation.upload_info.sha256.hex()
+def _is_there(operation: "CommitOperationAdd", files: "dict[str, RepoFile]") -> bool:
+    content = operation.path_or_fileobj
+    digest_or_bytes = content if isinstance(content, bytes) else operation.upload_info.sha256.hex()
+    return holds(files.get(operation.path_in_repo), digest_or_bytes)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -316,11 +291,7 @@ def _passing(error: BaseException) -> bool:
             return False
         if isinstance(link, (HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError)):
             return True
-    return _from_xet(error)
-
-
-def _from_xet(error: BaseException) -> bool:
-    """Whether the xet client failed, otherwise than for want of access: it raises bare RuntimeErrors."""
+    # The xet client raises bare RuntimeErrors, and other kinds for want of access.
     return type(error) is RuntimeError and error.__cause__ is None
 
 

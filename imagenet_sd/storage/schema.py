@@ -2,23 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 
-COLUMNS = (
-    "image",
-    "label",
-    "wnid",
-    "image_id",
-    "prompt",
-    "template",
-    "background",
-    "seed",
-    "guidance_scale",
-    "num_inference_steps",
-    "model_id",
-)
+from imagenet_sd.core.types import ImageRequest
+
 FLAG = "nsfw"
 """A last column, of bool, where images were flagged."""
 
@@ -44,17 +34,23 @@ class Row:
     nsfw: bool | None = None
 
 
-_VALUES = {
-    "wnid": ("string", pa.string()),
-    "image_id": ("string", pa.string()),
-    "prompt": ("string", pa.string()),
-    "template": ("string", pa.string()),
-    "background": ("string", pa.string()),
-    "seed": ("int64", pa.int64()),
-    "guidance_scale": ("float64", pa.float64()),
-    "num_inference_steps": ("int64", pa.int64()),
-    "model_id": ("string", pa.string()),
-}
+_DTYPES = {str: "string", int: "int64", float: "float64"}
+_VALUES = {f.name: _DTYPES[f.type] for f in fields(Row) if f.name not in ("jpeg", "label", FLAG)}
+COLUMNS = ("image", "label", *_VALUES)
+
+
+def planned_columns(request: ImageRequest) -> dict[str, Any]:
+    """What the plan decides of an image's row, by column."""
+    prompt = request.prompt
+    return {
+        "image_id": request.image_id,
+        "seed": request.seed,
+        "label": prompt.class_index,
+        "wnid": prompt.wnid,
+        "prompt": prompt.text,
+        "template": prompt.template,
+        "background": prompt.background,
+    }
 
 
 def arrow_schema(wnids: Sequence[str], *, flagged: bool = False) -> pa.Schema:
@@ -64,12 +60,12 @@ def arrow_schema(wnids: Sequence[str], *, flagged: bool = False) -> pa.Schema:
         wnids: class ids in label order; they become the names of the `ClassLabel`.
         flagged: whether there is a column `nsfw`.
     """
-    values = _VALUES | ({FLAG: ("bool", pa.bool_())} if flagged else {})
+    values = _VALUES | ({FLAG: "bool"} if flagged else {})
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = [pa.field("image", image), pa.field("label", pa.int64())]
-    fields += [pa.field(name, arrow_type) for name, (_, arrow_type) in values.items()]
+    fields += [pa.field(name, pa.type_for_alias(dtype)) for name, dtype in values.items()]
     features: dict[str, object] = {"image": {"_type": "Image"}, "label": {"names": list(wnids), "_type": "ClassLabel"}}
-    features |= {name: {"dtype": dtype, "_type": "Value"} for name, (dtype, _) in values.items()}
+    features |= {name: {"dtype": dtype, "_type": "Value"} for name, dtype in values.items()}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 

@@ -17,10 +17,11 @@ from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import GenerationPlan, Shard, ShardManifest
 from imagenet_sd.storage.card import dataset_card
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.hub import HubError, HubRepo, RemoteFile
+from imagenet_sd.storage.hub import HubError, HubRepo, holds
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.hf_api import RepoFile
 
 MAX_FILES_PER_FOLDER = 10_000
 MAX_FILES = 100_000
@@ -40,27 +41,19 @@ class Upload:
     """Brings a repository up to what is finished of a dataset: first `prepare`, then `run`.
 
     Args:
-        dataset: what to upload.
+        dataset: what to upload; see `check_limits`.
         repo: where to; opened.
         shards_per_commit: shards that become visible together, at least 1. The Hub allows about 128 commits an hour.
-        on_images: called with the number of images of each shard that arrived.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        repo: HubRepo,
-        *,
-        shards_per_commit: int = 16,
-        on_images: Callable[[int], object] = lambda images: None,
-    ):
+    def __init__(self, dataset: Dataset, repo: HubRepo, *, shards_per_commit: int = 16):
         self.dataset, self.plan, self.repo = dataset, dataset.plan, repo
-        self.shards_per_commit, self.on_images = shards_per_commit, on_images
+        self.shards_per_commit = shards_per_commit
         self.there: set[int] = set()
         self._description: list[CommitOperationAdd] = []
         self.uploaded: list[str] = []
         self.refused: dict[int, str] = {}
-        self.remote: dict[str, RemoteFile] = {}
+        self.remote: dict[str, RepoFile] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
 
     def prepare(self) -> None:
@@ -68,37 +61,49 @@ class Upload:
 
         Raises:
             HubError: the repository holds something else, or cannot be read.
-            DatasetError: the dataset is larger than the Hub takes.
         """
-        check_limits(self.plan)
         self.remote = self.repo.files()
         self._description = self._describe()
-        self.there |= {finished.number for finished in self._finished() if self._is_there(finished)}
+        self.there |= {
+            finished.number
+            for finished in self._finished()
+            if self._has_data(finished) and self._has_manifest(finished)
+        }
 
-    def run(self, *, follow: bool = False, poll: float = 30.0) -> None:
+    def run(self, on_images: Callable[[int], object], *, follow: bool = False, poll: float = 30.0) -> None:
         """Upload what is finished; with `follow`, look again every `poll` seconds until the last shard is handled.
+
+        Args:
+            on_images: called with the number of images of each shard that arrived.
+            follow: see above.
+            poll: see above.
 
         Raises:
             HubError: the repository cannot be written.
         """
         try:
             self._commit(self._description, "Describe the dataset")
-            self._upload_finished()
+            self._upload_finished(on_images)
             while follow and len(self.there) + len(self.refused) < self.plan.num_shards:
                 time.sleep(poll)
-                self._upload_finished()
+                self._upload_finished(on_images)
         except KeyboardInterrupt:
             text = f"interrupted: {self.repo.repo_id} holds {len(self.there):,} of {self.plan.num_shards:,} shards"
             print(f"{text}; run the same command again to go on", file=sys.stderr)
             raise
         self._check_arrival()
 
-    def refusals(self) -> list[dict[str, str]]:
-        """The damaged shards: `shard` (its path) and `message`."""
-        return [
-            {"shard": self._remote_path(self.plan.shard(i)), "message": message}
-            for i, message in sorted(self.refused.items())
-        ]
+    def summary(self) -> dict[str, Any]:
+        """What was uploaded, what is there, what is missing and what was refused: see `pipeline.push`."""
+        refused = [(self._remote_path(self.plan.shard(i)), message) for i, message in sorted(self.refused.items())]
+        return {
+            "num_shards": self.plan.num_shards,
+            "shards_there": len(self.there),
+            "shards_uploaded": sum(path.endswith(".parquet") for path in self.uploaded),
+            "files_uploaded": len(self.uploaded),
+            "shards_missing": self.plan.num_shards - len(self.there) - len(refused),
+            "refused": [{"shard": path, "message": message} for path, message in refused],
+        }
 
     def _remote_path(self, shard: Shard) -> str:
         return self.dataset.relative(self.dataset.shard_path(shard))
@@ -121,19 +126,16 @@ class Upload:
             text = f"{self.repo.repo_id} holds {rounds} rounds of this dataset, more than the {self.plan.rounds} here"
             print(f"{text}; its dataset.json and README.md stay as they are", file=sys.stderr)
             return []
-        changed = {
-            path: content
-            for path, content in contents.items()
-            if path not in self.remote or not self.remote[path].holds(content)
-        }
-        return [_operation(path, content) for path, content in changed.items()]
+        return [
+            _operation(path, content) for path, content in contents.items() if not holds(self.remote.get(path), content)
+        ]
 
     def _remote_rounds(self, ours: bytes) -> int:
         """Number of rounds that the repository's dataset.json speaks of; 0 when it has none."""
         there = self.remote.get(layout.DESCRIPTION)
         if there is None:
             return 0
-        if there.holds(ours):
+        if holds(there, ours):
             return self.plan.rounds
         try:
             theirs = json.loads(self.repo.read(layout.DESCRIPTION))
@@ -161,26 +163,28 @@ class Upload:
                     "name another repository, or delete that file on the Hub",
                 )
 
-    def _upload_finished(self) -> None:
+    def _upload_finished(self, on_images: Callable[[int], object]) -> None:
         """Upload each finished shard that is not there yet, and commit them in groups."""
-        group: list[CommitOperationAdd] = []
-        shards: list[Finished] = []
-        for finished in self._finished():
-            operations = self._send(finished)
-            if operations is None:
-                continue
-            group += operations
-            shards.append(finished)
-            if len(shards) == self.shards_per_commit:
-                self._publish(group, shards)
-                group, shards = [], []
-        self._publish(group, shards)
+        operations: list[CommitOperationAdd] = []
+        group: list[Finished] = []
 
-    def _publish(self, operations: list["CommitOperationAdd"], shards: list[Finished]) -> None:
-        self._commit(operations, _message(shards))
-        for finished in shards:
-            self.there.add(finished.number)
-            self.on_images(finished.shard.num_rows)
+        def commit_group() -> None:
+            self._commit(operations, _message(group))
+            for finished in group:
+                self.there.add(finished.number)
+                on_images(finished.shard.num_rows)
+            operations.clear()
+            group.clear()
+
+        for finished in self._finished():
+            sent = self._send(finished)
+            if sent is None:
+                continue
+            operations += sent
+            group.append(finished)
+            if len(group) == self.shards_per_commit:
+                commit_group()
+        commit_group()
 
     def _finished(self) -> Iterator[Finished]:
         """Finished shards that are not known to be there; bad ones once, and again when their files changed."""
@@ -230,16 +234,11 @@ class Upload:
             operations.append(_operation(manifest, finished.manifest_bytes))
         return operations
 
-    def _is_there(self, finished: Finished) -> bool:
-        return self._has_data(finished) and self._has_manifest(finished)
-
     def _has_data(self, finished: Finished) -> bool:
-        there = self.remote.get(self._remote_path(finished.shard))
-        return there is not None and there.sha256 == finished.manifest.sha256
+        return holds(self.remote.get(self._remote_path(finished.shard)), finished.manifest.sha256)
 
     def _has_manifest(self, finished: Finished) -> bool:
-        there = self.remote.get(self._remote_manifest(finished.shard))
-        return there is not None and there.holds(finished.manifest_bytes)
+        return holds(self.remote.get(self._remote_manifest(finished.shard)), finished.manifest_bytes)
 
     def _refuse(self, number: int, message: str) -> None:
         path = self._remote_path(self.plan.shard(number))

@@ -14,7 +14,7 @@ from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.core.types import ImageRequest, Shard
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.schema import COLUMNS, FLAG
+from imagenet_sd.storage.schema import COLUMNS, FLAG, planned_columns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,17 +91,7 @@ def _check_rows(path: Path, requests: list[ImageRequest], size: tuple[int, int])
 
 
 def _check_row(row: dict, request: ImageRequest, size: tuple[int, int]) -> str:
-    prompt = request.prompt
-    expected = {
-        "image_id": request.image_id,
-        "seed": request.seed,
-        "label": prompt.class_index,
-        "wnid": prompt.wnid,
-        "prompt": prompt.text,
-        "template": prompt.template,
-        "background": prompt.background,
-    }
-    for name, value in expected.items():
+    for name, value in planned_columns(request).items():
         if row[name] != value:
             return f"{name} is {row[name]!r}, the plan says {value!r}"
     if not isinstance(row.get(FLAG, False), bool):

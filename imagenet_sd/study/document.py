@@ -10,7 +10,7 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import Accuracies, EvaluationResults, Study, StudyCell, read_document
+from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, read_document
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
@@ -20,7 +20,7 @@ _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inferen
              "train.augmentation", "train.data", "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
 
 
-def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list[dict[str, Any]]:
+def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list[StudyCell]:
     """The cells of a finished study; paths are relative to its folder.
 
     Raises:
@@ -30,24 +30,18 @@ def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list
     return [_cell(cell, planner if whole else None, out) for cell in planned]
 
 
-def describe(name: str, cells: list[dict[str, Any]], planned: list[PlannedCell], command: str) -> dict[str, Any]:
+def describe(name: str, cells: list[StudyCell], planned: list[PlannedCell], command: str) -> dict[str, Any]:
     """The whole document: the cells with the command, the versions and the machine they come from."""
-    devices = {
-        read_json(cell.run / "environment.json").get("device", "")
-        for cell in planned
-        if cell.run and (cell.run / "environment.json").is_file()
-    }
-    machine = [
-        f"{platform.system()} {platform.machine()}",
-        f"{os.cpu_count()} CPU cores",
-        *sorted(devices - {"cpu", ""}),
-    ]
-    return Study(
+    files = [run / "environment.json" for cell in planned if (run := cell.folder("train"))]
+    devices = {read_json(file).get("device", "") for file in files if file.is_file()} - {"cpu", ""}
+    machine = (f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", *sorted(devices))
+    versions = {"imagenet-sd": __version__, "python": platform.python_version()}
+    return StudyResults(
         name=name,
         commands=(command,) if command else (),
-        versions=_versions(),
+        versions=versions | {library: metadata.version(library) for library in _LIBRARIES},
         machine=", ".join(machine),
-        cells=tuple(StudyCell(**cell) for cell in cells),
+        cells=tuple(cells),
     ).to_json()
 
 
@@ -56,26 +50,23 @@ def command_line() -> str:
     return shlex.join(["imagenet-sd", *sys.argv[1:]])
 
 
-def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> dict[str, Any]:
-    def place(folder: Path) -> str:
-        return folder.relative_to(out).as_posix()
-
-    study = planned.cell.study
-    files = [stage.folder / stage.product for stage in planned.evaluations]
-    encoders = EncoderSpec.parse_ensemble(study.encoder) if study.encoder else ()
+def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> StudyCell:
+    files = [stage.folder / stage.product for stage in planned.stages if stage.kind == "evaluate"]
     facts: dict[str, Any] = {}
-    if planned.dataset:
-        facts["dataset"] = place(planned.dataset)
-    if planned.run:
-        stamp = read_stamp(planned.run)
-        facts |= {"run": place(planned.run), "images": stamp.get("num_images"), "epochs": stamp.get("epochs")}
+    if dataset := planned.folder("generate"):
+        facts["dataset"] = dataset.relative_to(out).as_posix()
+    if run := planned.folder("train"):
+        stamp = read_stamp(run)
+        facts |= {"run": run.relative_to(out).as_posix()}
+        facts |= {"images": stamp.get("num_images"), "epochs": stamp.get("epochs")}
+    encoders = EncoderSpec.parse_ensemble(planned.cell.study.encoder) if not run else ()
     return StudyCell(
-        id=planned.run.name if planned.run else slug("+".join(spec.label for spec in encoders)),
+        id=run.name if run else slug("+".join(spec.label for spec in encoders)),
         factors=_factors(planned, planner),
-        results=tuple(map(place, files)),
+        results=tuple(file.relative_to(out).as_posix() for file in files),
         metrics=_metrics(files),
         **facts,
-    ).to_json()
+    )
 
 
 def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
@@ -83,7 +74,8 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     study, generate, train = planned.cell.study, planned.cell.study.generate, planned.cell.study.train
     changes = planned.cell.changes
     others = {key: value for key, value in changes.items() if key not in _STANDARD}
-    if planned.run is None:
+    run = planned.folder("train")
+    if run is None:
         return {"encoder": study.encoder} | others
     factors: dict[str, Any] = {"augmentation": augmentation(study), "seed": train.config().seed}
     if is_generated(study):
@@ -96,7 +88,7 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
         }
     else:
         factors |= {"data": "real", "source": train.data}
-        count = read_stamp(planned.run).get("num_images")
+        count = read_stamp(run).get("num_images")
         if planner and count:
             factors["multiple"] = round(count * generate.multiple / planner.num_images(study), 3)
     return factors | others
@@ -110,13 +102,3 @@ def _metrics(files: list[Path]) -> dict[str, Accuracies]:
             numbers = result.model_dump(include=METRICS, exclude_unset=True)
             metrics.setdefault(f"{result.dataset}/{result.split}", Accuracies(**numbers))
     return metrics
-
-
-def _versions() -> dict[str, str]:
-    versions = {"imagenet-sd": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

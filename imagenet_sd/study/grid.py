@@ -28,26 +28,23 @@ class GridCell:
 
 
 def expand(study: Study, path: str = "study") -> list[GridCell]:
-    """The cells of a study, in the order of the file, each once.
-
-    Args:
-        study: the study.
-        path: its file, for messages.
+    """The cells of a study, in the order of the file, each once; `path` is the file, for messages.
 
     Raises:
         SettingsError: an axis has an unknown key or a wrong value, or there are more than 10,000 cells.
     """
     base = {key: value for key, value in to_mapping(study).items() if key != "grid"}
-    if not study.grid:
-        return [GridCell(study=from_mapping(Study, base, path), changes={})]
     cells: dict[str, GridCell] = {}
-    for number, grid in enumerate(study.grid):
+    for number, grid in enumerate(study.grid or ({},)):
         where = f"{join(path, 'grid')}[{number}]"
         for changes in _changes(grid, where):
             mapping = copy.deepcopy(base)
             for key, value in changes.items():
+                if key.partition(".")[0] in _FIXED:
+                    hint = "axes are keys below generate, train and evaluate"
+                    raise SettingsError(f"{where}.{key} cannot be an axis", hint)
                 for target in SEED_KEYS if key == "seed" else (key,):
-                    _assign(mapping, target, value, where)
+                    assign(mapping, target.split("."), value, f"{where}.{target}")
             made = from_mapping(Study, mapping, where)
             cells.setdefault(repr(made), GridCell(study=made, changes=changes))
             if len(cells) > MAX_CELLS:
@@ -78,13 +75,6 @@ def _values(axis: Any, where: str) -> list[Any]:
     return list(values)
 
 
-def _assign(mapping: dict[str, Any], key: str, value: Any, where: str) -> None:
-    parts = key.split(".")
-    if parts[0] in _FIXED:
-        raise SettingsError(f"{where}.{key} cannot be an axis", "axes are keys below generate, train and evaluate")
-    assign(mapping, parts, value, f"{where}.{key}")
-
-
 def assign(node: Any, keys: list[str], value: Any, where: str) -> None:
     """Put a value into nested mappings and lists, in place.
 
@@ -94,21 +84,20 @@ def assign(node: Any, keys: list[str], value: Any, where: str) -> None:
     Raises:
         SettingsError: the path leads through a value that has no keys, or past the end of a list.
     """
+    key: Any = keys[0]
     if isinstance(node, list):
-        if not keys[0].isdigit():
+        if not key.isdigit():
             for entry in node:
                 assign(entry, keys, value, where)
             return
-        if int(keys[0]) >= len(node):
-            raise SettingsError(f"{where}: there is no entry {keys[0]}", f"the list has {len(node)}, the first is 0")
-        if len(keys) == 1:
-            node[int(keys[0])] = value
-        else:
-            assign(node[int(keys[0])], keys[1:], value, where)
-        return
-    if not isinstance(node, dict):
-        raise SettingsError(f"{where}: {node!r} has no key {keys[0]!r}", "check the path of the key")
+        key = int(key)
+        if key >= len(node):
+            raise SettingsError(f"{where}: there is no entry {key}", f"the list has {len(node)}, the first is 0")
+    elif not isinstance(node, dict):
+        raise SettingsError(f"{where}: {node!r} has no key {key!r}", "check the path of the key")
+    elif len(keys) > 1:
+        node.setdefault(key, {})
     if len(keys) == 1:
-        node[keys[0]] = value
+        node[key] = value
     else:
-        assign(node.setdefault(keys[0], {}), keys[1:], value, where)
+        assign(node[key], keys[1:], value, where)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
@@ -73,19 +74,14 @@ class PlannedCell:
     Attributes:
         cell: the cell.
         stages: generate (not for real data), train (not for a given encoder), then the evaluations.
-        dataset: folder of its dataset; None for real data.
-        run: folder of its run; None for a given encoder.
     """
 
     cell: GridCell
     stages: tuple[Stage, ...]
-    dataset: Path | None
-    run: Path | None
 
-    @property
-    def evaluations(self) -> list[Stage]:
-        """Its evaluations."""
-        return [stage for stage in self.stages if stage.kind == "evaluate"]
+    def folder(self, kind: Kind) -> Path | None:
+        """The folder of its dataset or run; None if it has no such stage."""
+        return next((stage.folder for stage in self.stages if stage.kind == kind), None)
 
 
 def read_stamp(folder: Path, name: str = STAMP) -> dict[str, Any]:
@@ -153,12 +149,11 @@ class Planner:
         if study.encoder:
             folder = self.out / "encoders" / f"{slug(study.encoder)}-{digest(study.encoder)[:8]}"
             stages = self._evaluations(study, study.encoder, folder, digest(_weights(study.encoder)))
-            return PlannedCell(cell=cell, stages=tuple(stages), dataset=None, run=None)
-        dataset = self._dataset(study) if is_generated(study) else None
-        train = self._train(cell, dataset)
+            return PlannedCell(cell=cell, stages=tuple(stages))
+        datasets = [self._dataset(study)] if is_generated(study) else []
+        train = self._train(study, *datasets)
         evaluations = self._evaluations(study, str(train.folder), train.folder, train.inputs)
-        stages = (*([dataset] if dataset else []), train, *evaluations)
-        return PlannedCell(cell=cell, stages=stages, dataset=dataset.folder if dataset else None, run=train.folder)
+        return PlannedCell(cell=cell, stages=(*datasets, train, *evaluations))
 
     def _plan(self, config: GenerationConfig) -> tuple[GenerationPlan, str]:
         if config not in self._plans:
@@ -183,23 +178,23 @@ class Planner:
             kind="generate",
             folder=self.out / "datasets" / folder,
             inputs=digest([plan.fingerprint, rounds]),
-            product="dataset.json",
+            product=layout.DESCRIPTION,
             work=float(plan.num_images * config.num_inference_steps),
             study=replace(study, generate=config),
             shards=plan.num_shards,
         )
 
-    def _train(self, cell: GridCell, dataset: Stage | None) -> Stage:
-        study, section = cell.study, cell.study.train
+    def _train(self, study: Study, dataset: Stage | None = None) -> Stage:
+        section = study.train
         config = section.config(f"{self.path}: train")
-        rounds = 0
+        rounds = epochs = 0
         if dataset is not None:
             plan, _ = self._plan(study.generate)
             rounds, data, identity = plan.rounds, f"{dataset.folder}@rounds={plan.rounds}", [plan.fingerprint]
+            epochs = config.optimizer.epochs * plan.num_images
         else:
             data, identity = section.data, _identity(section.data)
         inputs = digest([identity, rounds, recorded(config), section.steps, section.validation])
-        epochs = config.optimizer.epochs * self.num_images(study) if dataset else 0
         return Stage(
             kind="train",
             folder=self.out / "runs" / f"{cell_title(study)}-{inputs[:8]}",
@@ -263,7 +258,7 @@ def _weights(encoder: str) -> list[Any]:
 def _identity(text: str) -> list[Any]:
     """What a data spec stands for: a generated dataset by its fingerprint, anything else by its name."""
     spec = DataSpec.parse(text)
-    if spec.kind in ("dataset", "parquet") and (spec.paths[0] / "dataset.json").is_file():
-        document = read_json(spec.paths[0] / "dataset.json")
+    if spec.kind in ("dataset", "parquet") and layout.holds_dataset(spec.paths[0]):
+        document = read_json(spec.paths[0] / layout.DESCRIPTION)
         return [document.get("fingerprint"), document.get("rounds"), spec.limit, spec.number]
     return [text]

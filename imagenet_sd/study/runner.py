@@ -7,7 +7,6 @@ finished one after the other, so that the first numbers, and the first errors, c
 import os
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,16 +100,16 @@ def folder_of(study: Study) -> Path:
 def _run_stages(stages: list[Stage], out: Path) -> int:
     """Run and stamp the stages that are not done; their number."""
     todo = [stage for stage in stages if not stage.is_done()]
-    clock = _Clock(stages, todo)
-    for stage in todo:
-        number = stages.index(stage) + 1
-        _log(f"[{number}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{clock.left()}")
+    finished = [(s, float(read_stamp(s.folder).get("seconds") or 0.0)) for s in stages if s not in todo]
+    for done, stage in enumerate(todo):
+        left = _time_left(finished, todo[done:])
+        _log(f"[{stages.index(stage) + 1}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{left}")
         start = time.monotonic()
         facts = STAGES[stage.kind](stage, out)
         seconds = round(time.monotonic() - start, 2)
         stamp = {"stage": stage.kind, "inputs": stage.inputs, "seconds": seconds, "work": stage.work, **facts}
         write_json(stage.folder / STAMP, stamp)
-        clock.took(stage, seconds)
+        finished.append((stage, seconds))
     return len(todo)
 
 
@@ -121,7 +120,7 @@ def _write_report(
     document, page = out / study.report.study, out / study.report.page
     stamp = out / f".{page.name}.{STAMP}"
     cells = study_cells(planned, planner, out)
-    inputs = digest([study.name, study.report.study, cells])
+    inputs = digest([study.name, study.report.study, [cell.to_json() for cell in cells]])
     if read_stamp(out, stamp.name).get("inputs") == inputs and page.is_file() and document.is_file():
         return 0
     _log(f"[{number}/{number}] report {page.name}")
@@ -131,32 +130,20 @@ def _write_report(
     return 1
 
 
-class _Clock:
-    """Tells how long the rest will take, from what stages of each kind took per unit of work, earlier runs included."""
+def _time_left(finished: list[tuple[Stage, float]], todo: list[Stage]) -> str:
+    """Time that `todo` will take, as a part of a line, from the seconds that finished stages of each kind took.
 
-    def __init__(self, stages: list[Stage], todo: list[Stage]):
-        self.todo = list(todo)
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._work: dict[str, float] = defaultdict(float)
-        for stage in stages:
-            if stage not in todo:
-                self._add(stage, float(read_stamp(stage.folder).get("seconds") or 0.0))
-
-    def _add(self, stage: Stage, seconds: float) -> None:
-        self._seconds[stage.kind] += seconds
-        self._work[stage.kind] += stage.work or 1.0
-
-    def took(self, stage: Stage, seconds: float) -> None:
-        """A stage is done."""
-        self._add(stage, seconds)
-        self.todo.remove(stage)
-
-    def left(self) -> str:
-        """Time left, as a part of a line; "" while a kind of stage is ahead of which none is known."""
-        if not all(self._work[s.kind] for s in self.todo):
+    Returns:
+        "" while a kind of stage is ahead of which none is finished.
+    """
+    left = 0.0
+    for kind in {stage.kind for stage in todo}:
+        known = [(seconds, stage.work or 1.0) for stage, seconds in finished if stage.kind == kind]
+        if not known:
             return ""
-        left = sum(self._seconds[s.kind] / self._work[s.kind] * (s.work or 1.0) for s in self.todo)
-        return f", about {duration(left)} left"
+        work = sum(stage.work or 1.0 for stage in todo if stage.kind == kind)
+        left += work * sum(seconds for seconds, _ in known) / sum(done for _, done in known)
+    return f", about {duration(left)} left"
 
 
 def _log(text: str) -> None:

@@ -34,10 +34,7 @@ class TrainSection:
     """Fields of `TrainConfig` that differ from the recipe, nested; in a file they stand in the section itself."""
 
     def config(self, path: str = "") -> TrainConfig:
-        """The training recipe with the settings over it.
-
-        Args:
-            path: where this section stands, for messages.
+        """The training recipe with the settings over it; messages say that it stands at `path`.
 
         Raises:
             SettingsError: no such recipe, an unknown key, a value of a wrong type or out of its range.

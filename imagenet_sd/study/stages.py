@@ -11,9 +11,10 @@ from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError, Interrupted
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.process import run_process
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.open import open_images
 from imagenet_sd.study.planner import Kind, Stage
-from imagenet_sd.training.config import TrainConfig, resolved, with_epochs
+from imagenet_sd.training.config import TrainConfig, with_epochs
 
 
 def generate(stage: Stage, out: Path) -> dict[str, Any]:
@@ -28,12 +29,14 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
     Raises:
         Interrupted: a signal came; the checkpoint is saved.
     """
+    import torch
+
     section = stage.study.train
     config = section.config()
     count = sum(open_images(stage.data, "train").group_sizes)
     if section.steps:
         config = with_epochs(config, nearest_epochs(section.steps, count, config.optimizer.batch_size))
-    devices = _devices()
+    devices = torch.cuda.device_count()
     processes = section.processes or max(1, devices)
     if processes > 1:
         _launch(stage, config, processes, on_cpu=devices < processes)
@@ -51,18 +54,12 @@ def nearest_epochs(steps: int, num_images: int, batch_size: int) -> int:
     return max(1, round(steps / max(1, num_images // batch_size)))
 
 
-def _devices() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> None:
     """The command `train` in several processes on this machine; accelerate finds its ranks in what torchrun sets."""
     section = stage.study.train
     stage.folder.mkdir(parents=True, exist_ok=True)
     recipe = stage.folder / "train.yaml"
-    write_json(recipe, resolved(config))  # JSON is YAML
+    write_json(recipe, to_mapping(config))  # JSON is YAML
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "imagenet_sd", "train", stage.data, "--recipe", str(recipe), "--out", str(stage.folder)]
     command += ["--val", section.validation] if section.validation else []
@@ -76,20 +73,11 @@ def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> 
 
 def evaluate(stage: Stage, out: Path) -> dict[str, Any]:
     """Evaluate the encoder; features are kept in the study's folder."""
-    assert stage.section is not None
-    pipeline.evaluate(
-        stage.encoder,
-        stage.section.data,
-        stage.section,
-        out=stage.folder / "results.json",
-        cache=out / "features",
-    )
+    section = stage.section
+    assert section is not None
+    pipeline.evaluate(stage.encoder, section.data, section, out=stage.folder / stage.product, cache=out / "features")
     return {}
 
 
-STAGES: dict[Kind, Callable[[Stage, Path], dict[str, Any]]] = {
-    "generate": generate,
-    "train": train,
-    "evaluate": evaluate,
-}
+STAGES: dict[Kind, Callable[..., dict[str, Any]]] = {"generate": generate, "train": train, "evaluate": evaluate}
 """Kind -> what it does in the folder of a study; it returns the facts that the stamp keeps."""

@@ -112,5 +112,5 @@ def _data_wait_share() -> float:
     with tempfile.TemporaryDirectory() as folder:
         config = load_train_config("small", ["optimizer.epochs=1", "optimizer.warmup_epochs=0"])
         run = Path(folder) / "run"
-        train_run(config, DataSpec.parse("builtin:mnist"), run, validation=None, workers=-1, stream=False)
+        train_run(config, DataSpec(kind="builtin", name="mnist"), run, validation=None, workers=-1, stream=False)
         return read_metrics(run / "metrics.jsonl")[-1]["data_wait_share"]

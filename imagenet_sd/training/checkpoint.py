@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.training.config import TrainingError
 
@@ -16,20 +17,12 @@ from imagenet_sd.training.config import TrainingError
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
 ) -> None:
-    """Save the states of the modules, the optimiser's momenta and JSON counters.
-
-    Args:
-        path: file to publish.
-        modules: name -> module.
-        optimizer: SGD; its parameters are numbered in their order.
-        counters: values that JSON can hold.
-    """
+    """Save the states of the modules, the momenta of the optimiser (SGD), numbered in order, and JSON counters."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum/{number}"] = state["momentum_buffer"]
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, {"counters": json.dumps(counters)}))
+    _publish(path, tensors, {"counters": json.dumps(counters)})
 
 
 def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -46,9 +39,8 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise TrainingError(
-            f"{path} cannot be resumed from: {reason}", "delete it to start the run from scratch"
+            f"{path} cannot be resumed from: {one_line(error)}", "delete it to start the run from scratch"
         ) from None
     state = optimizer.state_dict()
     momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
@@ -64,5 +56,9 @@ def _new_name(key: str) -> str:
 
 def save_weights(path: Path, module: nn.Module) -> None:
     """The weights of a module alone, float32 on the CPU, as safetensors."""
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    _publish(path, module.state_dict())
+
+
+def _publish(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata))

@@ -1,10 +1,12 @@
 """Training recipes as typed configurations. Every value of the papers' tables stands here, once, with its source."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Literal
 
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.typed import to_mapping
 
 
 class TrainingError(ImagenetSDError):
@@ -165,27 +167,21 @@ class TrainConfig:
     """Minutes between checkpoints; one is written at the end of every epoch as well."""
 
     def __post_init__(self) -> None:
-        checks = [
-            (self.crops.global_crops_number >= 1, "crops.global_crops_number must be at least 1"),
-            (self.crops.local_crops_number >= 0, "crops.local_crops_number must not be negative"),
-            (self.optimizer.epochs >= 1, "optimizer.epochs must be at least 1"),
-            (self.optimizer.batch_size >= 1, "optimizer.batch_size must be at least 1"),
-            (self.optimizer.base_lr > 0, "optimizer.base_lr must be above 0"),
-            (
-                0 <= self.optimizer.warmup_epochs <= self.optimizer.epochs,
-                "optimizer.warmup_epochs must be 0 ... epochs",
-            ),
-            (self.optimizer.accumulation_steps >= 1, "optimizer.accumulation_steps must be at least 1"),
+        optimizer, loss = self.optimizer, self.objective.loss
+        least = {"crops.global_crops_number": 1, "crops.local_crops_number": 0, "optimizer.epochs": 1,
+                 "optimizer.batch_size": 1, "optimizer.accumulation_steps": 1, "model.projector_layers": 0,
+                 "virtual_workers": 1, "shuffle_window": 1}  # fmt: skip
+        checks = [(attrgetter(key)(self) >= low, f"{key} must be at least {low}") for key, low in least.items()]
+        checks += [
+            (optimizer.base_lr > 0, "optimizer.base_lr must be above 0"),
+            (0 <= optimizer.warmup_epochs <= optimizer.epochs, "optimizer.warmup_epochs must be 0 ... epochs"),
             (self.objective.temperature > 0, "objective.temperature must be above 0"),
             (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
             (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
-            (self.model.projector_layers >= 0, "model.projector_layers must not be negative"),
             (
-                self.objective.loss == "cross_entropy" or self.model.projector_layers > 0,
-                f"objective.loss {self.objective.loss} needs a projector: model.projector_layers of at least 1",
+                loss == "cross_entropy" or self.model.projector_layers > 0,
+                f"objective.loss {loss} needs a projector: model.projector_layers of at least 1",
             ),
-            (self.virtual_workers >= 1, "virtual_workers must be at least 1"),
-            (self.shuffle_window >= 1, "shuffle_window must be at least 1"),
         ]
         for scale in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, scale)
@@ -193,14 +189,6 @@ class TrainConfig:
         for holds, message in checks:
             if not holds:
                 raise TrainingError(message, "fix the recipe or the --set option")
-
-
-def _trex(**model: Any) -> dict[str, Any]:
-    """What t-ReX and t-ReX* share: the top half of Tab. C.1, which the defaults of the classes above are."""
-    return {
-        "objective": ObjectiveConfig(loss="ocm", temperature=0.1, memory_size=8192),
-        "model": ModelConfig(projector_hidden=2048, projector_bottleneck=256, projector_input_l2=True, **model),
-    }
 
 
 RECIPES: dict[str, TrainConfig] = {
@@ -212,21 +200,19 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     # thesis 5.5, implementation details: linear classifier, 100 epochs, warm-up over 10% of the iterations, DINO 1 + 8
     "imagenet-sd": TrainConfig(name="imagenet-sd"),
-    # thesis Tab. C.1, bottom part
+    # thesis Tab. C.1: its top part, and the crops of t-ReX*, are the defaults of the classes above
     "t-rex": TrainConfig(
         name="t-rex",
         crops=CropsConfig(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25)),
-        **_trex(projector_layers=3),
+        model=ModelConfig(projector_layers=3),
+        objective=ObjectiveConfig(loss="ocm"),
     ),
     "t-rex-star": TrainConfig(
-        name="t-rex-star",
-        crops=CropsConfig(global_crops_scale=(0.4, 1.0), local_crops_scale=(0.05, 0.4)),
-        **_trex(projector_layers=1),
+        name="t-rex-star", model=ModelConfig(projector_layers=1), objective=ObjectiveConfig(loss="ocm")
     ),
     # this project: 32-pixel digits on a CPU
     "small": TrainConfig(
         name="small",
-        augmentation="dino",
         crops=CropsConfig(
             global_crop_size=32,
             global_crops_scale=(0.6, 1.0),
@@ -258,17 +244,6 @@ def get_recipe(name: str) -> TrainConfig:
     return RECIPES[name]
 
 
-def resolved(config: Any) -> dict[str, Any]:
-    """A configuration as nested dictionaries of plain values (tuples as lists)."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        return list(value) if isinstance(value, tuple) else value
-
-    return plain(config)
-
-
 _RENAMED = {"lanes": "virtual_workers", "window": "shuffle_window", "eval_size": "val_crop_size"}
 
 
@@ -278,9 +253,10 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded(config: TrainConfig) -> dict[str, Any]:
-    """`resolved` under the names of version 0.1.0: digests of it stay the same, so that old stages count as done."""
+    """`to_mapping` under the names of version 0.1.0: digests of it stay the same, so that old stages count as done."""
     old_names = {new: old for old, new in _RENAMED.items()}
-    return {old_names.get(key, key): value for key, value in resolved(config).items()}
+    values: dict[str, Any] = to_mapping(config)
+    return {old_names.get(key, key): value for key, value in values.items()}
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

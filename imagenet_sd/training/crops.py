@@ -111,9 +111,7 @@ class MultiCrop:
                 parameters.append(sample_parameters(rng, self.photometric, is_global))
         n = c.global_crops_number
         return Crops(
-            global_crops=np.ascontiguousarray(np.stack(cut[:n])),
-            local_crops=np.ascontiguousarray(np.stack(cut[n:]))
-            if cut[n:]
-            else np.zeros((0, 3, c.local_crop_size, c.local_crop_size), np.uint8),
-            parameters=np.stack(parameters) if parameters else np.zeros((len(cut), 0), np.float32),
+            global_crops=np.array(cut[:n]),
+            local_crops=np.array(cut[n:], np.uint8).reshape(-1, 3, c.local_crop_size, c.local_crop_size),
+            parameters=np.array(parameters, np.float32).reshape(len(cut), -1),
         )

@@ -8,7 +8,6 @@ arithmetic.
 """
 
 import heapq
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,32 +45,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All tensors, in the order of the fields."""
+        return self.global_crops, self.local_crops, self.parameters, self.labels
+
     @staticmethod
     def join(parts: list["Batch"]) -> "Batch":
         """Put parts together in their order."""
-        return Batch(
-            torch.cat([p.global_crops for p in parts]),
-            torch.cat([p.local_crops for p in parts]),
-            torch.cat([p.parameters for p in parts]),
-            torch.cat([p.labels for p in parts]),
-            [x for p in parts for x in p.image_ids],
-            [x for p in parts for x in p.bad],
-        )
+        tensors = map(torch.cat, zip(*(p.tensors for p in parts), strict=True))
+        return Batch(*tensors, image_ids=[x for p in parts for x in p.image_ids], bad=[x for p in parts for x in p.bad])
 
     def chunks(self, count: int) -> list["Batch"]:
         """Split into `count` parts of nearly equal size, for gradient accumulation."""
         edges = np.linspace(0, len(self), count + 1).astype(int).tolist()
-        return [self._slice(start, stop) for start, stop in pairwise(edges) if stop > start]
-
-    def _slice(self, start: int, stop: int) -> "Batch":
-        return Batch(
-            self.global_crops[start:stop],
-            self.local_crops[start:stop],
-            self.parameters[start:stop],
-            self.labels[start:stop],
-            self.image_ids[start:stop],
-            [],
-        )
+        slices = [slice(start, stop) for start, stop in pairwise(edges) if stop > start]
+        return [Batch(*(x[part] for x in self.tensors), image_ids=self.image_ids[part], bad=[]) for part in slices]
 
 
 class EpochOrder:
@@ -165,14 +154,8 @@ class TrainStream(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         number, count = (info.id, info.num_workers) if info else (0, 1)
-        order = EpochOrder(
-            list(self.images.group_sizes),
-            self.virtual_workers,
-            self.config.shuffle_window,
-            self.config.seed,
-            self.epoch,
-            sequential=self.sequential,
-        )
+        sizes, window, key = list(self.images.group_sizes), self.config.shuffle_window, (self.config.seed, self.epoch)
+        order = EpochOrder(sizes, self.virtual_workers, window, *key, sequential=self.sequential)
         start = self.first_step * self.rows_each
         readers = [self._read(order, worker, start) for worker in self.own[number::count]]
         for _ in range(self.first_step, self.steps_per_epoch):
@@ -190,29 +173,23 @@ class TrainStream(IterableDataset):
     def _part(self, records: Iterator[LabelledImage]) -> Batch:
         crops: list[Crops] = []
         labels, ids, bad = [], [], []
-        for _ in range(self.rows_each):
-            while True:
-                record = next(records)
-                try:
-                    crops.append(self.crop(record.decode(), self.epoch, record.image_id))
-                    break
-                except OSError:
-                    bad.append(record.image_id)
-                    if len(bad) > 10 * self.rows_each:
-                        raise TrainingError(
-                            f"{self.images.name}: {len(bad)} images in a row cannot be read, the first is {bad[0]}",
-                            "check the data",
-                        ) from None
+        while len(crops) < self.rows_each:
+            record = next(records)
+            try:
+                crops.append(self.crop(record.decode(), self.epoch, record.image_id))
+            except OSError:
+                bad.append(record.image_id)
+                if len(bad) > 10 * self.rows_each:
+                    raise TrainingError(
+                        f"{self.images.name}: {len(bad)} images in a row cannot be read, the first is {bad[0]}",
+                        "check the data",
+                    ) from None
+                continue
             labels.append(record.label)
             ids.append(record.image_id)
-        return Batch(
-            torch.from_numpy(np.stack([c.global_crops for c in crops])),
-            torch.from_numpy(np.stack([c.local_crops for c in crops])),
-            torch.from_numpy(np.stack([c.parameters for c in crops])),
-            torch.tensor(labels),
-            ids,
-            bad,
-        )
+        arrays = zip(*((c.global_crops, c.local_crops, c.parameters) for c in crops), strict=True)
+        tensors = [*(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)]
+        return Batch(*tensors, image_ids=ids, bad=bad)
 
     def batches(self, epoch: int, first_step: int, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
         """This process's part of every batch of an epoch, from batch `first_step` on."""
@@ -229,8 +206,3 @@ class TrainStream(IterableDataset):
         parts = iter(loader)
         for _ in range(first_step, self.steps_per_epoch):
             yield Batch.join([next(parts) for _ in self.own])
-
-
-def allowed_bad_images(config: TrainConfig, num_images: int) -> int:
-    """How many unreadable images a run may skip."""
-    return math.ceil(config.bad_image_limit * num_images)

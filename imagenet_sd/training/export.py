@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.errors import ImagenetSDError, one_line
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.typed import from_mapping
 from imagenet_sd.training.config import TrainConfig, TrainingError
@@ -36,5 +36,5 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module, tuple[str, ...], int]:
         encoder.load_state_dict(load_file(run / "encoder.safetensors"))
         head.load_state_dict(load_file(run / "classifier.safetensors"))
     except (ImagenetSDError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise TrainingError(f"{run} is damaged: {' '.join(str(error).split())[:200]}", "train again") from None
+        raise TrainingError(f"{run} is damaged: {one_line(error)}", "train again") from None
     return encoder.eval(), head.eval(), classes, config.val_crop_size

@@ -5,7 +5,6 @@ It knows encoders and batches; what is learned from them is the objective's busi
 
 import copy
 import math
-import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -17,11 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather, reduce, set_seed
 from torch import nn
 
+from imagenet_sd.core.process import on_sigterm
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from imagenet_sd.training.config import TrainConfig, TrainingError
-from imagenet_sd.training.data import Batch, TrainStream, allowed_bad_images
+from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.model import EncoderWithHead, make_encoder
 from imagenet_sd.training.objectives import make_objective
 from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer
@@ -29,19 +29,11 @@ from imagenet_sd.training.runlog import RunLog
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
 
-INTERRUPTED = 143  # 128 + SIGTERM
-
 
 class Trainer:
-    """Trains an encoder.
+    """Trains an encoder; takes what `imagenet_sd.pipeline.train` takes, with the data opened.
 
-    Args:
-        config: the recipe.
-        images: training data.
-        run: folder of the run; holds the checkpoint and the results.
-        validation: real images to validate on; None for none.
-        workers: data workers per process.
-        sequential: see `EpochOrder`; for data that is still being generated.
+    `sequential` is for data that is still being generated; see `EpochOrder`.
     """
 
     def __init__(
@@ -86,11 +78,11 @@ class Trainer:
         """The model that is validated and saved: the moving average where there is one."""
         return self.model if self.ema_model is None else self.ema_model
 
-    def fit(self) -> int:
+    def fit(self) -> bool:
         """Train to the end, from the checkpoint if there is one.
 
         Returns:
-            0 when done; 143 when SIGTERM came: a checkpoint is saved, and the same call goes on from there.
+            Whether it is done; not when SIGTERM came: a checkpoint is saved, and the same call goes on from there.
 
         Raises:
             TrainingError: the loss is not finite, or too many images cannot be read.
@@ -98,19 +90,18 @@ class Trainer:
         checkpoint = self.run / "checkpoint.safetensors"
         if checkpoint.exists():
             self._restore(checkpoint)
-        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stop", True))
-        try:
-            total = self.config.optimizer.epochs * self.stream.steps_per_epoch
-            with Progress("steps", total, self.global_step) as progress:
-                while self.epoch < self.config.optimizer.epochs:
-                    if not self._train_epoch(progress, checkpoint):
-                        return INTERRUPTED
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        total = self.config.optimizer.epochs * self.stream.steps_per_epoch
+        with (
+            on_sigterm(lambda *_: setattr(self, "_stop", True)),
+            Progress("steps", total, self.global_step) as progress,
+        ):
+            while self.epoch < self.config.optimizer.epochs:
+                if not self._train_epoch(progress, checkpoint):
+                    return False
         if self.accelerator.is_main_process:
             save_weights(self.run / "encoder.safetensors", self.best_model.encoder)
             save_weights(self.run / "classifier.safetensors", self.best_model.head)
-        return 0
+        return True
 
     @property
     def global_step(self) -> int:
@@ -203,7 +194,7 @@ class Trainer:
 
     def _count_bad(self, batch: Batch) -> None:
         self.bad_images += len(batch.bad)
-        allowed = allowed_bad_images(self.config, self.stream.num_images)
+        allowed = math.ceil(self.config.bad_image_limit * self.stream.num_images)
         if self.bad_images > allowed:
             raise TrainingError(
                 f"{self.bad_images} images of {self.images.name} cannot be read, the last is {batch.bad[-1]}",
@@ -219,11 +210,11 @@ class Trainer:
     def _save(self, path: Path) -> None:
         if self.accelerator.is_main_process:
             counters = {"epoch": self.epoch, "step": self.step, "bad_images": self.bad_images}
-            save_checkpoint(path, self.modules, _inner(self.optimizer), counters)
+            save_checkpoint(path, self.modules, self.optimizer, counters)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, path: Path) -> None:
-        counters = load_checkpoint(path, self.modules, _inner(self.optimizer))
+        counters = load_checkpoint(path, self.modules, self.optimizer)
         self.epoch, self.step, self.bad_images = counters["epoch"], counters["step"], counters["bad_images"]
         self.log.rewind(self.epoch, self.global_step)
 
@@ -234,10 +225,6 @@ def _summary(facts: dict[str, Any]) -> str:
         f"epoch {facts['epoch']}: loss {facts['loss']:.4f}{score}, {facts['images_per_second']:.0f} images/s, "
         f"{facts['data_wait_share']:.0%} of the time waiting for data"
     )
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _precision(config: TrainConfig) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.typed import from_mapping, merge, read_setting, read_yaml
-from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError, get_recipe, resolved, upgraded
+from imagenet_sd.core.typed import from_mapping, merge, read_setting, read_yaml, to_mapping
+from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError, get_recipe, upgraded
 
 
 def train_mapping(name: str) -> dict[str, Any]:
@@ -15,9 +15,9 @@ def train_mapping(name: str) -> dict[str, Any]:
         ImagenetSDError: there is none, or the file has an unknown key.
     """
     if name in RECIPES or not name.endswith((".yaml", ".yml")):
-        return resolved(get_recipe(name))
+        return to_mapping(get_recipe(name))
     content = upgraded(read_yaml(Path(name)))
-    mapping = resolved(get_recipe(str(content.pop("base", "imagenet-sd"))))
+    mapping = to_mapping(get_recipe(str(content.pop("base", "imagenet-sd"))))
     merge(mapping, content, name)
     return mapping
 

@@ -11,9 +11,10 @@ import yaml
 from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.data.open import open_images
-from imagenet_sd.training.config import TrainConfig, TrainingError, resolved, with_epochs
+from imagenet_sd.training.config import TrainConfig, TrainingError, with_epochs
 from imagenet_sd.training.recipes import read_description
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 
@@ -29,24 +30,25 @@ def train_run(
     images = _growing(data) if stream else open_images(data, "train")
     held_out = open_images(validation, "test") if validation else None
     validated_on = str(validation or "")
-    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": resolved(config)})
+    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": to_mapping(config)})
     summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
         return read_json(run / "result.json")
     if workers < 0:
         workers = min(8, (os.cpu_count() or 2) - 1) if torch.cuda.is_available() else 0
     trainer = Trainer(config, images, run, held_out, workers, sequential=stream)
+    note = trainer.validator.note if trainer.validator else ""
     if trainer.accelerator.is_main_process:
-        if trainer.validator and trainer.validator.note:
-            trainer.accelerator.print(f"validation: {trainer.validator.note}")
+        if note:
+            trainer.accelerator.print(f"validation: {note}")
         write_json(run / "classes.json", list(images.classes))
         write_json(run / "environment.json", _environment(trainer.accelerator.num_processes))
-    if trainer.fit():
+    if not trainer.fit():
         return summary | {"finished": False}
-    note = {"validation_note": trainer.validator.note} if trainer.validator and trainer.validator.note else {}
     metrics = read_metrics(run / "metrics.jsonl")
     last = next((x for x in reversed(metrics) if "epoch" in x), {})
-    result = summary | {"finished": True} | note | {key: value for key, value in last.items() if key != "epoch"}
+    result = summary | {"finished": True} | ({"validation_note": note} if note else {}) | last
+    result.pop("epoch", None)
     if trainer.accelerator.is_main_process:
         plot_curves(metrics, run / "curves.png")
         write_json(run / "result.json", result)  # written last: its presence means that the run is done

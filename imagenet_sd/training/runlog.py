@@ -8,12 +8,7 @@ from imagenet_sd.core.files import atomic_write
 
 
 class RunLog:
-    """Metrics of one run.
-
-    Args:
-        run: folder of the run.
-        active: False on all processes but the first, where nothing is written.
-    """
+    """Metrics of one run; `active` on the first process only, the others write nothing."""
 
     def __init__(self, run: Path, active: bool = True):
         self.active = active

@@ -37,16 +37,17 @@ class Validator:
     """
 
     def __init__(self, images: ImageSet, classes: tuple[str, ...], crop_size: int):
-        self.images, self.classes, self.crop_size = images, classes, crop_size
+        self.images, self.crop_size = images, crop_size
         column = {wnid: number for number, wnid in enumerate(classes)}
-        self.common = tuple(sorted(set(classes) & set(images.classes)))
+        common = column.keys() & set(images.classes)
+        self.common = tuple(sorted(common))
         if not self.common:
             raise TrainingError(
                 f"{images.name} and the training data have no class in common",
                 "validate on data whose class ids are those of the training data",
             )
-        self._label_to_column = np.array([column.get(wnid, -1) for wnid in images.classes])
-        self._columns = torch.tensor([column[wnid] for wnid in self.common])
+        self._label_to_column = [column.get(wnid, -1) for wnid in images.classes]
+        self._mask = torch.tensor([0.0 if wnid in common else float("-inf") for wnid in classes])
         self.note = ""
         if len(self.common) < len(classes) or len(self.common) < len(images.classes):
             self.note = (
@@ -60,8 +61,7 @@ class Validator:
         was_training = model.training
         model.eval()
         correct1 = correct5 = total = unreadable = 0
-        mask = torch.full((len(self.classes),), float("-inf"), device=device)
-        mask[self._columns.to(device)] = 0
+        mask = self._mask.to(device)
         for pixels, targets, failed in self._batches(batch_size):
             unreadable += failed
             if not targets:
@@ -90,7 +90,7 @@ class Validator:
         pixels, targets, unreadable = [], [], 0
         for group in range(len(self.images.group_sizes)):
             for record in self.images.read_group(group):
-                target = int(self._label_to_column[record.label])
+                target = self._label_to_column[record.label]
                 if target < 0:
                     continue
                 try:

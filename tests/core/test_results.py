@@ -8,19 +8,19 @@ import pytest
 from jsonschema import ValidationError
 
 from imagenet_sd import pipeline
-from imagenet_sd.core.results import EvaluationResults, ResultsError, Study, read_document
+from imagenet_sd.core.results import EvaluationResults, ResultsError, StudyResults, read_document
 from tests.conftest import ROOT
 
 OLD = Path(__file__).parent / "results_78c9a3a"
-STUDY = ROOT / "docs" / "findings" / "study.json"
+OLD_FILES = [
+    (EvaluationResults, OLD / "results_imagenet.json"),
+    (EvaluationResults, OLD / "results_transfer.json"),
+    (StudyResults, ROOT / "docs" / "findings" / "study.json"),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "path"),
-    [(EvaluationResults, OLD / f"results_{suite}.json") for suite in ("imagenet", "transfer")] + [(Study, STUDY)],
-    ids=lambda value: getattr(value, "stem", None),
-)
-def test_an_old_file_keeps_its_keys_and_numbers(kind: type[EvaluationResults] | type[Study], path: Path):
+@pytest.mark.parametrize(("kind", "path"), OLD_FILES, ids=lambda value: getattr(value, "stem", None))
+def test_an_old_file_keeps_its_keys_and_numbers(kind: type[EvaluationResults] | type[StudyResults], path: Path):
     content = json.loads(path.read_text(encoding="utf-8"))
     assert read_document(kind, path).to_json() == content
     jsonschema.validate(content, kind.model_json_schema())
@@ -63,7 +63,7 @@ def test_a_bad_study_is_named_with_its_fault(tmp_path: Path, change: dict, messa
     path = tmp_path / "study.json"
     path.write_text(json.dumps({"name": "s", "cells": [{"id": "x", "factors": {}, **change}]}))
     with pytest.raises(ResultsError, match=message) as caught:
-        read_document(Study, path)
+        read_document(StudyResults, path)
     assert "\n" not in str(caught.value) and caught.value.hint
 
 
@@ -71,9 +71,9 @@ def test_a_cell_that_is_there_twice_and_text_that_is_no_name(tmp_path: Path):
     path = tmp_path / "study.json"
     path.write_text(json.dumps({"name": "s", "cells": [{"id": "x", "factors": {}}] * 2}))
     with pytest.raises(ResultsError, match="one cell is there twice"):
-        read_document(Study, path)
+        read_document(StudyResults, path)
     factors = {"a\u202eb": "x\u0007y", "list": [1], "empty": "", "none": None, "flag": True}
     path.write_text(json.dumps({"name": "s\n" * 3, "cells": [{"id": "x" * 1000, "factors": factors}]}))
-    study = read_document(Study, path)
+    study = read_document(StudyResults, path)
     assert study.name == "s s s" and len(study.cells[0].id) == 400
     assert study.cells[0].factors == {"a\ufffdb": "x\ufffdy", "flag": "True"}

@@ -214,7 +214,9 @@ def test_an_unusable_image_fails_its_shard_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageGenerator, "generate", generate_spoilt)
-        with pytest.raises(GenerationError, match=r"1 of 4 shards are not done.*train-00001-of-00004") as caught:
+        with pytest.raises(
+            GenerationError, match=r"1 of 4 shards could not be generated.*train-00001-of-00004"
+        ) as caught:
             generate(config, out, workers=1)
     assert ("a kernel failed" if what == "raises" else what) in str(caught.value)
     assert calls.count(bad) == 3

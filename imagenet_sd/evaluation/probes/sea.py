@@ -102,7 +102,7 @@ def augment(
         if kind == "adv":
             return F.normalize(x + config.eta * gradient, dim=1)
         direction = semantic_weights(x, F.normalize(gradient, dim=1), config.alpha) @ x
-    elif kind == "rand":  # a uniform draw from the simplex of the other images
+    elif kind == "rand":  # uniform on the simplex of the other images
         q = -torch.rand(len(x), len(x), generator=generator, dtype=x.dtype).clamp(min=1e-12).log()
         q.fill_diagonal_(0)
         direction = (q / q.sum(1, keepdim=True)) @ x

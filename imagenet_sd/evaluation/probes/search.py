@@ -12,10 +12,13 @@ from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
 from imagenet_sd.evaluation.probes.sea import SeaConfig, train_sea
 from imagenet_sd.evaluation.probes.simple import SgdConfig, knn_scores, train_sgd
 
-Scores = Callable[[np.ndarray], np.ndarray]
+Rows = tuple[np.ndarray, np.ndarray]
+"""Rows of the training and of the validation part."""
+Fitted = tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]
+"""From features to scores, and the hyper-parameters that were chosen."""
 
 
-def stratified_split(labels: np.ndarray, share: float, *key: str | int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(labels: np.ndarray, share: float, *key: str | int) -> Rows:
     """Rows of a training and a validation part, stratified and seeded.
 
     Every class keeps at least one training image; a class of one image has no validation image.
@@ -51,9 +54,7 @@ def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((scores.argmax(1) == labels).mean())
 
 
-def fit_lbfgs(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: tuple[np.ndarray, np.ndarray], trials: int, seed: int
-) -> tuple[Scores, dict[str, float]]:
+def fit_lbfgs(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int) -> Fitted:
     """L-BFGS on raw features; C in [1e-5, 1e6] by TPE."""
     train, held = rows
     problem = LogisticProblem(x[train], y[train], classes)
@@ -67,9 +68,7 @@ def fit_lbfgs(
     return (lambda features: solution.scores(features, 0)), best
 
 
-def fit_path(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: tuple[np.ndarray, np.ndarray], trials: int, seed: int
-) -> tuple[Scores, dict[str, float]]:
+def fit_path(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int) -> Fitted:
     """L-BFGS over the 45 values of lambda at once (Kornblith et al., 2019); the best on validation is refitted."""
     train, held = rows
     cs = np.sort(1 / lambda_path())
@@ -80,9 +79,7 @@ def fit_path(
     return (lambda features: solution.scores(features, 0)), {"C": best}
 
 
-def fit_sgd(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: tuple[np.ndarray, np.ndarray], trials: int, seed: int
-) -> tuple[Scores, dict[str, float]]:
+def fit_sgd(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int) -> Fitted:
     """SGD on l2-normalised features; learning rate in [0.1, 100], weight decay in [1e-12, 1e-4], by TPE."""
     import torch
 
@@ -101,23 +98,16 @@ def fit_sgd(
         return _accuracy(scores(train_sgd(x[train], y[train], classes, config, seed), x[held]), y[held])
 
     best = _optimize(objective, trials, seed)
-    config = SgdConfig(learning_rate=best["learning_rate"], weight_decay=best["weight_decay"])
-    model = train_sgd(x, y, classes, config, seed)
+    model = train_sgd(x, y, classes, SgdConfig(**best), seed)  # pyright: ignore[reportArgumentType]
     return (lambda features: scores(model, unit(features))), best
 
 
 def fit_sea(
-    x: np.ndarray,
-    y: np.ndarray,
-    classes: int,
-    rows: tuple[np.ndarray, np.ndarray],
-    trials: int,
-    seed: int,
-    base: SeaConfig = SeaConfig(),  # noqa: B008  # frozen
-) -> tuple[Scores, dict[str, float]]:
+    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, base: SeaConfig | None = None
+) -> Fitted:
     """SeA on l2-normalised features; the paper's grids, sampled by TPE."""
     train, held = rows
-    x = unit(x)
+    x, base = unit(x), base or SeaConfig()
     steps = {"none": [0.0], "adv": [0.005, 0.01, 0.02, 0.05]}.get(base.augmentation, [0.2, 0.4, 0.8, 1.0])
 
     def objective(trial: Any) -> float:
@@ -141,9 +131,7 @@ def _suggest(trial: Any, steps: list[float]) -> dict[str, float]:
     }
 
 
-def fit_knn(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: tuple[np.ndarray, np.ndarray], trials: int, seed: int
-) -> tuple[Scores, dict[str, float]]:
+def fit_knn(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int) -> Fitted:
     """k-NN with k = 20 on l2-normalised features; nothing is searched."""
     x = unit(x)
     return (lambda features: knn_scores(x, y, unit(features), classes)), {"k": 20.0}

@@ -46,15 +46,13 @@ def probe_dataset(name: str, train: Extracted, test: Extracted, config: EvalConf
         if kind == "knn":
             break  # nothing in it depends on the seed
     return ProbeResult(
-        dataset=name,
-        split="test",
         probe=kind,
         **combine(results),
         num_train=len(y),
         num_classes=classes,
         seeds=config.seeds[: len(results)],
         hyper_parameters=tuple(chosen),
-        **_provenance(train, test),
+        **_provenance(name, train, test),
     )
 
 
@@ -77,15 +75,13 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
             chosen.append(best)
         if results:
             yield ProbeResult(
-                dataset=name,
-                split="test",
                 probe=f"fewshot-{shots}",
                 **combine(results),
                 num_train=shots * classes,
                 num_classes=classes,
                 seeds=config.seeds,
                 hyper_parameters=tuple(chosen),
-                **_provenance(train, test),
+                **_provenance(name, train, test),
             )
 
 
@@ -124,8 +120,6 @@ def episodes(name: str, pool: Extracted, config: EvalConfig, queries: int = 15) 
             accuracies.append(float((predicted == np.repeat(np.arange(config.ways), queries)).mean()))
         mean, half = float(np.mean(accuracies)), 1.96 * float(np.std(accuracies)) / len(accuracies) ** 0.5
         yield ProbeResult(
-            dataset=name,
-            split="test",
             probe=f"episodes-{config.ways}-way-{shots}-shot",
             top1=mean,
             top1_sd=float(np.std(accuracies)),
@@ -134,12 +128,14 @@ def episodes(name: str, pool: Extracted, config: EvalConfig, queries: int = 15) 
             num_classes=config.ways,
             seeds=config.seeds[:1],
             hyper_parameters=({"C": 1.0},),
-            **_provenance(pool),
+            **_provenance(name, pool),
         )
 
 
-def _provenance(*features: Extracted) -> dict[str, Any]:
+def _provenance(name: str, *features: Extracted) -> dict[str, Any]:
     return {
+        "dataset": name,
+        "split": "test",
         "cache_keys": tuple(each.cache_key for each in features),
         "unreadable": tuple(image for each in features for image in each.unreadable),
     }

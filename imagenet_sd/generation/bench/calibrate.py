@@ -131,13 +131,8 @@ def generate_sample(worker: Worker, seconds: float, clock: Callable[[], float] =
 
 def _batches(plan: GenerationPlan) -> Iterator[list[ImageRequest]]:
     """Full batches of round 0, over and over."""
-
-    def endless() -> Iterator[ImageRequest]:
-        while True:
-            for i in range(plan.shards_per_round):
-                yield from plan.requests(plan.shard(i))
-
-    images = endless()
+    shards = map(plan.shard, itertools.cycle(range(plan.shards_per_round)))
+    images = itertools.chain.from_iterable(map(plan.requests, shards))
     while True:
         yield list(itertools.islice(images, plan.batch_size))
 

@@ -14,39 +14,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 TOKENS = 77
-UNET = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-}
-VAE = {
+# Where it differs from the defaults of diffusers and transformers, which are of the same architecture.
+UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+VAE: dict[str, Any] = {
     "sample_size": 512,
-    "in_channels": 3,
-    "out_channels": 3,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "scaling_factor": 0.18215,
 }
-TEXT = {
-    "vocab_size": 49408,
+TEXT: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
-    "num_hidden_layers": 12,
     "num_attention_heads": 12,
-    "max_position_embeddings": TOKENS,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
     "bos_token_id": 0,
     "pad_token_id": 1,
     "eos_token_id": 2,

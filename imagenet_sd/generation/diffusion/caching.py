@@ -50,6 +50,7 @@ class DeepCache:
 
     Attributes:
         reuse: whether the next calls use the kept feature.
+        feature: what is kept, [batch, channels, height, width]; None before the first step of a batch.
 
     Raises:
         ModelError: the UNet has one level only, hence no deep features.
@@ -59,7 +60,7 @@ class DeepCache:
         if len(unet.up_blocks) < 2:
             raise ModelError("this model's UNet has one level and so no deep features", "leave out --cache-interval")
         self.reuse = False
-        self._feature: torch.Tensor | None = None
+        self.feature: torch.Tensor | None = None
         *deep_ups, last = unet.up_blocks[:-1]
         for block in unet.down_blocks[1:]:
             _install(block, _Bypass(self, _skip_down_block))
@@ -68,18 +69,9 @@ class DeepCache:
                 _install(block, _Bypass(self, _skip_block))
         _install(last, _Keep(self))
 
-    def keep(self, feature: torch.Tensor) -> None:
-        """Keep a feature [batch, channels, height, width] for the steps to come."""
-        self._feature = feature
-
-    def kept(self) -> torch.Tensor:
-        """The kept feature; there must be one."""
-        assert self._feature is not None, "the first step of a batch cannot reuse features"
-        return self._feature
-
     def clear(self) -> None:
         """Forget the feature; the next step computes."""
-        self.reuse, self._feature = False, None
+        self.reuse, self.feature = False, None
 
 
 class _Bypass(ModelHook):
@@ -104,8 +96,9 @@ class _Keep(ModelHook):
 
     def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not self.cache.reuse:
-            self.cache.keep(_compute(self, *args, **kwargs))
-        return self.cache.kept()
+            self.cache.feature = _compute(self, *args, **kwargs)
+        assert self.cache.feature is not None, "the first step of a batch cannot reuse features"
+        return self.cache.feature
 
 
 class _KeepOutput(ModelHook):

@@ -6,9 +6,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from imagenet_sd.core import layout
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.generation.workers.leases import Lease
 
 
@@ -39,12 +39,10 @@ class Journal:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         self._over.set()
         self._thread.join()
-        self.write("stop", reason=" ".join(str(value).split())[:500] if value else "no work left")
+        self.write("stop", reason=one_line(value, 500) if value else "no work left")
         os.close(self._descriptor)
 
     def write(self, event: str, **facts: object) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import GenerationMemoryError, ImagenetSDError, Interrupted, ModelError
+from imagenet_sd.core.errors import GenerationMemoryError, ImagenetSDError, Interrupted, ModelError, one_line
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.types import Shard, ShardManifest
 from imagenet_sd.generation.workers.journal import Journal
@@ -147,9 +147,9 @@ class WorkerLoop:
             manifest = self.run_shard(i, before_batch)
         except Exception as error:
             if isinstance(error, Interrupted) or _affects_every_shard(error):
-                self.journal.write("released", shard=name, reason=_one_line(error))
+                self.journal.write("released", shard=name, reason=_describe(error))
                 raise
-            return _one_line(error)
+            return _describe(error)
         seconds = manifest.generator.get("seconds")
         self.journal.write("done", shard=name, images=manifest.num_rows, seconds=seconds)
         return ""
@@ -162,6 +162,6 @@ def _affects_every_shard(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _FATAL_ERRNO
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
+def _describe(error: Exception) -> str:
+    text = one_line(error, 500)
     return text if isinstance(error, ImagenetSDError) else f"{type(error).__name__}: {text}"

@@ -17,9 +17,11 @@ class Objective:
         head: trained together with the encoder; maps the features [M * B, d] of all crops, crop-major, to whatever
             `loss` takes, and in evaluation mode features [N, d] to class logits [N, C].
         state: not trained by gradients but kept in checkpoints: a momentum encoder, a memory bank.
+        label_smoothing: share of the target spread over all classes, in the loss below.
     """
 
     global_crops = 1
+    label_smoothing = 0.0
 
     def __init__(self, head: nn.Module, state: nn.Module | None = None):
         self.head, self.state = head, state or nn.Module()
@@ -28,13 +30,13 @@ class Objective:
         """Called once before every optimiser step, however many chunks its batch is split into."""
 
     def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
-        """Mean loss, a scalar, over the images of a batch or of a chunk of it.
+        """Mean loss, a scalar, over the images of a batch or of a chunk of it; here the cross-entropy of logits.
 
         Args:
             outputs: what `head` made of the features of all crops.
             views: the crops and labels.
         """
-        raise NotImplementedError
+        return multi_crop_loss(outputs, views.labels, self.label_smoothing)
 
     def after_step(self) -> None:
         """Called once after every optimiser step."""

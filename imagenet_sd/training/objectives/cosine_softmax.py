@@ -6,9 +6,8 @@ from torch import nn
 
 from imagenet_sd.training.config import TrainConfig
 from imagenet_sd.training.model import num_features
-from imagenet_sd.training.objectives.base import Objective, multi_crop_loss
+from imagenet_sd.training.objectives.base import Objective
 from imagenet_sd.training.objectives.projector import Projector
-from imagenet_sd.training.views import Views
 
 
 def cosine_logits(z: torch.Tensor, weights: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -54,7 +53,3 @@ class CosineSoftmax(Objective):
     def __init__(self, encoder: nn.Module, num_classes: int, config: TrainConfig):
         super().__init__(CosineHead(num_features(encoder), num_classes, config))
         self.label_smoothing = config.objective.label_smoothing
-
-    def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
-        """Cross-entropy of the logits [M * B, C]."""
-        return multi_crop_loss(outputs, views.labels, self.label_smoothing)

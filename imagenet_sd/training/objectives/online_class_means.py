@@ -9,7 +9,7 @@ from torch import nn
 
 from imagenet_sd.training.config import TrainConfig
 from imagenet_sd.training.model import num_features
-from imagenet_sd.training.objectives.base import Objective, multi_crop_loss
+from imagenet_sd.training.objectives.base import Objective
 from imagenet_sd.training.objectives.cosine_softmax import CosineHead
 from imagenet_sd.training.optim import ema_update
 from imagenet_sd.training.views import Views
@@ -73,7 +73,7 @@ class OnlineClassMeans(Objective):
     head: CosineHead
 
     def __init__(self, encoder: nn.Module, num_classes: int, config: TrainConfig):
-        self.config = config.objective
+        self.config, self.label_smoothing = config.objective, config.objective.label_smoothing
         head = CosineHead(num_features(encoder), num_classes, config, learned=False)
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.projector = copy.deepcopy(head.projector).requires_grad_(False)
@@ -97,7 +97,7 @@ class OnlineClassMeans(Objective):
         with torch.no_grad():
             z = self.projector(self.encoder(crops), normalized=self.config.memory_normalized)
         self._embedded.append((z, views.labels.repeat(len(crops) // len(views.labels))))
-        return multi_crop_loss(outputs, views.labels, self.config.label_smoothing)
+        return super().loss(outputs, views)
 
     def after_step(self) -> None:
         """Put the embeddings of all processes into the bank."""

@@ -42,15 +42,9 @@ def open_loop(
     try:
         with Journal(dataset.folder, name, ttl / 4) as journal:
             worker = make_worker(dataset)
+            poll = min(1.0, ttl / 4)
             yield WorkerLoop(
-                dataset,
-                worker.run_shard,
-                board,
-                journal,
-                stop=stop,
-                rank=rank,
-                poll=min(1.0, ttl / 4),
-                on_batch=on_batch,
+                dataset, worker.run_shard, board, journal, stop=stop, rank=rank, poll=poll, on_batch=on_batch
             )
     finally:
         board.close()
@@ -61,10 +55,8 @@ def main() -> int:
     out, rank, ttl = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     stop = Stop(watch_parent=True)
     try:
-        with (
-            stop.listening(),
-            open_loop(Dataset.open(out), rank=rank, ttl=ttl, stop=stop, on_batch=_report) as loop,
-        ):
+        dataset = Dataset.open(out)
+        with stop.listening(), open_loop(dataset, rank=rank, ttl=ttl, stop=stop, on_batch=_report) as loop:
             loop.run()
     except Interrupted as interrupted:
         return 128 + interrupted.signum

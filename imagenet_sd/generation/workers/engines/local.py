@@ -124,24 +124,17 @@ class _Supervisor:
             return
         if errors:
             raise ImagenetSDError(str(errors[0].get("error")), str(errors[0].get("hint")))
-        if dead:
-            raise GenerationError(
-                f"{len(dead)} of {len(self.slots)} workers died {_RESPAWNS + 1} times",
-                "read the lines above; with too little memory, give fewer --workers",
-            )
+        raise GenerationError(
+            f"{len(dead)} of {len(self.slots)} workers died {_RESPAWNS + 1} times",
+            "read the lines above; with too little memory, give fewer --workers",
+        )
 
     def _start(self, slot: _Slot) -> None:
         slot.starts += 1
         number = rank() * len(self.slots) + slot.number
-        command = [
-            sys.executable,
-            "-m",
-            "imagenet_sd.generation.workers.engines.child",
-            str(self.dataset.folder),
-            str(number),
-        ]
+        command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child"]
         slot.process = subprocess.Popen(
-            [*command, str(lease_seconds())],
+            [*command, str(self.dataset.folder), str(number), str(lease_seconds())],
             stdout=subprocess.PIPE,
             text=True,
             env=slot.environment,

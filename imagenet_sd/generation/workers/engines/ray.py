@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import GenerationError, ImagenetSDError
+from imagenet_sd.core.errors import GenerationError, ImagenetSDError, one_line
 from imagenet_sd.generation.workers.status import RunProgress
 from imagenet_sd.generation.workers.stop import Stop
 from imagenet_sd.storage.dataset import Dataset
@@ -49,20 +49,18 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         from ray.exceptions import RayTaskError, WorkerCrashedError
     except ImportError:
         raise ImagenetSDError("the ray engine needs Ray", "install it: pip install 'imagenet-sd[ray]'") from None
-    ours = not ray.is_initialized()
-    if ours:
+    if ours := not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     waiting: list[Any] = []
     try:
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1"}} if not gpus else {}
+        environment = {} if gpus else {"env_vars": {"OMP_NUM_THREADS": "1"}}
         task = ray.remote(generate_shard).options(  # pyright: ignore[reportAttributeAccessIssue]
             num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, runtime_env=environment
         )
-        waiting = [
-            task.remote(str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds, i) for i in todo
-        ]
+        plan = (str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds)
+        waiting = [task.remote(*plan, i) for i in todo]
         stop = Stop()
         with stop.listening():  # after `ray.init`, which sets a handler of its own
             while waiting:
@@ -76,7 +74,7 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         ) from None
     except RayTaskError as error:
         raise ImagenetSDError(
-            f"a Ray task failed: {' '.join(str(error.cause).split())[:400]}", "fix it and run the same command again"
+            f"a Ray task failed: {one_line(error.cause, 400)}", "fix it and run the same command again"
         ) from None
     finally:
         for left in waiting:
