@@ -1,4 +1,4 @@
-"""Fakes for what is slow or rare: a generator that gives out images made before, and faults at chosen moments."""
+"""Fakes for what is slow or rare: a generator that returns images generated before, and faults at chosen moments."""
 
 import os
 import signal

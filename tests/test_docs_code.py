@@ -14,6 +14,19 @@ from tests.conftest import ROOT
 PAGES = ["quickstart", "systems", "files", "determinism", "extend"]
 
 
+PREAMBLE = """
+import sys
+from imagenet_sd.cli import main
+
+def imagenet_sd_command(*arguments):
+    sys.argv = ["imagenet-sd", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+"""
+
+
 def blocks(text: str) -> list[tuple[str, str]]:
     """(language, code) of every fenced block that is code to run."""
     return re.findall(r"^```(sh|python)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
@@ -21,13 +34,13 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path):
-    """Python blocks of a page share their names; shell lines run where they stand among them."""
+    """Python blocks of a page share their names and their process; shell lines run in it, where they stand."""
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     folder = tmp_path / "work"
     folder.mkdir()
     code_blocks = blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
     assert any(language == "python" for language, _ in code_blocks)
-    lines = ["import subprocess, sys"]
+    lines = [PREAMBLE]
     for language, code in code_blocks:
         if language == "python":
             lines.append(code)
@@ -35,7 +48,7 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path):
         for line in code.splitlines():
             program, *arguments = shlex.split(line)
             assert program == "imagenet-sd", line
-            lines.append(f"subprocess.run([sys.executable, '-m', 'imagenet_sd', *{arguments!r}], check=True)")
+            lines.append(f"imagenet_sd_command(*{arguments!r})")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],

@@ -104,7 +104,7 @@ def test_a_checker_is_looked_at_when_it_is_used(cache: Path):
 def test_a_bit_flipped_in_the_cache_stops_the_run(cache: Path, tmp_path: Path, cli: CliRun):
     env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     arguments = ["nobody/model" if word == "embedded" else word for word in SMALL]
-    arguments += ["--size", "32x32", "--workers", "1", "--out", str(tmp_path / "out")]
+    arguments += ["--size", "32x32", "--out", str(tmp_path / "out")]
     done = cli(*arguments, env=env)
     assert done.returncode == 0, done.stderr
     generated = len(list(tmp_path.glob("out/data/*/*.parquet")))
