@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def render(report: Report) -> str:
     """The HTML page."""
     from markupsafe import Markup
 
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    script = resources.files("imagenet_sd.report").joinpath("report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Markup: the script is ours, and the figures are what matplotlib wrote, which escapes all text in them.
     return template("report.html.j2").render(report=report, script=Markup(script), script_hash=digest, markup=Markup)
