@@ -1,7 +1,7 @@
 """A fleet on one machine: 512 workers share 6,400 shards through the real lease and publishing code.
 
 Only the generator is played: it sleeps. Workers are threads of a few processes. They are preempted at random, once per
-20 shards of work on average, half of them with notice (the shard is handed back) and half without (the lease goes
+20 shards of work on average, half of them with notice (the shard is given back) and half without (the lease goes
 stale), and return after a pause. Prints the share of work that was wasted and the time against the ideal: whole shards,
 no preemption.
 """

@@ -1,4 +1,4 @@
-"""`make embedded`: train the embedded generator, a small real Stable Diffusion pipeline that draws digits at 32x32.
+"""`make embedded`: train the embedded generator, a small real Stable Diffusion pipeline that generates digits at 32x32.
 
 It learns from the 4,000 real training digits only (`imagenet_sd.data.builtin`), with captions made by the project's own
 prompt templates over the ten WordNet digit synsets. Two stages, each skipped when its folder exists: the autoencoder
@@ -40,7 +40,7 @@ class Captions:
         templates = load_templates()
         self.builders = {key: PromptBuilder(templates[key]) for key in TEMPLATE_SHARES}
 
-    def draw(self, label: int, attributes: str) -> str:
+    def caption(self, label: int, attributes: str) -> str:
         """One caption for an image of class `label` with its measured `attributes` (such as "thin right leaning")."""
         spec = self.classes[label]
         if self.random.random() < 0.35:
@@ -186,7 +186,7 @@ def train_diffusion(vae: AutoencoderKL, steps: int, batch: int, seed: int) -> St
             group["lr"] = learning_rate(step, steps, 1e-3, warmup=200)
         rows = torch.randint(len(labels), (batch,), generator=generator)
         copies = torch.randint(JITTERED_COPIES, (batch,), generator=generator)
-        texts = [captions.draw(int(labels[i]), attributes[i]) for i in rows.tolist()]
+        texts = [captions.caption(int(labels[i]), attributes[i]) for i in rows.tolist()]
         texts = ["" if captions.random.random() < 0.1 else text for text in texts]
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
         clean = latents[copies, rows]

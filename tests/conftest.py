@@ -1,11 +1,12 @@
 """Shared fixtures: one small real dataset generated once a session, and the command line as a user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -17,10 +18,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 CliRun = Callable[..., subprocess.CompletedProcess[str]]
 
-# One dataset, as the tests know it: 24 images in 4 shards, 5 steps.
+# One dataset, as the tests know it: 20 images in 4 shards, 5 steps. One worker is the process of the command itself.
 SMALL = (
     "generate --model embedded --classes digits-10 --prompt c_dc --scale 2 --steps 5 "
-    "--images-per-class 2 --shard-size 6 --batch-size 4"
+    "--images-per-class 2 --shard-size 6 --batch-size 4 --workers 1"
 ).split()
 
 
@@ -41,6 +42,23 @@ def cli() -> CliRun:
     return run
 
 
+@contextmanager
+def process_state() -> Iterator[None]:
+    """Restore what a command may change in its process: environment, folder, signal handlers, threads of torch."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    folder = os.getcwd()
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    try:
+        with mock.patch.dict(os.environ):
+            yield
+    finally:
+        os.chdir(folder)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if threads is not None:
+            sys.modules["torch"].set_num_threads(threads)
+
+
 def run_here(command: list[str]) -> subprocess.CompletedProcess[str]:
     """`python -m imagenet_sd ARGS...` in this process; what its child processes write is captured as well."""
     from imagenet_sd.cli import main
@@ -50,7 +68,8 @@ def run_here(command: list[str]) -> subprocess.CompletedProcess[str]:
         try:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", command[2:]):
+            argv = mock.patch.object(sys, "argv", command[2:])
+            with process_state(), redirect_stdout(out), redirect_stderr(err), argv:
                 main()
             code = 0
         except SystemExit as end:

@@ -1,4 +1,4 @@
-"""Fakes for what is slow or rare: a generator that hands out images drawn before, and faults at chosen moments."""
+"""Fakes for what is slow or rare: a generator that returns images generated before, and faults at chosen moments."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from imagenet_sd.storage.writer import write_shard
 
 
 class Replay:
-    """Draws shards by reading the same rows from a finished dataset; publishes them with the real code."""
+    """Generates shards by reading the same rows from a finished dataset; publishes them with the real code."""
 
     def __init__(self, reference: Path, dataset: Dataset):
         self.reference, self.dataset = reference, dataset

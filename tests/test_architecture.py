@@ -161,8 +161,9 @@ def test_the_training_loop_knows_no_single_objective():
 
 
 def test_the_package_needs_no_checkout():
-    """Paths beside the code have two homes: data files that ship in the wheel, and the embedded model."""
+    """Paths beside the code have two homes: data files that ship in the wheel, and the embedded model; and the stub."""
     assert {str(path.relative_to(PACKAGE)) for path in FILES if "__file__" in path.read_text(encoding="utf-8")} == {
+        "__init__.py",
         "core/files.py",
         "generation/models.py",
     }

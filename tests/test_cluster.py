@@ -120,7 +120,7 @@ def test_generate_command_can_be_planned(arguments: tuple[str, ...], cli: CliRun
     plan = json.loads(done.stdout)
     classes, rounds = (100, 50) if "--multiple" in arguments else (1000, 1)
     assert plan["num_images"] == classes * per_class * rounds
-    assert plan["recipe"]["template"] == "{name}, {definition}"
+    assert plan["settings"]["template"] == "{name}, {definition}"
     assert not (tmp_path / "out").exists()
 
 

@@ -19,6 +19,7 @@ def texts(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
 
 
+@pytest.mark.slow  # its commands are those of the quickstart
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))

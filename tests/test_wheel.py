@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-def test_the_installed_wheel_builds_prompts_and_draws(tmp_path: Path):
+def test_the_installed_wheel_builds_prompts_and_generates(tmp_path: Path):
     """A fresh virtual environment gets the wheel; the (large) dependencies are read from this one."""
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],

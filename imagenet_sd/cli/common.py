@@ -73,7 +73,7 @@ def main() -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as stopped:
-        print("stopped, unfinished shards were handed back; run the same command again to go on", file=sys.stderr)
+        print("stopped, unfinished shards were given back; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except click.Abort:  # Ctrl-C
         print("interrupted; run the same command again to go on", file=sys.stderr)

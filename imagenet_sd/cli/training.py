@@ -24,7 +24,7 @@ from imagenet_sd.core.typed import to_mapping
     pipeline.train, "work",
     validation={"flags": ["--val"], "metavar": "SPEC"}, workers={"type": click.IntRange(min=-1)},
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and do nothing else.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved training recipe and do nothing else.")
 @FORMAT
 def train(
     data: str, out: Path, recipe: str, settings: tuple[str, ...], work: dict[str, Any], dry_run: bool,

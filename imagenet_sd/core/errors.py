@@ -47,7 +47,7 @@ class DatasetError(ImagenetSDError):
 
 
 class Interrupted(Exception):
-    """Work was stopped by a signal and handed back; nothing is lost, and the same command goes on.
+    """Work was stopped by a signal and given back; nothing is lost, and the same command goes on.
 
     Args:
         signum: the signal; the exit code is 128 plus this number, as shells have it.

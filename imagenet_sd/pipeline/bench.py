@@ -21,14 +21,22 @@ def bench_generate(**settings: Any) -> dict[str, Any]:
 
 
 def bench_loader(*, rounds: int = 7) -> dict[str, Any]:
-    """Time a multi-crop sample against a plain torchvision pipeline; see `imagenet_sd.training.bench.bench_loader`."""
+    """Time a multi-crop sample against a plain torchvision pipeline; see `imagenet_sd.training.bench.bench_loader`.
+
+    Args:
+        rounds: measured rounds; the median counts.
+    """
     from imagenet_sd.training.bench import bench_loader
 
     return bench_loader(rounds)
 
 
 def bench_probe(*, rounds: int = 3) -> dict[str, Any]:
-    """Time the linear probe's regularisation path against scikit-learn; see `imagenet_sd.evaluation.bench`."""
+    """Time the linear probe's regularisation path against scikit-learn; see `imagenet_sd.evaluation.bench`.
+
+    Args:
+        rounds: measured rounds; the median counts.
+    """
     from imagenet_sd.evaluation.bench import bench_probe
 
     return bench_probe(rounds)

@@ -19,7 +19,7 @@ def train(
     """Train an encoder on a dataset, from the checkpoint in `run` if there is one.
 
     Args:
-        config: the recipe.
+        config: the training recipe.
         data: data spec of the training images (their train split).
         run: folder of the run.
         validation: data spec of real images (their test split); "" for none.

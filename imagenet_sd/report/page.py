@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _versions(inputs: Inputs) -> list[tuple[str, dict[str, str]]]:
 
 
 def _to_html(report: dict[str, Any]) -> str:
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    script = resources.files("imagenet_sd.report").joinpath("report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return template("report.html.j2").render(report=report, script=script, script_hash=digest)
 

@@ -123,7 +123,7 @@ class TrainStream(IterableDataset):
 
     Args:
         images: the data.
-        config: the recipe.
+        config: the training recipe.
         rank: number of this process.
         world_size: number of processes; divides the number of virtual workers.
         sequential: see `EpochOrder`.

@@ -118,16 +118,16 @@ class SlowLin:
 
 def test_lin_equals_a_plain_implementation_on_wordnet():
     synsets = list(open_wordnet())
-    draw = random.Random(0)
+    rng = random.Random(0)
     seen = [spec.wnid for spec in load_classes("imagenet-1k")]
-    others = draw.sample([synset.wnid for synset in synsets], 3000)
+    others = rng.sample([synset.wnid for synset in synsets], 3000)
     lin = LinSimilarity(synsets, [*seen, *others])
     slow = SlowLin({synset.wnid: synset.hypernyms for synset in synsets}, {*seen, *others})
     assert len(lin) == slow.size
     animals = [[wnid for wnid in wnids if "n00015388" in slow.above(wnid)] for wnids in (others, seen)]
-    rows = draw.sample(animals[0], 40) + draw.sample(others, 20)
-    columns = draw.sample(animals[1], 40) + draw.sample(seen, 20)
-    pairs = [(draw.randrange(60), draw.randrange(60)) for _ in range(200)]
+    rows = rng.sample(animals[0], 40) + rng.sample(others, 20)
+    columns = rng.sample(animals[1], 40) + rng.sample(seen, 20)
+    pairs = [(rng.randrange(60), rng.randrange(60)) for _ in range(200)]
     matrix = lin.matrix(rows, columns)
     got = [matrix[pair] for pair in pairs]
     expected = [slow(rows[row], columns[column]) for row, column in pairs]
@@ -208,11 +208,11 @@ def test_the_nearest_seen_concept_counts():
 
 def test_the_order_of_the_input_does_not_matter():
     expected = build_levels(CHAIN, CHAIN_COUNTS, ["s"], num_levels=3, level_size=2)
-    draw = random.Random(1)
+    rng = random.Random(1)
     for _ in range(5):
         nodes, counts = list(CHAIN), list(CHAIN_COUNTS.items())
-        draw.shuffle(nodes)
-        draw.shuffle(counts)
+        rng.shuffle(nodes)
+        rng.shuffle(counts)
         assert build_levels(iter(nodes), dict(counts), {"s"}, num_levels=3, level_size=2) == expected
 
 

@@ -26,6 +26,7 @@ from tests.conftest import ROOT, CliRun
 SCHEMA = EvaluationResults.model_json_schema()
 MEASURED = {"dataset", "split", "probe", "num_test", "num_classes", "cache_keys", "unreadable"}
 SCORED = MEASURED | {"top1", "top1_sd", "top1_interval", "seeds", "hyper_parameters"}
+DIGITS = "builtin:digits@per_class=30"
 TINY = EvalConfig(crop_size=32, seeds=(0, 1), trials=2, shots=(1, 4), episodes=3)
 
 
@@ -228,7 +229,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "r"
     settings = ["optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.batch_size=20", "objective.loss=ocm"]
     settings += ["model.projector_layers=1", "model.projector_hidden=32", "model.projector_bottleneck=16"]
-    train(load_train_config("small", settings), "builtin:digits", folder, validation="builtin:digits")
+    train(load_train_config("small", settings), "builtin:digits@per_class=40", folder, validation="builtin:digits")
     return folder
 
 
@@ -243,9 +244,7 @@ def test_the_imagenet_suite_repeats_the_validation_of_training(run: Path, tmp_pa
 def test_results_follow_the_schema_and_repeat(run: Path, suite: str, tmp_path: Path):
     config = EvalConfig(suite=suite, seeds=(0, 1), trials=2, shots=(1, 4), episodes=3, probe="auto", ways=2)
     out = [tmp_path / f"{k}.json" for k in range(2)]
-    first, second = (
-        evaluate(str(run), {"digits": "builtin:digits"}, config, out=path, cache=tmp_path / "c") for path in out
-    )
+    first, second = (evaluate(str(run), {"digits": DIGITS}, config, out=path, cache=tmp_path / "c") for path in out)
     document = json.loads(out[0].read_text())
     jsonschema.validate(document, SCHEMA)
     assert document.keys() == {"encoder", "suite", "results", "encoder_fingerprints", "versions"}
@@ -287,7 +286,7 @@ def test_cog_from_counts_and_from_a_folder(tmp_path: Path, cli: CliRun):
     assert done.returncode == 1 and "either --counts or --images" in done.stderr
     counts = ROOT.parent / "shared" / "data" / "imagenet21k_fall11_image_counts.tsv"
     if not counts.is_file():
-        pytest.skip("no image counts at hand")
+        pytest.skip("no image counts on this machine")
     done = cli("cog", "--counts", counts, "--out", tmp_path / "cog", "--format", "json")
     assert done.returncode == 0, done.stderr
     levels = json.loads((tmp_path / "cog" / "levels.json").read_text())

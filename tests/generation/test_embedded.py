@@ -49,17 +49,24 @@ def test_the_tokenizer_covers_the_digit_prompts():
             )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("prompt", ["c", "c_hc", "c_dc"])
-def test_a_classifier_of_real_digits_reads_them_as_asked(prompt: str, tmp_path, cli):
-    """An RBF SVM that has seen real digits only; 200 images per prompt kind at scale 2."""
+@pytest.fixture(scope="module")
+def classifier():
+    """An RBF SVM that has seen real digits only."""
+    from sklearn.svm import SVC
+
+    real, labels = mnist_digits("train")
+    return SVC(C=10).fit(real.reshape(len(real), -1) / 255, labels)
+
+
+@pytest.mark.parametrize("prompt", [*(pytest.param(key, marks=pytest.mark.slow) for key in ("c", "c_hc")), "c_dc"])
+def test_a_classifier_of_real_digits_reads_them_as_asked(prompt: str, classifier, tmp_path, cli):
+    """200 images per prompt kind at scale 2."""
     import io
 
     import pyarrow.parquet as pq
     from PIL import Image
-    from sklearn.svm import SVC
 
-    options = f"--model embedded --prompt {prompt} --scale 2 --steps 20 --images-per-class 20 --format json"
+    options = f"--model embedded --prompt {prompt} --scale 2 --steps 20 --images-per-class 20 --workers 1 --format json"
     done = cli("generate", *options.split(), "--out", tmp_path / "clone")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_images"] == 200
@@ -67,7 +74,6 @@ def test_a_classifier_of_real_digits_reads_them_as_asked(prompt: str, tmp_path, 
     images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("L")) for row in rows])
     labels = np.array([DIGIT_WNIDS.index(row["wnid"]) for row in rows])
     real, real_labels = mnist_digits("train")
-    classifier = SVC(C=10).fit(real.reshape(len(real), -1) / 255, real_labels)
     images = images[:, 2:30, 2:30].reshape(len(images), -1) / 255
     assert (classifier.predict(images) == labels).mean() >= 0.95
     for digit in range(10):  # images of a class differ: their spread is at least half of that of real ones

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,14 +22,6 @@ from imagenet_sd.storage.dataset import Dataset, fingerprint
 from tests.conftest import SMALL, CliRun
 from tests.fakes import replay_loop
 from tests.generation.test_resume import shard_hashes
-
-
-def test_one_worker_and_two_give_the_same_bytes(small_dataset: Path, tmp_path: Path, cli: CliRun):
-    """The fixture was made with a worker per core; here one alone, in the process of the command."""
-    done = cli(*SMALL, "--workers", 1, "--out", tmp_path / "one")
-    assert done.returncode == 0, done.stderr
-    assert shard_hashes(tmp_path / "one") == shard_hashes(small_dataset)
-    assert len(list((tmp_path / "one/.work/events").iterdir())) == 1
 
 
 def test_a_worker_that_is_killed_is_started_again(small_dataset: Path, tmp_path: Path):
@@ -50,10 +43,13 @@ def test_a_worker_that_is_killed_is_started_again(small_dataset: Path, tmp_path:
     assert shard_hashes(out) == shard_hashes(small_dataset)
 
 
+@pytest.mark.slow
 def test_workers_of_accelerate_launch(small_dataset: Path, tmp_path: Path):
     out = tmp_path / "out"
     launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launch += " --dynamo_backend no --main_process_port 29617 -m imagenet_sd"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    launch += f" --dynamo_backend no --main_process_port {port} -m imagenet_sd"
     done = subprocess.run(
         [sys.executable, "-m", *launch.split(), *SMALL, "--out", str(out)],
         capture_output=True,

@@ -85,7 +85,7 @@ def runs(model_folder: Path, cli: CliRun, tmp_path_factory: pytest.TempPathFacto
     base = tmp_path_factory.mktemp("runs")
     arguments = small(model_folder)
     for name, options in (("flagged", ["--flag-nsfw"]), ("plain", [])):
-        done = cli(*arguments, *options, "--workers", "1", "--out", base / name)
+        done = cli(*arguments, *options, "--out", base / name)
         assert done.returncode == 0, done.stderr
         assert "black image" not in done.stderr
     return base / "flagged", base / "plain"

@@ -22,18 +22,20 @@ def shard_hashes(out: Path) -> dict[str, str]:
 
 
 def test_two_folders_hold_the_same_bytes(small_dataset: Path, tmp_path: Path, cli: CliRun):
-    done = cli(*SMALL, "--out", tmp_path / "again")
+    """Two workers against one, which is the process of the command."""
+    done = cli(*SMALL, "--workers", 2, "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     assert shard_hashes(tmp_path / "again") == shard_hashes(small_dataset)
+    assert len(list((tmp_path / "again/.work/events").iterdir())) == 2
+    assert len(list((small_dataset / ".work/events").iterdir())) == 1
     assert len(shard_hashes(small_dataset)) == 4
     assert (tmp_path / "again" / "dataset.json").read_bytes() == (small_dataset / "dataset.json").read_bytes()
 
 
 def test_killed_and_rerun_gives_the_same_bytes(small_dataset: Path, tmp_path: Path, cli: CliRun):
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imagenet_sd", *SMALL, "--out", str(out)], stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "imagenet_sd", *SMALL, "--workers", "2", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and len(shard_hashes(out)) < 2:
         time.sleep(0.005)
@@ -78,8 +80,8 @@ def test_other_settings_are_refused_by_name(small_dataset: Path, cli: CliRun, op
 def test_growing_by_a_round_leaves_the_first_alone(small_dataset: Path, tmp_path: Path, cli: CliRun):
     grown = tmp_path / "grown"
     shutil.copytree(small_dataset, grown)
-    assert cli(*SMALL, "--multiple", "2", "--workers", "1", "--out", grown).returncode == 0
-    assert cli(*SMALL, "--multiple", "2", "--workers", "1", "--out", tmp_path / "at-once").returncode == 0
+    assert cli(*SMALL, "--multiple", "2", "--out", grown).returncode == 0
+    assert cli(*SMALL, "--multiple", "2", "--out", tmp_path / "at-once").returncode == 0
     assert shard_hashes(grown) == shard_hashes(tmp_path / "at-once")
     assert shard_hashes(small_dataset).items() < shard_hashes(grown).items()
     assert len(shard_hashes(grown)) == 8

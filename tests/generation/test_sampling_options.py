@@ -214,6 +214,7 @@ def test_features_are_computed_again_where_guidance_begins_and_ends():
     assert deep == [BATCH, 2 * BATCH, 2 * BATCH, BATCH]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_is_used_again():
     """Page faults of a process that asks for three large tensors and frees them, again and again."""
@@ -233,6 +234,7 @@ def test_freed_memory_is_used_again():
     assert kept < default / 10, (default, kept)
 
 
+@pytest.mark.slow
 def test_compiled_modules_see_one_shape_each_and_compile_once(monkeypatch: pytest.MonkeyPatch):
     """The whole path but for the code generator: graphs are captured and run as they are."""
     graphs = []
@@ -258,7 +260,7 @@ def test_compiled_modules_see_one_shape_each_and_compile_once(monkeypatch: pytes
 @pytest.mark.slow
 def test_without_a_compiler_nothing_is_generated(tmp_path: Path, cli: CliRun):
     env = {**os.environ, "CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = cli(*SMALL, "--compile", "--workers", "1", "--out", tmp_path / "out", env=env)
+    done = cli(*SMALL, "--compile", "--out", tmp_path / "out", env=env)
     assert done.returncode == 1
     assert "cannot be compiled here" in done.stderr and "leave out --compile" in done.stderr
     assert not list(tmp_path.glob("out/data/*/*.parquet"))
@@ -389,15 +391,15 @@ def test_values_out_of_range_are_refused_by_name(setting: dict, named: str):
 
 
 def test_settings_made_by_hand_are_refused_by_name():
-    for recipe in ({"scheduler": ["ddim"]}, {"guidance_interval": "0:1"}, {"cache_interval": True}):
-        with pytest.raises(PlanError, match=f"{next(iter(recipe))} is"):
-            SamplingOptions.from_settings(recipe)
+    for settings in ({"scheduler": ["ddim"]}, {"guidance_interval": "0:1"}, {"cache_interval": True}):
+        with pytest.raises(PlanError, match=f"{next(iter(settings))} is"):
+            SamplingOptions.from_settings(settings)
 
 
 def test_options_from_the_command_line_to_the_folder(small_dataset: Path, tmp_path: Path, cli: CliRun):
     options = "--scheduler dpm++ --guidance-interval 0.2:0.8 --cache-interval 2".split()
     out = tmp_path / "fast"
-    done = cli(*SMALL, *options, "--workers", "1", "--out", out)
+    done = cli(*SMALL, *options, "--out", out)
     assert done.returncode == 0, done.stderr
     document = json.loads((out / "dataset.json").read_text())
     recorded = {"scheduler": "dpm++", "guidance_interval": [0.2, 0.8], "cache_interval": 2}

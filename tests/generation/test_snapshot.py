@@ -104,11 +104,11 @@ def test_a_checker_is_looked_at_when_it_is_used(cache: Path):
 def test_a_bit_flipped_in_the_cache_stops_the_run(cache: Path, tmp_path: Path, cli: CliRun):
     env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     arguments = ["nobody/model" if word == "embedded" else word for word in SMALL]
-    arguments += ["--size", "32x32", "--workers", "1", "--out", str(tmp_path / "out")]
+    arguments += ["--size", "32x32", "--out", str(tmp_path / "out")]
     done = cli(*arguments, env=env)
     assert done.returncode == 0, done.stderr
-    drawn = len(list(tmp_path.glob("out/data/*/*.parquet")))
-    assert drawn == 4
+    generated = len(list(tmp_path.glob("out/data/*/*.parquet")))
+    assert generated == 4
     blob = blob_of(cache, "vae/diffusion_pytorch_model.safetensors")
     content = bytearray(blob.read_bytes())
     content[-10_000] ^= 1
@@ -117,4 +117,4 @@ def test_a_bit_flipped_in_the_cache_stops_the_run(cache: Path, tmp_path: Path, c
     assert done.returncode == 1
     assert "vae/diffusion_pytorch_model.safetensors in the hub's cache is damaged" in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(list(tmp_path.glob("out/data/*/*.parquet"))) == drawn
+    assert len(list(tmp_path.glob("out/data/*/*.parquet"))) == generated

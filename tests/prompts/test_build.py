@@ -62,11 +62,11 @@ def test_places():
 
 
 def test_places_are_the_published_ones():
-    """tensorflow-datasets ships the list; a copy may lie beside the checkout. Checked where it is at hand."""
+    """tensorflow-datasets ships the list; a copy may lie beside the checkout. Checked where there is one."""
     candidates = [data_path("..", "shared", "data", "places365_category_paths.txt")]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        pytest.skip("no published list at hand")
+        pytest.skip("no published list on this machine")
     assert [place for place, _ in load_places()] == path.read_text().split()
 
 

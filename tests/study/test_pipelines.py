@@ -201,7 +201,12 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RUNS)
+REPEATED = {"imagenet100", "imagenet1k_c_dc", "transfer_table_5_3"}  # their parts are those of the other two
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in REPEATED else name for name in RUNS]
+)
 def test_the_studies_of_the_tables_run_in_small(name: str, places: dict[str, Path], tmp_path: Path):
     settings, cells, measured = RUNS[name]
     filled = [s.replace("REAL", str(places["real"])).replace("LEVELS", str(places["levels"])) for s in settings]

@@ -159,7 +159,7 @@ evaluate: {suite: imagenet, data: {mnist: "builtin:mnist@per_class=5"}}
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_in_training_it_goes_on(tmp_path: Path, cli: CliRun, number: signal.Signals):
     (tmp_path / "r.yaml").write_text(TRAIN_ONLY)
     command = [sys.executable, "-m", "imagenet_sd", "run", tmp_path / "r.yaml", "--out", tmp_path / "out"]

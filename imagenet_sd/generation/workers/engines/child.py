@@ -1,7 +1,7 @@
 """One worker process: loads the model once, works until no shard is left, reports to its parent how far it is.
 
 Started as `python -m imagenet_sd.generation.workers.engines.child OUT RANK TTL`; the plan is read from the
-dataset folder, so nothing else has to be handed over. Writes JSON lines to standard output.
+dataset folder, so nothing else has to be passed. Writes JSON lines to standard output.
 """
 
 import json
