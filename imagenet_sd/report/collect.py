@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from imagenet_sd.core.results import (
     StudyCell,
     StudyResults,
     parse_json,
+    read_document,
     read_text,
     validate,
 )
@@ -64,10 +66,9 @@ def collect(paths: list[Path]) -> Inputs:
             inputs.studies[key] = document.model_copy(update={"name": name})
         else:
             inputs.results[key] = document
-    free = dict(inputs.results), dict(inputs.runs)
     for path, study in inputs.studies.items():
         inputs.encoders += _study_encoders(study, path.parent, inputs)
-    inputs.encoders += _free_encoders(*free, inputs)
+    inputs.encoders += _free_encoders(inputs)
     return inputs
 
 
@@ -91,13 +92,6 @@ def _read(path: Path) -> EvaluationResults | StudyResults:
             f"{path} is no results.json of `evaluate`", "give results.json, study.json, a run or a dataset"
         )
     return validate(EvaluationResults, value, path)
-
-
-def _read_results(path: Path) -> EvaluationResults:
-    document = _read(path)
-    if isinstance(document, StudyResults):
-        raise ResultsError(f"{path} is a study, not a results.json of `evaluate`", "name the results of the cell")
-    return document
 
 
 def _expand(path: Path, depth: int = 0) -> list[Path]:
@@ -146,7 +140,7 @@ def _cell_encoder(cell: StudyCell, study: StudyResults, folder: Path, inputs: In
     documents = []
     for name in cell.results:
         if (folder / name).is_file():
-            documents.append(_once(inputs.results, folder / name, _read_results))
+            documents.append(_once(inputs.results, folder / name, partial(read_document, EvaluationResults)))
         else:
             inputs.remarks.append(f"{cell.id}: {Path(name).name} is named in the study, but is not there")
     measured = {(result.dataset, result.split) for document in documents for result in document.scores}
@@ -198,19 +192,17 @@ def _repeated_scores(cell: StudyCell) -> list[Score]:
     return scores
 
 
-def _free_encoders(
-    results: dict[Path, EvaluationResults], runs: dict[Path, RunFolder], inputs: Inputs
-) -> list[EvaluatedEncoder]:
+def _free_encoders(inputs: Inputs) -> list[EvaluatedEncoder]:
     """Encoders of the results and runs that no study names: results belong to a run by its path or name."""
     in_studies = {id(encoder.run) for encoder in inputs.encoders if encoder.run}
     used = {
         (p.parent / name).resolve() for p, study in inputs.studies.items() for c in study.cells for name in c.results
     }
     grouped: dict[tuple, list[EvaluationResults]] = {}
-    for path, document in results.items():
+    for path, document in inputs.results.items():
         if path not in used:
             grouped.setdefault((document.encoder, document.encoder_fingerprints), []).append(document)
-    free = [run for run in runs.values() if id(run) not in in_studies]
+    free = [run for run in inputs.runs.values() if id(run) not in in_studies]
     encoders, matched = [], set()
     for (encoder, _), group in grouped.items():
         run = _named(encoder, free)
@@ -223,14 +215,11 @@ def _free_encoder(name: str, run: RunFolder | None, group: list[EvaluationResult
     if not run:
         return _encoder(name, {}, group, [], None, None, inputs)
     dataset = _named(run.data, list(inputs.datasets.values()))
-    factors = {**(dataset.factors if dataset else {"data": _origin(run.data)}), **run.factors}
-    factors = {key: value for key, value in factors.items() if value != ""}
+    # Without its dataset folder, a run on images out of folders and packages is one on real images.
+    real = run.data.partition(":")[0] in ("imagefolder", "builtin", "torchvision", "imagenet")
+    data = dataset.factors if dataset else {"data": "real"} if real else {}
+    factors = {key: value for key, value in {**data, **run.factors}.items() if value != ""}
     return _encoder(run.name, factors, group, [run.score] if run.score else [], dataset, run, inputs)
-
-
-def _origin(data: str) -> str:
-    """Images out of folders and packages are real, unless a dataset folder was named that is not part of the report."""
-    return "real" if data.partition(":")[0] in ("imagefolder", "builtin", "torchvision", "imagenet") else ""
 
 
 def _named(name: str, known: list[Any]) -> Any:

@@ -82,17 +82,13 @@ class EvaluatedEncoder:
 def merge(scores: list[Score]) -> tuple[tuple[Score, ...], list[str]]:
     """Scores without repetitions, the first of each kept, and a remark on every repetition that says otherwise."""
     kept: dict[tuple[str, str, str, str], Score] = {}
-    remarks = []
+    remarks, details = [], {"per_class", "worst", "cache_keys", "unreadable", "hyper_parameters"}
     for score in scores:
         first = kept.setdefault((*score.key, score.suite), score)
-        if _numbers(first) != _numbers(score):
+        if first.result.model_dump(exclude=details) != score.result.model_dump(exclude=details):
             dataset, split, probe = score.key
             remarks.append(f"{dataset}/{split} ({probe}) was measured twice; the first is shown")
     return tuple(kept.values()), remarks
-
-
-def _numbers(score: Score) -> dict[str, Any]:
-    return score.result.model_dump(exclude={"per_class", "worst", "cache_keys", "unreadable", "hyper_parameters"})
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -60,19 +60,15 @@ class _DatasetDescription(Document):
     classes: Annotated[tuple[_DatasetClass, ...], Field(max_length=100_000)]
 
 
-def _at(*keys: str) -> AliasPath:
-    return AliasPath("train", *keys)
-
-
 class _RunDescription(Document):
     data: Text
     validation: Text | None = None
-    recipe: Text = Field("", validation_alias=_at("name"))
-    augmentation: Text = Field("", validation_alias=_at("augmentation"))
-    backbone: Text = Field("", validation_alias=_at("model", "backbone"))
-    epochs: NotNegative | None = Field(None, validation_alias=_at("optimizer", "epochs"))
-    batch_size: NotNegative | None = Field(None, validation_alias=_at("optimizer", "batch_size"))
-    seed: NotNegative | None = Field(None, validation_alias=_at("seed"))
+    recipe: Text = Field("", validation_alias=AliasPath("train", "name"))
+    augmentation: Text = Field("", validation_alias=AliasPath("train", "augmentation"))
+    backbone: Text = Field("", validation_alias=AliasPath("train", "model", "backbone"))
+    epochs: NotNegative | None = Field(None, validation_alias=AliasPath("train", "optimizer", "epochs"))
+    batch_size: NotNegative | None = Field(None, validation_alias=AliasPath("train", "optimizer", "batch_size"))
+    seed: NotNegative | None = Field(None, validation_alias=AliasPath("train", "seed"))
 
 
 class _ClassList(Document):
@@ -209,15 +205,11 @@ def _validation(path: Path, validation: str) -> Score | None:
     return Score(suite="imagenet", result=result)
 
 
-@lru_cache(maxsize=1)
-def _shipped_lists() -> dict[frozenset[str], str]:
-    lists = {}
-    for path in sorted(data_path("prompts", "classes").glob("*.txt")):
-        lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-        lists[frozenset(filter(None, lines))] = path.stem
-    return lists
-
-
+@lru_cache
 def known_class_list(wnids: frozenset[str]) -> str:
     """The shipped class list that has exactly these classes; "" when there is none. The paper's rows match by it."""
-    return _shipped_lists().get(wnids, "")
+    for path in sorted(data_path("prompts", "classes").glob("*.txt")):
+        lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        if wnids == set(filter(None, lines)):
+            return path.stem
+    return ""

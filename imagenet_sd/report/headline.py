@@ -1,13 +1,12 @@
 """The numbers that a reader should see first: the best encoder on each kind of task, and real images beside it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from imagenet_sd.report.measurements import Measurements, Summary
+from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.text import percent
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Headline:
+class Headline(NamedTuple):
     """One number: `value` in percent, what it is, and where it comes from."""
 
     value: str
@@ -25,19 +24,11 @@ def headlines(measured: Measurements) -> list[Headline]:
     lines = []
     for what, means in targets:
         for real in (False, True):
-            best = max(
-                (s for s in measured.settings if s.number in means and s.is_real is real),
-                key=lambda s: means[s.number].mean,
-                default=None,
-            )
-            if best:
+            candidates = [s for s in measured.settings if s.number in means and s.is_real is real]
+            if candidates:
+                best = max(candidates, key=lambda setting: means[setting.number].mean)
+                top1 = means[best.number]
                 source = "real images" if real else "synthetic images" if "data" in best.factors else "given encoder"
-                detail = f"{best.short}{_seeds(means[best.number])}"
-                lines.append(
-                    Headline(value=percent(means[best.number].mean, 1), what=f"{what}, {source}", detail=detail)
-                )
+                seeds = f"; ± {percent(top1.sd, 1)} over {top1.count} seeds" if top1.count > 1 else ""
+                lines.append(Headline(percent(top1.mean, 1), f"{what}, {source}", best.short + seeds))
     return lines
-
-
-def _seeds(summary: Summary) -> str:
-    return f"; ± {percent(summary.sd, 1)} over {summary.count} seeds" if summary.count > 1 else ""

@@ -159,8 +159,7 @@ class Measurements:
 def _settings(groups: list[list[EvaluatedEncoder]], base: Mapping[str, Any]) -> list[Setting]:
     factors = [factors_of(group[0]) for group in groups]
     named = [each for each in factors if "data" in each]
-    names = factor_names(named)
-    varying = [f for f in names if len({each[f] for each in named if f in each}) > 1]
+    names, varying = factor_names(named), varying_factors(named)
     studies = len({group[0].study for group in groups if group[0].study}) > 1
     labels, shorts = [], []
     for group, own in zip(groups, factors, strict=True):
@@ -201,11 +200,8 @@ def _titles(encoders: list[EvaluatedEncoder], settings: list[Setting]) -> list[s
 
 def _commonest(every: list[dict[str, Any]]) -> dict[str, Any]:
     """The commonest value of every factor, of equally common ones the first."""
-    base: dict[str, Any] = {}
-    for name in factor_names(every):
-        values = [factors[name] for factors in every if name in factors]
-        base[name] = max(dict.fromkeys(values), key=values.count)
-    return base
+    columns = {name: [factors[name] for factors in every if name in factors] for name in factor_names(every)}
+    return {name: max(values, key=values.count) for name, values in columns.items()}
 
 
 def factors_of(encoder: EvaluatedEncoder) -> dict[str, Any]:
@@ -222,6 +218,11 @@ def factor_names(every: Iterable[Mapping[str, Any]]) -> list[str]:
     """The factors that occur: those of the papers in their order, then what else a study varied."""
     names = {name for factors in every for name in factors} - _SET_APART
     return [name for name in FACTORS if name in names] + sorted(names - set(FACTORS))
+
+
+def varying_factors(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The factors that have several values."""
+    return [name for name in factor_names(every) if len({each[name] for each in every if name in each}) > 1]
 
 
 def _key(encoder: EvaluatedEncoder) -> tuple:
@@ -265,9 +266,3 @@ def factor_title(name: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2].replace("_", " ")
-
-
-def rank(values: Iterable[Mapping[str, float]]) -> list[tuple[str, float]]:
-    """Mean by key over several mappings, the lowest first, keys in alphabetical order where they agree."""
-    means = pd.DataFrame(list(values)).mean().dropna()
-    return sorted(((str(key), float(value)) for key, value in means.items()), key=lambda item: (item[1], item[0]))

@@ -3,62 +3,24 @@
 import base64
 import hashlib
 import re
-from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.report.collect import Inputs
-from imagenet_sd.report.headline import Headline, headlines
+from imagenet_sd.report.headline import headlines
 from imagenet_sd.report.measurements import Measurements
-from imagenet_sd.report.pictures import Sheet, WorstClasses, contact_sheets, worst_classes
-from imagenet_sd.report.plots import Drawing, draw_all
+from imagenet_sd.report.pictures import contact_sheets, worst_classes
+from imagenet_sd.report.plots import draw_all
 from imagenet_sd.report.svg import standalone
-from imagenet_sd.report.tables import Table, augmentation_tables, paper_tables, results_table, study_table
+from imagenet_sd.report.tables import augmentation_tables, paper_tables, results_table, study_table
 from imagenet_sd.report.text import template
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
-
-
-@dataclass(kw_only=True, slots=True)
-class Report:
-    """All that the page and its Markdown version show."""
-
-    title: str
-    inputs: Inputs
-    headlines: list[Headline]
-    tables: list[Table]
-    paper_tables: list[Table]
-    drawings: list[Drawing]
-    worst: list[WorstClasses]
-    sheets: list[Sheet]
-    versions: list[tuple[str, dict[str, str]]]
-    made_with: str
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader must know before the numbers."""
-        return [_EMBEDDED] if any(d.facts["model"] == "embedded" for d in self.inputs.datasets.values()) else []
-
-    @property
-    def shown(self) -> list[Drawing]:
-        """The figures that have data."""
-        return [drawing for drawing in self.drawings if drawing.panels]
-
-    @property
-    def unanswered(self) -> list[Table]:
-        """Tables of the paper that none of our numbers stands in."""
-        return [table for table in self.paper_tables if not table.has_ours]
-
-    @property
-    def missing(self) -> list[str]:
-        """The figures without data, as "title: what it needs"."""
-        lines = [f"{drawing.title}: {drawing.missing}" for drawing in self.drawings if drawing.missing]
-        if not self.worst:
-            lines.append("Accuracy per class: It needs `imagenet-sd evaluate RUN --suite imagenet --data NAME=SPEC`.")
-        return lines
 
 
 _EMBEDDED = (
@@ -67,36 +29,66 @@ _EMBEDDED = (
 )
 
 
-def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: str) -> Report:
-    """Make the tables, figures and pictures.
+def write_report(inputs: Inputs, out: Path, *, title: str, classes: int, images: int, made_with: str) -> dict[str, Any]:
+    """Write the page, the Markdown version and the figures.
 
     Args:
         inputs: what `collect` read.
+        out: the HTML file. Beside it come `STEM.md` and the folder `STEM_files/`.
         title: heading of the page.
         classes: classes on a contact sheet at most.
         images: pictures of a class.
         made_with: the program and its version, as the page names it.
+
+    Returns:
+        `page`, `markdown`, `figures` (a list) and `missing` (figures without data, and what they need).
     """
+    report = _contents(inputs, classes, images) | {"title": title, "made_with": made_with}
+    folder = out.with_name(f"{out.stem}_files")
+    panels = [panel for drawing in report["shown"] for panel in drawing.panels]
+    panels += [worst.figure for worst in report["worst"]]
+    figures = {folder / f"{key}.svg": standalone(svg) for key, _, svg in panels}
+    markdown = out.with_suffix(".md")
+    texts = figures | {out: _to_html(report), markdown: _to_markdown(report, folder.name)}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    return {
+        "page": str(out),
+        "markdown": str(markdown),
+        "figures": list(map(str, figures)),
+        "missing": report["missing"],
+    }
+
+
+def _contents(inputs: Inputs, classes: int, images: int) -> dict[str, Any]:
+    """What the page and its Markdown version show: the templates' `report`."""
     measured = Measurements(inputs.encoders)
     tables = []
     for study in inputs.studies.values():
         tables += [study_table(study, measured), *augmentation_tables(study, measured)]
     if len(measured.scores):
         tables.append(results_table(measured))
-    datasets, remarks = list(inputs.datasets.values()), inputs.remarks
-    return Report(
-        title=title,
-        inputs=inputs,
-        headlines=headlines(measured),
-        tables=tables,
-        paper_tables=paper_tables(measured),
-        drawings=draw_all(measured),
-        worst=worst_classes(measured.settings, datasets, images, remarks),
-        sheets=contact_sheets(datasets, classes, images, remarks),
-        versions=_versions(inputs),
-        made_with=made_with,
-        remarks=list(dict.fromkeys(remarks)),
-    )
+    datasets, published, drawings = list(inputs.datasets.values()), paper_tables(measured), draw_all(measured)
+    worst = worst_classes(measured.settings, datasets, images, inputs.remarks)
+    sheets = contact_sheets(datasets, classes, images, inputs.remarks)
+    missing = [f"{drawing.title}: It needs {drawing.needs}." for drawing in drawings if not drawing.panels]
+    if not worst:
+        missing.append("Accuracy per class: It needs `imagenet-sd evaluate RUN --suite imagenet --data NAME=SPEC`.")
+    return {
+        "inputs": inputs,
+        "notes": [_EMBEDDED] if any(d.facts["model"] == "embedded" for d in datasets) else [],
+        "headlines": headlines(measured),
+        "tables": tables,
+        "paper_tables": published,
+        "unanswered": [table for table in published if not table.has_ours],
+        "shown": [drawing for drawing in drawings if drawing.panels],
+        "missing": missing,
+        "worst": worst,
+        "sheets": sheets,
+        "versions": _versions(inputs),
+        "remarks": list(dict.fromkeys(inputs.remarks)),
+    }
 
 
 def _versions(inputs: Inputs) -> list[tuple[str, dict[str, str]]]:
@@ -109,65 +101,27 @@ def _versions(inputs: Inputs) -> list[tuple[str, dict[str, str]]]:
     for name, versions in sources:
         if versions:
             names.setdefault(tuple(versions.items()), []).append(name)
-    return [(_several(same), dict(versions)) for versions, same in names.items()]
+    merged = []
+    for versions, same in names.items():
+        unique = list(dict.fromkeys(same))
+        more = f" and {len(unique) - 4} more" if len(unique) > 4 else ""
+        merged.append((", ".join(unique[:4]) + more, dict(versions)))
+    return merged
 
 
-def _several(names: list[str]) -> str:
-    unique = list(dict.fromkeys(names))
-    return ", ".join(unique[:4]) + (f" and {len(unique) - 4} more" if len(unique) > 4 else "")
-
-
-def write_report(report: Report, out: Path) -> dict[str, Any]:
-    """Write the page, the Markdown version and the figures.
-
-    Args:
-        report: what to write.
-        out: the HTML file. Beside it come `STEM.md` and the folder `STEM_files/`.
-
-    Returns:
-        `page`, `markdown`, `figures` (a list) and `missing` (figures without data, and what they need).
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f"{out.stem}_files")
-    panels = [panel for drawing in report.shown for panel in drawing.panels]
-    panels += [worst.figure for worst in report.worst]
-    figures = []
-    if panels:
-        folder.mkdir(exist_ok=True)
-    for key, _, svg in panels:
-        path = folder / f"{key}.svg"
-        _publish(path, standalone(svg))
-        figures.append(str(path))
-    _publish(out, render(report))
-    markdown = out.with_suffix(".md")
-    _publish(markdown, to_markdown(report, folder.name))
-    return {"page": str(out), "markdown": str(markdown), "figures": figures, "missing": report.missing}
-
-
-def render(report: Report) -> str:
-    """The HTML page."""
-    from markupsafe import Markup
-
+def _to_html(report: dict[str, Any]) -> str:
     script = resources.files("imagenet_sd.report").joinpath("report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Markup: the script is ours, and the figures are what matplotlib wrote, which escapes all text in them.
-    return template("report.html.j2").render(report=report, script=Markup(script), script_hash=digest, markup=Markup)
+    return template("report.html.j2").render(report=report, script=script, script_hash=digest)
 
 
-def to_markdown(report: Report, folder: str) -> str:
-    """The Markdown version, for a README: the same tables, and the figures as files of `folder` beside it."""
-    from markupsafe import Markup
-
-    def literal(value: Any) -> Markup:
-        return value if isinstance(value, Markup) else Markup(escape_markdown(str(value)))
-
-    return template("report.md.j2", finalize=literal).render(report=report, folder=folder) + "\n"
+def _to_markdown(report: dict[str, Any], folder: str) -> str:
+    return template("report.md.j2", finalize=_literal).render(report=report, folder=folder) + "\n"
 
 
-def escape_markdown(text: str) -> str:
-    """`text` as literal Markdown on one line: no markup, no HTML, no cell border."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("://", ":\u2060//").replace("@", "@\u2060")
-
-
-def _publish(path: Path, text: str) -> None:
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def _literal(value: Any) -> Markup:
+    """A value as literal Markdown on one line: no markup, no HTML, no cell border."""
+    if isinstance(value, Markup):
+        return value
+    text = _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+    return Markup(text.replace("://", ":\u2060//").replace("@", "@\u2060"))

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pandas as pd
 from PIL import Image
 
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.results import ProbeResult, clean
 from imagenet_sd.report.encoders import DatasetFolder
 from imagenet_sd.report.gallery import choose_images, data_uri
-from imagenet_sd.report.measurements import Setting, label_of, rank
+from imagenet_sd.report.measurements import Setting, label_of
 from imagenet_sd.report.plots import class_curve
 from imagenet_sd.report.svg import Panel
 from imagenet_sd.report.text import slug
@@ -30,14 +31,13 @@ class Picture(NamedTuple):
     title: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassRow:
+class ClassRow(NamedTuple):
     """A class with some of its synthetic images; `accuracy` in [0, 1], None on a contact sheet."""
 
     wnid: str
     name: str
-    accuracy: float | None
-    pictures: tuple[Picture, ...]
+    pictures: list[Picture]
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Sheet:
 
     title: str
     dataset: DatasetFolder
-    rows: tuple[ClassRow, ...]
+    rows: list[ClassRow]
     small: bool
     remark: str
 
@@ -61,8 +61,8 @@ class WorstClasses:
     label: str
     dataset: str
     count: int
-    rows: tuple[ClassRow, ...]
-    mistakes: tuple[tuple[str, str, str], ...]
+    rows: list[ClassRow]
+    mistakes: list[tuple[str, str, str]]
     small: bool
     source: str
     figure: Panel
@@ -81,12 +81,10 @@ def contact_sheets(datasets: list[DatasetFolder], classes: int, images: int, rem
     for dataset in datasets:
         wnids = list(dataset.names)[:classes]
         pictures = _pictures(dataset, wnids, images, remarks)
-        if not any(pictures.values()):
+        if not pictures:
             remarks.append(f"{dataset.name}: no finished shard, so there is nothing to show")
             continue
-        rows = tuple(
-            ClassRow(wnid=w, name=dataset.names[w], accuracy=None, pictures=pictures.get(w, ())) for w in wnids
-        )
+        rows = [ClassRow(wnid, dataset.names[wnid], pictures.get(wnid, [])) for wnid in wnids]
         rest = len(dataset.names) - len(wnids)
         remark = f"{rest:,} more classes: `imagenet-sd preview` shows all." if rest > 0 else ""
         title = label_of(dataset.factors, ("prompt", "guidance_scale", "num_inference_steps"))
@@ -120,16 +118,13 @@ def _worst(
     remarks: list[str],
     key: str,
 ) -> WorstClasses:
-    ranked = rank(result.per_class for result in results)
-    own = setting.encoders[0].dataset
-    source = next((d for d in (own, *datasets) if d and ranked[0][0] in d.names), None)
-    names = {wnid: name for dataset in datasets for wnid, name in dataset.names.items()}
+    means = pd.DataFrame([result.per_class for result in results]).mean().sort_index().sort_values(kind="stable")
+    ranked = list(zip(means.index, means, strict=True))
     worst = [wnid for wnid, _ in ranked[:_WORST]]
+    source = next((d for d in (setting.encoders[0].dataset, *datasets) if d and worst[0] in d.names), None)
+    names = {wnid: name for dataset in datasets for wnid, name in dataset.names.items()}
     pictures = _pictures(source, worst, images, remarks) if source else {}
-    rows = tuple(
-        ClassRow(wnid=wnid, name=names.get(wnid, wnid), accuracy=value, pictures=pictures.get(wnid, ()))
-        for wnid, value in ranked[:_WORST]
-    )
+    rows = [ClassRow(wnid, names.get(wnid, wnid), pictures.get(wnid, []), value) for wnid, value in ranked[:_WORST]]
     dataset = f"{results[0].dataset}/{results[0].split}"
     titles = [(names.get(wnid, wnid), value) for wnid, value in ranked]
     mistakes = [mistake for result in results for mistake in result.worst][:20]
@@ -138,18 +133,18 @@ def _worst(
         dataset=f"{dataset} ({results[0].probe})",
         count=len(ranked),
         rows=rows,
-        mistakes=tuple((m.image, names.get(m.wnid, m.wnid), names.get(m.predicted, m.predicted)) for m in mistakes),
+        mistakes=[(m.image, names.get(m.wnid, m.wnid), names.get(m.predicted, m.predicted)) for m in mistakes],
         small=bool(source and source.width < _SMALL),
         source=source.name if source else "",
         figure=class_curve(setting.short, dataset, titles, f"{key}-{slug(dataset)}"),
     )
 
 
-def _pictures(dataset: DatasetFolder, wnids: list[str], images: int, remarks: list[str]) -> dict[str, tuple]:
+def _pictures(dataset: DatasetFolder, wnids: list[str], images: int, remarks: list[str]) -> dict[str, list[Picture]]:
     """Some pictures of each class; without any, and with a remark, where the dataset cannot be read."""
     try:
         chosen = choose_images(Dataset.open(dataset.path), wnids, images, _MOST_GROUPS)
-        return {wnid: tuple(map(_picture, chosen[wnid])) for wnid in wnids if wnid in chosen}
+        return {wnid: list(map(_picture, rows)) for wnid, rows in chosen.items()}
     except ImagenetSDError as error:
         remarks.append(f"{dataset.name}: {error}")
     except (KeyError, TypeError, OSError, ValueError, Image.DecompressionBombError) as error:
@@ -159,4 +154,4 @@ def _pictures(dataset: DatasetFolder, wnids: list[str], images: int, remarks: li
 
 def _picture(row: dict[str, Any]) -> Picture:
     title = clean(f"{row['prompt']} · {row['image_id']}, seed {row['seed']}")
-    return Picture(source=data_uri(row["image"]["bytes"]), title=title)
+    return Picture(data_uri(row["image"]["bytes"]), title)

@@ -6,9 +6,12 @@ accuracy per class. A figure without data says what is missing.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import TRANSFER
@@ -18,46 +21,31 @@ from imagenet_sd.report.measurements import (
     Measurements,
     Setting,
     Summaries,
-    Summary,
-    factor_names,
     label_of,
+    varying_factors,
 )
 from imagenet_sd.report.svg import COLOURS, INK, MARKERS, STYLE, Panel, legend_below, name, new_axes, to_panel
 from imagenet_sd.report.text import TIMES, slug
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Point = tuple[float, Summary, Setting]
 Captioned = tuple[str, list[Panel]]
 """Caption and panels of a figure; no panels where there is no data for it."""
 _MOST_LINES = 8
 _MOST_PANELS = 6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """One figure: its panels, or, without any, what is missing."""
+class Drawing(NamedTuple):
+    """One figure: what it needs, and its panels; none where that is missing."""
 
-    key: str
     title: str
-    caption: str = ""
-    panels: tuple[Panel, ...] = ()
-    missing: str = ""
+    needs: str
+    caption: str
+    panels: list[Panel]
 
 
+@matplotlib.rc_context(STYLE)
 def draw_all(measured: Measurements) -> list[Drawing]:
     """All figures but those per class, in the order of the page."""
-    import matplotlib
-
-    drawings = []
-    with matplotlib.rc_context(STYLE):
-        for key, (title, needs, make) in _FIGURES.items():
-            caption, panels = make(measured)
-            missing = "" if panels else f"It needs {needs}."
-            drawings.append(Drawing(key=key, title=title, caption=caption, panels=tuple(panels), missing=missing))
-    return drawings
+    return [Drawing(title, needs, *make(measured)) for title, needs, make in _FIGURES]
 
 
 def radar(measured: Measurements) -> Captioned:
@@ -71,18 +59,11 @@ def radar(measured: Measurements) -> Captioned:
     lines = sorted(lines, key=lambda line: -math.fsum(line[1]))[:_MOST_LINES]
     published = all(d in TRANSFER for d in spokes)
     floor = 0 if published else max(0, 20 * int((min(min(values) for _, values in lines) - 5) // 20))
-    note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{names_note(measured)}"
-    alt = f"Radar plot of top-1 accuracy on {len(spokes)} transfer sets"
-    panel = to_panel(_radar_panel(spokes, lines, published, floor), "radar", alt)
-    return note + _left_out(len(shown), "encoders"), [panel]
-
-
-def _radar_panel(spokes: list[str], lines: list[tuple[str, list[float]]], published: bool, floor: int) -> "Figure":
     figure, axes = new_axes(4.8, 4.6, projection="polar")
     angles = [2 * math.pi * number / len(spokes) for number in range(len(spokes) + 1)]
     for number, (label, shares) in enumerate(lines):
-        colour, closed = COLOURS[number % len(COLOURS)], [*shares, shares[0]]
-        axes.plot(angles, closed, color=colour, marker=MARKERS[number % 8], ms=4, lw=1.6, label=name(label))
+        colour, closed = COLOURS[number], [*shares, shares[0]]
+        axes.plot(angles, closed, color=colour, marker=MARKERS[number], ms=4, lw=1.6, label=name(label))
         if len(lines) <= 3:
             axes.fill(angles, closed, color=colour, alpha=0.08)
     for row, dashes in ((paper.TRANSFER_ROWS[3], ":"), (paper.TRANSFER_ROWS[-1], "--")) if published else ():
@@ -96,7 +77,9 @@ def _radar_panel(spokes: list[str], lines: list[tuple[str, list[float]]], publis
     axes.set_yticks(ticks, [f"{tick:g}%" for tick in ticks], fontsize=7)
     axes.spines["polar"].set_alpha(0.3)
     legend_below(figure, axes)
-    return figure
+    note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{names_note(measured)}"
+    alt = f"Radar plot of top-1 accuracy on {len(spokes)} transfer sets"
+    return note + _left_out(len(shown), "encoders"), [to_panel(figure, "radar", alt)]
 
 
 def sweep(measured: Measurements, factor: str, axis: str) -> Captioned:
@@ -123,52 +106,51 @@ def _sweep_panel(
     settings: list[Setting], factor: str, axis: str, target: str, means: Summaries, key: str
 ) -> Panel | None:
     curves = _curves(settings, factor, means)
-    if all(points[0][2].is_real for points in curves):
+    if all(curve[0].is_real for curve in curves):
         return None
     figure, axes = new_axes()
     # "source" names the real images: it changes with their number, as the size does.
-    own = [points[0][2].factors for points in curves]
-    names = [n for n in factor_names(own) if n not in (factor, "source", "data")]
-    varying = [n for n in names if len({each[n] for each in own if n in each}) > 1]
-    for number, points in enumerate(curves):
-        real, label = points[0][2].is_real, label_of(points[0][2].factors, varying)
+    hidden = (factor, "source", "data")
+    varying = [n for n in varying_factors([curve[0].factors for curve in curves]) if n not in hidden]
+    for number, curve in enumerate(curves):
+        real, label = curve[0].is_real, label_of(curve[0].factors, varying)
         axes.errorbar(
-            [p[0] for p in points],
-            [100 * p[1].mean for p in points],
-            yerr=[100 * p[1].sd for p in points],
-            color=INK if real else COLOURS[number % len(COLOURS)],
+            [setting.factors[factor] for setting in curve],
+            [100 * means[setting.number].mean for setting in curve],
+            yerr=[100 * means[setting.number].sd for setting in curve],
+            color=INK if real else COLOURS[number],
             ls="--" if real else "-",
-            marker=MARKERS[number % 8],
+            marker=MARKERS[number],
             ms=4.5,
             lw=1.6,
             capsize=2.5,
             label=name(", ".join(filter(None, ("real images" if real else "synthetic", label)))),
         )
-    if not any(points[0][2].is_real for points in curves):
+    if not any(curve[0].is_real for curve in curves):
         _real_lines(axes, settings, curves, means)
-    _factor_axis(axes, factor, sorted({p[0] for points in curves for p in points}), curves)
+    _factor_axis(axes, factor, [setting for curve in curves for setting in curve])
     axes.set(xlabel=axis, ylabel="top-1 on real images (%)", title=name(target))
     legend_below(figure, axes)
     return to_panel(figure, key, f"Top-1 on {target} against {axis}, {len(curves)} line{'s' * (len(curves) > 1)}")
 
 
-def _curves(settings: list[Setting], factor: str, means: Summaries) -> list[list[Point]]:
-    """Points (value of the factor, top-1, setting) of the settings that agree in all else; two values at least."""
-    lines: dict[tuple, list[Point]] = {}
+def _curves(settings: list[Setting], factor: str, means: Summaries) -> list[list[Setting]]:
+    """The measured settings that agree in all else, in the order of the factor; two values of it at least."""
+    lines: dict[tuple, list[Setting]] = {}
     for setting in settings:
         if setting.number in means and factor in setting.factors:
             others = [(n, v) for n, v in setting.factors.items() if n not in (factor, "source")]
-            point = (setting.factors[factor], means[setting.number], setting)
-            lines.setdefault((setting.study, setting.class_list, *others), []).append(point)
-    curves = [sorted(points, key=lambda p: p[0]) for points in lines.values() if len({p[0] for p in points}) > 1]
-    return sorted(curves, key=lambda points: points[0][2].is_real)[:_MOST_LINES]
+            lines.setdefault((setting.study, setting.class_list, *others), []).append(setting)
+    curves = [sorted(line, key=lambda setting: setting.factors[factor]) for line in lines.values()]
+    curves = [curve for curve in curves if curve[0].factors[factor] < curve[-1].factors[factor]]
+    return sorted(curves, key=lambda curve: curve[0].is_real)[:_MOST_LINES]
 
 
-def _real_lines(axes: "Axes", settings: list[Setting], curves: list[list[Point]], means: Summaries) -> None:
+def _real_lines(axes: Axes, settings: list[Setting], curves: list[list[Setting]], means: Summaries) -> None:
     """Real images as level lines: where there are several, those of the size and augmentation of the curves."""
     real = [setting for setting in settings if setting.is_real and setting.number in means]
     for n in ("multiple", "augmentation"):
-        shown = {points[0][2].factors.get(n) for points in curves}
+        shown = {curve[0].factors.get(n) for curve in curves}
         real = [setting for setting in real if setting.factors.get(n) in shown] or real
     varying = [n for n in ("multiple", "augmentation") if len({s.factors.get(n) for s in real}) > 1]
     for number, setting in enumerate(real[:4]):
@@ -177,12 +159,11 @@ def _real_lines(axes: "Axes", settings: list[Setting], curves: list[list[Point]]
         axes.axhline(100 * means[setting.number].mean, color=INK, ls=dashes, lw=1.1, alpha=0.75, label=name(label))
 
 
-def _factor_axis(axes: "Axes", factor: str, values: list[float], curves: list[list[Point]]) -> None:
-    from matplotlib.ticker import NullFormatter, NullLocator
-
+def _factor_axis(axes: Axes, factor: str, settings: list[Setting]) -> None:
+    values = sorted({setting.factors[factor] for setting in settings})
     labels = [f"{value:g}" for value in values]
     if factor == "multiple":
-        counts = {p[0]: p[2].num_images for points in curves for p in points if p[2].num_images}
+        counts = {setting.factors[factor]: setting.num_images for setting in settings if setting.num_images}
         labels = [f"{v:g}{TIMES}\n{_short(counts[v])}" if v in counts else f"{v:g}{TIMES}" for v in values]
     if min(values) > 0 and max(values) / min(values) > 4:
         axes.set_xscale("log")
@@ -238,70 +219,57 @@ _GROUPS = {
     **dict.fromkeys(("sketch", "r", "a"), "sketch / r / a"),
     **dict.fromkeys(TRANSFER, "transfer"),
 }
-
-
-def _group_of(dataset: str) -> str:
-    """The three groups of Fig. 5.6; a data set of none of them stands for itself."""
-    return _GROUPS.get("v2" if dataset.startswith("v2-") else dataset, dataset)
+"""The three groups of Fig. 5.6; a data set of none of them stands for itself."""
 
 
 def features(measured: Measurements) -> Captioned:
     """Bars of the four feature measures, per group of data sets and setting."""
     shown = [s for s in measured.settings if any(encoder.analyses for encoder in s.encoders)]
-    table = measured.features.assign(group=measured.features["dataset"].map(_group_of))
-    groups = table["group"].unique().tolist()[:8]
+    group_of = measured.features["dataset"].replace("^v2-.*", "v2", regex=True).replace(_GROUPS)
+    groups = group_of.unique().tolist()[:8]
     panels = []
-    for measure, axis in FEATURE_TITLES.items() if shown else ():
-        values = {
-            group: measured.summarise(table[table["group"] == group].groupby("encoder")[measure].mean())
-            for group in groups
-        }
-        alt = f"Bars of {axis} on {', '.join(groups)}"
-        panels.append(to_panel(_bars(shown[:_MOST_LINES], values, axis), f"features-{slug(measure)}", alt))
+    for measure, title in FEATURE_TITLES.items() if shown else ():
+        figure, axes = new_axes()
+        rows = [measured.features[group_of == group] for group in groups]
+        means = [measured.summarise(each.groupby("encoder")[measure].mean()) for each in rows]
+        settings = shown[:_MOST_LINES]
+        width = min(0.4, 0.8 / len(settings))
+        for number, setting in enumerate(settings):
+            summaries = [each.get(setting.number) for each in means]
+            axes.bar(
+                [group + width * (number + 0.5 - len(settings) / 2) for group in range(len(groups))],
+                [each.mean if each else math.nan for each in summaries],
+                0.92 * width,
+                yerr=[each.sd if each and each.count > 1 else math.nan for each in summaries],
+                color=COLOURS[number],
+                ecolor=INK,
+                label=name(setting.short),
+            )
+        axes.set_xticks(range(len(groups)), [name(group, 18) for group in groups])
+        axes.set_xlim(-0.6, len(groups) - 0.4)
+        axes.grid(visible=False, axis="x")
+        axes.set_title(title)
+        legend_below(figure, axes)
+        panels.append(to_panel(figure, f"features-{slug(measure)}", f"Bars of {title} on {', '.join(groups)}"))
     note = "Of l2-normalised features; mean over seeds, lines show the population standard deviation."
     return note + names_note(measured) + _left_out(len(shown), "encoders"), panels
 
 
-def _bars(settings: list[Setting], values: dict[str, dict[int, Summary]], title: str) -> "Figure":
-    """A bar per group and setting."""
-    figure, axes = new_axes()
-    width = min(0.4, 0.8 / len(settings))
-    for number, setting in enumerate(settings):
-        summaries = [by_setting.get(setting.number) for by_setting in values.values()]
-        axes.bar(
-            [group + width * (number + 0.5 - len(settings) / 2) for group in range(len(summaries))],
-            [each.mean if each else math.nan for each in summaries],
-            0.92 * width,
-            yerr=[each.sd if each and each.count > 1 else math.nan for each in summaries],
-            color=COLOURS[number % len(COLOURS)],
-            ecolor=INK,
-            label=name(setting.short),
-        )
-    axes.set_xticks(range(len(values)), [name(group, 18) for group in values])
-    axes.set_xlim(-0.6, len(values) - 0.4)
-    axes.grid(visible=False, axis="x")
-    axes.set_title(title)
-    legend_below(figure, axes)
-    return figure
-
-
+@matplotlib.rc_context(STYLE)
 def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], key: str) -> Panel:
     """Accuracy of the given classes (title, fraction), the worst first, as bars; up to 15 are shown."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        worst = accuracies[:15]
-        figure, axes = new_axes(4.6, 0.9 + 0.24 * len(worst))
-        titles, shares = zip(*worst, strict=True)
-        bars = axes.barh(range(len(worst)), [100 * share for share in shares], 0.7, color=COLOURS[0])
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-        axes.set_yticks(range(len(worst)), [name(title, 26) for title in titles])
-        axes.invert_yaxis()
-        axes.set_xlim(0, 112)
-        axes.set_xticks(range(0, 101, 20))
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel(f"accuracy on {name(dataset, 30).strip()} (%)")
-        return to_panel(figure, key, f"Accuracy of the {len(worst)} worst classes of {label} on {dataset}")
+    worst = accuracies[:15]
+    figure, axes = new_axes(4.6, 0.9 + 0.24 * len(worst))
+    titles, shares = zip(*worst, strict=True)
+    bars = axes.barh(range(len(worst)), [100 * share for share in shares], 0.7, color=COLOURS[0])
+    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.set_yticks(range(len(worst)), [name(title, 26) for title in titles])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)
+    axes.set_xticks(range(0, 101, 20))
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"accuracy on {name(dataset, 30).strip()} (%)")
+    return to_panel(figure, key, f"Accuracy of the {len(worst)} worst classes of {label} on {dataset}")
 
 
 def names_note(measured: Measurements) -> str:
@@ -321,31 +289,31 @@ _SWEEPS = (
     ("guidance_scale", "Guidance scale (as in Fig. 5.5, left)", "guidance scale", "--scale"),
     ("num_inference_steps", "Diffusion steps (as in Fig. 5.5, right)", "diffusion steps", "--steps"),
 )
-_FIGURES: dict[str, tuple[str, str, Callable[[Measurements], Captioned]]] = {
-    **{
-        slug(factor): (
+_FIGURES: list[tuple[str, str, Callable[[Measurements], Captioned]]] = [
+    *(
+        (
             title,
             f"encoders trained on datasets that differ in `{option}` only, two values at least",
             partial(sweep, factor=factor, axis=axis),
         )
         for factor, title, axis, option in _SWEEPS
-    },
-    "radar": (
+    ),
+    (
         "Transfer at a glance (as in Fig. 5.2)",
         "three transfer data sets measured on every encoder: `imagenet-sd evaluate ENCODER --suite transfer --data "
         "NAME=SPEC ...`",
         radar,
     ),
-    "plane": (
+    (
         "Training task against transfer (as in Fig. 4.7)",
         "two encoders with both: a score of their own classifier (a validation during `train`, or `--suite imagenet`) "
         "and of probes (`--suite transfer`) on data sets that all share",
         plane,
     ),
-    "features": (
+    (
         "What the features are like (as in Fig. 5.6)",
         "`imagenet-sd evaluate ENCODER --suite analysis --data NAME=SPEC`",
         features,
     ),
-}
-"""Figures by key, in the order of the page: title, what it needs, and the function that makes it."""
+]
+"""Figures in the order of the page: title, what it needs, and the function that makes it."""

@@ -3,13 +3,13 @@
 import html
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from imagenet_sd.core.results import clean
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Panel = tuple[str, str, str]
 """Key, alternative text, SVG."""
@@ -40,10 +40,8 @@ _OWN_STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</me
 _FILE_STYLE = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
 
 
-def new_axes(width: float = 4.6, height: float = 3.4, **subplot: object) -> tuple["Figure", "Axes"]:
+def new_axes(width: float = 4.6, height: float = 3.4, **subplot: object) -> tuple[Figure, Axes]:
     """A figure of one panel; sizes in inches."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot(**subplot)
 
@@ -55,17 +53,17 @@ def name(text: str, length: int = 44) -> str:
     return f" {text}" if text.startswith("_") or not text else text
 
 
-def legend_below(figure: "Figure", axes: "Axes", columns: int = 2) -> None:
+def legend_below(figure: Figure, axes: Axes) -> None:
     """The legend under the panel, where it covers no data; the figure grows by its height."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         longest = max(map(len, labels))
-        columns = 1 if longest > 30 else columns if longest > 16 else columns + 1
+        columns = 1 if longest > 30 else 2 if longest > 16 else 3
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(labels) // columns))
 
 
-def to_panel(figure: "Figure", key: str, alt: str) -> Panel:
+def to_panel(figure: Figure, key: str, alt: str) -> Panel:
     """The figure as an `<svg>` element without a date, with ids of its own and a text alternative.
 
     Args:
@@ -73,10 +71,8 @@ def to_panel(figure: "Figure", key: str, alt: str) -> Panel:
         key: letters, digits and `-`; no two figures of a page share one.
         alt: what the figure shows, for those who do not see it.
     """
-    import matplotlib
-
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": key}):
+    with matplotlib.rc_context({"svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = _OWN_STYLE.sub("", _HEAD.sub("", buffer.getvalue(), count=1)).replace(INK, "currentColor")
     text = re.sub(r'((?:\sid="|xlink:href="#|url\(#))', rf"\1{key}-", text)

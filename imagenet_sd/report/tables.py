@@ -3,7 +3,7 @@
 A table is plain data; the templates turn it into text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,9 @@ def text_cell(text: str, title: str = "") -> TableCell:
     return TableCell(text=text or DASH, sort=text, title=title)
 
 
-def number_cell(value: float | None, text: str) -> TableCell:
+def number_cell(value: float | None, show: Callable[[float], str] = str) -> TableCell:
     """A cell of a number, or one that says that it was not measured."""
-    return TableCell(text=DASH, title="not measured") if value is None else TableCell(text=text, sort=value)
+    return TableCell(text=DASH, title="not measured") if value is None else TableCell(text=show(value), sort=value)
 
 
 def summary_cell(summary: Summary | None, digits: int = 2, published: float | None = None) -> TableCell:
@@ -100,24 +100,21 @@ def results_table(measured: Measurements) -> Table:
 
 
 def _result_row(title: str, name: str, score: Score) -> tuple[TableCell, ...]:
-    result, low_high = score.result, score.result.top1_interval
+    result = score.result
     masked = result.masked is not None and result.masked.scored != "all"
     note = f"scored on {result.num_classes} classes" if masked else ""
-
-    def share(value: float | None) -> TableCell:
-        return number_cell(value, percent(value or 0))
-
+    interval = result.top1_interval or (None, None)
     return (
         text_cell(title, name),
         text_cell(f"{result.dataset}/{result.split}"),
         text_cell(result.probe),
         TableCell(text=percent(result.top1) + ("‡" if masked else ""), sort=100 * result.top1, title=note),
-        number_cell(low_high and low_high[0], f" {DASH} ".join(map(percent, low_high or ()))),
-        share(result.top5),
-        share(result.mean_per_class_accuracy),
-        number_cell(result.log_odds, f"{result.log_odds or 0:.3f}"),
-        number_cell(result.num_test, f"{result.num_test or 0:,}"),
-        number_cell(len(result.seeds) or None, str(len(result.seeds))),
+        number_cell(interval[0], lambda low: f"{percent(low)} {DASH} {percent(interval[1])}"),
+        number_cell(result.top5, percent),
+        number_cell(result.mean_per_class_accuracy, percent),
+        number_cell(result.log_odds, "{:.3f}".format),
+        number_cell(result.num_test, "{:,}".format),
+        number_cell(len(result.seeds) or None),
     )
 
 
@@ -136,8 +133,13 @@ def study_table(study: StudyResults, measured: Measurements) -> Table:
     rows = []
     for setting in settings:
         cells = [text_cell(setting.encoders[0].factors.get("encoder", "trained here"))] if named else []
-        cells += [_factor_cell(setting, name) for name in used]
-        cells.append(number_cell(len(setting.encoders), str(len(setting.encoders))))
+        cells += [
+            TableCell(text=show_factor(name, setting.factors[name]), sort=setting.factors[name])
+            if name in setting.factors
+            else TableCell(text=DASH, title="does not apply")
+            for name in used
+        ]
+        cells.append(number_cell(len(setting.encoders)))
         rows.append((*cells, *(summary_cell(mean.get(setting.number)) for mean in means)))
     lead = len(used) + 1 + named
     return Table(
@@ -149,13 +151,6 @@ def study_table(study: StudyResults, measured: Measurements) -> Table:
         rows=tuple(rows),
         numeric=frozenset(range(lead - 1, lead + len(means))),
     )
-
-
-def _factor_cell(setting: Setting, name: str) -> TableCell:
-    if name not in setting.factors:
-        return TableCell(text=DASH, title="does not apply")
-    value = setting.factors[name]
-    return TableCell(text=show_factor(name, value), sort=value)
 
 
 def augmentation_tables(study: StudyResults, measured: Measurements) -> list[Table]:
@@ -171,23 +166,22 @@ def augmentation_tables(study: StudyResults, measured: Measurements) -> list[Tab
     tables = []
     for dataset in measured.datasets("training", measured.numbers_of(settings)) if pairs else ():
         means = measured.summary("training", dataset)
+        rows = []
+        for label, pair in pairs.items():
+            plain, strong = means.get(pair["plain"]), means.get(pair["strong"])
+            gain = number_cell(100 * (strong.mean - plain.mean) if plain and strong else None, "{:+.2f}".format)
+            rows.append((text_cell(label), summary_cell(plain), summary_cell(strong), gain))
         tables.append(
             Table(
                 key=f"study-{slug(study.name)}-augmentation-{slug(dataset)}",
                 title=f"Study {study.name}: augmentation on {dataset} (layout of Tab. 5.1)",
                 caption="Top-1 in percent. Other data than the paper's: to be compared within this table only.",
                 columns=("Training data", "Plain", "Strong", "Strong minus plain"),
-                rows=tuple(_augmentation_row(label, pair, means) for label, pair in pairs.items()),
+                rows=tuple(rows),
                 numeric=frozenset({1, 2, 3}),
             )
         )
     return tables
-
-
-def _augmentation_row(label: str, pair: dict[str, int], means: Summaries) -> tuple[TableCell, ...]:
-    plain, strong = means.get(pair["plain"]), means.get(pair["strong"])
-    gain = None if plain is None or strong is None else 100 * (strong.mean - plain.mean)
-    return text_cell(label), summary_cell(plain), summary_cell(strong), number_cell(gain, f"{gain or 0:+.2f}")
 
 
 _BESIDE = "Numbers in brackets are the paper's; ours stand before them, and a dash says that we have not measured it."
@@ -197,15 +191,12 @@ def _augmentation_paper_table(measured: Measurements) -> Table:
     """Tab. 5.1: ImageNet-100 val, training data by augmentation; prompt "c", guidance scale 7.5."""
     means = [measured.summary("training", "val")]
     rows, answered = [], False
-    for data, title in (("real", "ImageNet-100 (real)"), ("synthetic", "ImageNet-100-SD (synthetic)")):
-        cells = [text_cell(title)]
-        for augmentation in ("plain", "strong"):
-            row = PaperRow(
-                training="", label="", class_list="imagenet-100", data=data, guidance_scale=7.5, prompt="c", values=()
-            )
+    for row in paper.AUGMENTATION:
+        cells = [text_cell(f"{row.training} ({row.data})")]
+        for augmentation, published in zip(("plain", "strong"), row.values, strict=True):
             setting, ours = _answer(measured.settings, row, means, augmentation)
             answered |= setting is not None
-            cells.append(summary_cell(ours[0], 1, paper.AUGMENTATION[data, augmentation]))
+            cells.append(summary_cell(ours[0], 1, published))
         rows.append(tuple(cells))
     return Table(
         key="tab-5-1",
@@ -253,11 +244,9 @@ def paper_tables(measured: Measurements) -> list[Table]:
 
 def _cog_values(measured: Measurements, name: str) -> pd.Series:
     """Top-1 of a probe on a CoG level (whatever stands before "-L1") or on ImageNet-1K ("in1k", "imagenet-1k")."""
-    rows = measured.scores[measured.scores["kind"] == "transfer"]
-    if name == "in1k":
-        rows = rows[rows["dataset"].isin(["in1k", "imagenet-1k"])]
-    else:
-        rows = rows[rows["dataset"].map(lambda dataset: dataset.rpartition("-")[2] == name).astype(bool)]
+    pattern = "in1k|imagenet-1k" if name == "in1k" else f"(?:.*-)?{name}"
+    asked = measured.scores["dataset"].str.fullmatch(pattern).astype(bool)
+    rows = measured.scores[(measured.scores["kind"] == "transfer") & asked]
     return rows.drop_duplicates("encoder").set_index("encoder")["top1"]
 
 
@@ -318,7 +307,7 @@ def _answer(
     return None, [None] * len(means)
 
 
-def _matches(setting: Setting, row: PaperRow, augmentation: str = "strong") -> bool:
+def _matches(setting: Setting, row: PaperRow, augmentation: str) -> bool:
     """Whether a setting is what a row of the paper stands for: same classes, data, prompt, scale, size and steps."""
     factors = setting.factors
     if row.encoder:
@@ -326,7 +315,7 @@ def _matches(setting: Setting, row: PaperRow, augmentation: str = "strong") -> b
     if row.data == "none" or setting.class_list != row.class_list or factors.get("augmentation") != augmentation:
         return False
     if row.data == "real":
-        return factors.get("data") == "real" and (row.label or "Baseline") == "Baseline"
+        return factors.get("data") == "real" and row.label == "Baseline"
     asked = {"data": "synthetic", "prompt": row.prompt, "guidance_scale": row.guidance_scale}
     asked |= {"multiple": row.multiple, "num_inference_steps": 50}
     return all(factors.get(name) == value for name, value in asked.items())

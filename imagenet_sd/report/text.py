@@ -1,10 +1,9 @@
 """Small pieces of text that the tables, figures and pages share."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import jinja2
+import jinja2
 
 TIMES, DASH = "\u00d7", "\u2013"
 """The multiplication sign, and the dash that stands for what was not measured."""
@@ -20,10 +19,8 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f}"
 
 
-def template(name: str, **options: Any) -> "jinja2.Template":
+def template(name: str, **options: Any) -> jinja2.Template:
     """A template of this folder; it escapes what it is given."""
-    import jinja2
-
     return jinja2.Environment(
         loader=jinja2.PackageLoader("imagenet_sd.report", "."),
         autoescape=True,
