@@ -58,6 +58,11 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+def printable(text: str) -> str:
+    """A text in one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The text of an error in one line of at most `limit` characters, to be quoted in a message."""
     return " ".join(str(error).split())[:limit]

@@ -1,12 +1,37 @@
-"""Signals and child processes: a stop from outside becomes one exception, wherever it arrives."""
+"""Signals, child processes, locks: a stop from outside becomes one exception, wherever it arrives."""
 
+import fcntl
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import Interrupted
+from imagenet_sd.core.errors import ImagenetSDError, Interrupted
+
+
+@contextmanager
+def exclusive(path: Path, busy: ImagenetSDError) -> Iterator[None]:
+    """Lock a folder, or a file that is made for it, so that two processes do not write to one place.
+
+    The system frees it when this process dies. On a file system without locks nothing is locked.
+
+    Raises:
+        ImagenetSDError: `busy`: another process has the lock.
+    """
+    lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from imagenet_sd.core.layout import shard_name
 from imagenet_sd.core.seeds import Permutation, image_seed
@@ -34,6 +34,12 @@ class ClassSpec:
     lemmas: tuple[str, ...]
     hypernyms: tuple[str, ...] = ()
     definition: str = ""
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "ClassSpec":
+        """The class that an entry of `dataset.json` describes."""
+        names = {key: tuple(entry[key]) for key in ("lemmas", "hypernyms")}
+        return cls(**names, **{key: entry[key] for key in ("wnid", "class_index", "definition")})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

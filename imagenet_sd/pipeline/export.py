@@ -28,7 +28,8 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
     from imagenet_sd.storage.export import ExportTarget
 
     dataset = open_dataset(folder)
-    with ExportTarget(dataset, kind, target) as export:
+    export = ExportTarget(dataset, kind, target)
+    with export.claimed():
         survey = export.survey()
         done, todo = (sum(shard.num_rows for shard in survey[state]) for state in ("done", "todo"))
         images = done + todo

@@ -34,10 +34,11 @@ class PromptBuilder:
             class_index=spec.class_index,
             template=self.template.key,
             background=background,
-            text=self._render(spec, background),
+            text=self.render(spec, background),
         )
 
-    def _render(self, spec: ClassSpec, background: str) -> str:
+    def render(self, spec: ClassSpec, background: str) -> str:
+        """The text of the prompt of a class in a scene."""
         values = {
             "name": ", ".join(spec.lemmas),
             "hypernym": ", ".join(spec.hypernyms),

@@ -5,16 +5,19 @@ Its text is in `card.md.j2`.
 
 import json
 import re
-import string
 from functools import cache
 from typing import Any
 
 import yaml
 
 from imagenet_sd.core import layout
+from imagenet_sd.core.errors import printable
+from imagenet_sd.core.types import ClassSpec, PromptTemplate
+from imagenet_sd.prompts.build import PromptBuilder
 
 MAX_CLASSES = 2000  # a longer table would make the page unreadable; dataset.json holds all
 _EXAMPLES = 5
+_SCENE = "(a scene)"  # stands for the scene that each image has of its own
 _LICENSES = {
     "embedded": "apache-2.0",
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
@@ -37,14 +40,16 @@ def dataset_card(document: dict[str, Any]) -> str:
     """
     settings, classes = document["settings"], document["classes"]
     images = sum(entry["count"] for entry in classes) * document["rounds"]
+    prompts = PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]))
     spread = classes[:: max(1, len(classes) // _EXAMPLES)][:_EXAMPLES]
+    license_ = _LICENSES.get(settings["model_id"], "other")
     return _template().render(
         document=document,
-        header=_header(settings, images),
+        header=_header(settings, license_, images),
         images=images,
-        license=_LICENSES.get(settings["model_id"], "other"),
+        license=license_,
         checked=settings.get("nsfw_checker") is not None,
-        examples=[(entry, _prompt(settings["template"], entry)) for entry in spread],
+        examples=[(entry, prompts.render(ClassSpec.from_json(entry), _SCENE)) for entry in spread],
         max_classes=MAX_CLASSES,
     )
 
@@ -61,12 +66,8 @@ def _template() -> Any:
     return environment.get_template("card.md.j2")
 
 
-def _header(settings: dict[str, Any], images: int) -> str:
-    """The YAML that the Hub reads. It names no features and no counts.
-
-    The features are in the Parquet files; and counts would make `load_dataset` refuse a dataset that is still growing.
-    """
-    license_ = _LICENSES.get(settings["model_id"], "other")
+def _header(settings: dict[str, Any], license_: str, images: int) -> str:
+    # No features, which the Parquet files name, and no counts: `load_dataset` would refuse a dataset that is growing.
     header: dict[str, Any] = {"license": license_}
     if license_ == "other":
         header["license_name"] = "see-the-generator"
@@ -74,7 +75,7 @@ def _header(settings: dict[str, Any], images: int) -> str:
             header["license_link"] = f"https://huggingface.co/{settings['model_id']}"
     name = f"{settings['class_list']}, synthetic ({settings['prompt']}, guidance scale {settings['guidance_scale']:g})"
     header |= {
-        "pretty_name": _one_line(name),
+        "pretty_name": printable(name),
         "task_categories": ["image-classification"],
         "annotations_creators": ["machine-generated"],
         "tags": ["synthetic", "imagenet-sd", "text-to-image", "wordnet"],
@@ -84,34 +85,13 @@ def _header(settings: dict[str, Any], images: int) -> str:
     return yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _prompt(template: str, entry: dict[str, Any]) -> str:
-    """The prompt of a class; "(a scene)" stands for the scene that each image has of its own."""
-    values = {
-        "name": ", ".join(entry["lemmas"]),
-        "hypernym": ", ".join(entry["hypernyms"]),
-        "definition": entry["definition"],
-        "background": "(a scene)",
-    }
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError:
-        return template
-    text = "".join(literal + values.get(field or "", "") for literal, field, _, _ in pieces)
-    return re.sub(r"^[\s,]+|[\s,]+$", "", re.sub(r",?\s{2,}", " ", text))
-
-
 def _cell(value: object) -> str:
     """A value as text in a table: no markup, no link, no second line."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = _one_line(text).replace("&", "&amp;")
+    text = printable(text).replace("&", "&amp;")
     text = re.sub(r"([\\`*_\[\]|$~!@])", r"\\\1", text)
     text = text.replace("<", "&lt;").replace("://", "\\://").replace("www.", "www\\.")
     return text or "(empty)"
-
-
-def _one_line(text: str) -> str:
-    """A text in one line, without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _code(value: object) -> str:

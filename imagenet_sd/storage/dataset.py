@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.files import atomic_write, read_json, sha256_file, write_json
 from imagenet_sd.core.types import ClassSpec, GenerationPlan, PromptTemplate, Shard, ShardManifest
 from imagenet_sd.prompts.build import PromptBuilder
@@ -116,14 +116,11 @@ class Dataset:
         path = self.manifest_path(shard)
         if not path.exists():
             return None
-        content = read_json(path)
-        try:
-            manifest = ShardManifest(**content)
-        except TypeError:
-            raise DatasetError(f"{path} is not a manifest", _REPAIR) from None
-        if not (isinstance(manifest.sha256, str) and isinstance(manifest.num_rows, int)):
-            raise DatasetError(f"{path} is not a manifest", _REPAIR)
-        return manifest
+        with suppress(TypeError):
+            manifest = ShardManifest(**read_json(path))
+            if isinstance(manifest.sha256, str) and isinstance(manifest.num_rows, int):
+                return manifest
+        raise DatasetError(f"{path} is not a manifest", _REPAIR)
 
     def owns(self, manifest: ShardManifest, shard: Shard) -> bool:
         """Whether a manifest is that of this shard of this plan."""
@@ -196,7 +193,7 @@ class Dataset:
                     for group in range(file.num_row_groups):
                         yield file.read_row_group(group, columns=columns)
             except (pa.ArrowException, OSError) as error:
-                raise DatasetError(f"{path} is damaged: {' '.join(str(error).split())}", _REPAIR) from None
+                raise DatasetError(f"{path} is damaged: {one_line(error)}", _REPAIR) from None
 
 
 def upgrade(document: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +238,7 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
                 raise TypeError(f"a count: {number!r}")
         return GenerationPlan(
             fingerprint=document["fingerprint"],
-            classes=tuple(map(_class_spec, document["classes"])),
+            classes=tuple(map(ClassSpec.from_json, document["classes"])),
             counts=counts,
             rounds=rounds,
             shard_size=shard_size,
@@ -251,9 +248,3 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
-
-
-def _class_spec(entry: dict[str, Any]) -> ClassSpec:
-    lemmas, hypernyms = tuple(entry["lemmas"]), tuple(entry["hypernyms"])
-    rest = {key: entry[key] for key in ("wnid", "class_index", "definition")}
-    return ClassSpec(lemmas=lemmas, hypernyms=hypernyms, **rest)

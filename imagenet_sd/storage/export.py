@@ -14,7 +14,6 @@ WebDataset ends a key at the first dot, so the key is the image id with `%2E` fo
 `urllib.parse.unquote(key)` gives the id back and no two ids share a key.
 """
 
-import fcntl
 import io
 import json
 import math
@@ -22,27 +21,25 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.files import atomic_write, check_safe_name, read_json, sha256_file, write_json
+from imagenet_sd.core.process import exclusive
 from imagenet_sd.core.types import ImageRequest, Shard
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.schema import COLUMNS, FLAG, arrow_schema, planned_columns
+from imagenet_sd.storage.schema import COLUMNS, FLAG, planned_columns
+from imagenet_sd.storage.verify import read_rows
 
-State = Literal["todo", "done", "missing"]
 FORMATS = ("imagefolder", "webdataset")
 _REPAIR = "run `imagenet-sd verify --repair`, then export again; what is exported stays"
 
 
 class ExportTarget:
-    """The folder that an export goes to. A context manager: one process at a time may hold it.
+    """The folder that an export goes to; it is written to within `claimed`.
 
     Args:
         dataset: what to export.
@@ -66,10 +63,10 @@ class ExportTarget:
                 f"the class id {layout.EXPORT_METADATA!r} is taken in an image folder", "export to webdataset"
             )
         self.dataset, self.plan, self.kind, self.target = dataset, dataset.plan, kind, target
-        self._wnids, self._lock = wnids, -1
 
-    def __enter__(self) -> "ExportTarget":
-        """Lock the folder and claim it for this dataset.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, lock it for this process, and claim it for this dataset.
 
         Raises:
             ImagenetSDError: it holds something else, or another export is writing there; nothing was changed.
@@ -77,23 +74,16 @@ class ExportTarget:
         if self.target.exists() and not self.target.is_dir():
             raise ImagenetSDError(f"{self.target} is no folder", "give --out a folder")
         self.target.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.target, os.O_RDONLY)
-        try:
-            self._take_lock()
+        busy = ImagenetSDError(f"another export is writing to {self.target}", "wait until it has ended")
+        with exclusive(self.target, busy):
             self._claim()
             for temporary in self.target.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
             if self.kind == "imagefolder":
                 self._make_class_folders()
-        except BaseException:
-            os.close(self._lock)
-            raise
-        return self
+            yield
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
-
-    def survey(self) -> dict[State, list[Shard]]:
+    def survey(self) -> dict[str, list[Shard]]:
         """The shards of the dataset, in the order of the plan, by what there is to do with them.
 
         Returns:
@@ -103,7 +93,7 @@ class ExportTarget:
         Raises:
             DatasetError: a manifest is garbled or belongs to another plan.
         """
-        by_state: dict[State, list[Shard]] = {"todo": [], "done": [], "missing": []}
+        by_state: dict[str, list[Shard]] = {"todo": [], "done": [], "missing": []}
         for shard in self.plan.shards():
             manifest = self.dataset.manifest(shard)
             if manifest is None:
@@ -121,10 +111,17 @@ class ExportTarget:
             DatasetError: the shard is damaged, or its rows are not those of the plan.
             OSError: the disk is full or the folder cannot be written.
         """
-        digest = self._check_digest(shard)
+        manifest = self.dataset.manifest(shard)
+        if manifest is None:
+            raise self._fault(shard, "not finished: it has no manifest")
+        try:
+            digest = sha256_file(self.dataset.shard_path(shard))
+        except OSError as error:
+            raise self._fault(shard, f"unreadable: {error.strerror}") from None
+        if digest != manifest.sha256:
+            raise self._fault(shard, "is damaged: its SHA-256 differs from its manifest")
         if self.kind == "imagefolder":
-            # finish() writes it again, with this shard in it
-            (self.target / layout.EXPORT_METADATA).unlink(missing_ok=True)
+            (self.target / layout.EXPORT_METADATA).unlink(missing_ok=True)  # finish() writes it, with this shard in it
             atomic_write(self._marker(shard), lambda path: self._write_images(path, shard, digest))
         else:
             tar = layout.export_tar(self.target, shard)
@@ -135,7 +132,7 @@ class ExportTarget:
     def finish(self) -> None:
         """Write `metadata.jsonl` of an image folder: the lines of all exported shards in the order of the plan."""
         metadata = self.target / layout.EXPORT_METADATA
-        markers = [self._marker(shard) for shard in self.plan.shards() if self._marker(shard).exists()]
+        markers = [marker for marker in map(self._marker, self.plan.shards()) if marker.exists()]
         if self.kind != "imagefolder" or metadata.exists() or not markers:
             return
 
@@ -148,23 +145,16 @@ class ExportTarget:
 
         atomic_write(metadata, join)
 
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ImagenetSDError(f"another export is writing to {self.target}", "wait until it has ended") from None
-        except OSError:
-            pass  # a file system without locks; each file is still published whole
-
     def _claim(self) -> None:
         path = self.target / layout.EXPORT_DESCRIPTION
         settings = self.dataset.settings
         name = "{class_list}, {prompt}, scale {guidance_scale:g}, seed {seed}".format(**settings)
         ours = {"format": self.kind, "fingerprint": self.plan.fingerprint, "dataset": name}
         if not path.exists():
-            if foreign := self._first_foreign_entry():
+            crashed = self.target.glob(f".{layout.EXPORT_DESCRIPTION}.*.tmp")  # left by a crash that came this early
+            if foreign := sorted({*self.target.iterdir()} - {*crashed}):
                 raise ImagenetSDError(
-                    f"{self.target} is not empty and holds no export: it has {foreign!r}",
+                    f"{self.target} is not empty and holds no export: it has {foreign[0].name!r}",
                     "give --out a new or an empty folder",
                 )
             return write_json(path, ours)
@@ -178,16 +168,11 @@ class ExportTarget:
                 "give --out a new or an empty folder",
             )
 
-    def _first_foreign_entry(self) -> str:
-        prefix = f".{layout.EXPORT_DESCRIPTION}."  # what a crash while writing the description leaves
-        names = sorted(entry.name for entry in os.scandir(self.target))
-        return next((name for name in names if not (name.startswith(prefix) and name.endswith(".tmp"))), "")
-
     def _make_class_folders(self) -> None:
         """All of them, empty ones too: a class without a folder would shift the labels that ImageFolder gives."""
-        for wnid in self._wnids:
+        for wnid in self.dataset.wnids:
             (self.target / wnid).mkdir(exist_ok=True)
-        if not set(self._wnids) <= {entry.name for entry in os.scandir(self.target)}:
+        if not set(self.dataset.wnids) <= {entry.name for entry in os.scandir(self.target)}:
             raise ImagenetSDError(
                 f"the file system of {self.target} confuses class ids that differ in capitals only",
                 "export to webdataset, or to another file system",
@@ -200,49 +185,19 @@ class ExportTarget:
         with suppress(OSError, ValueError, KeyError, TypeError):
             with open(self._marker(shard), encoding="utf-8") as marker:
                 said = json.loads(marker.readline())
-            if said["sha256"] != digest:
-                return False
-            if self.kind == "imagefolder":
-                return True
-            return layout.export_tar(self.target, shard).stat().st_size == said["bytes"]
+            whole = self.kind == "imagefolder" or layout.export_tar(self.target, shard).stat().st_size == said["bytes"]
+            return whole and said["sha256"] == digest
         return False
 
     def _fault(self, shard: Shard, message: str) -> DatasetError:
         return DatasetError(f"{self.dataset.shard_path(shard)}: {message}", _REPAIR)
 
-    def _check_digest(self, shard: Shard) -> str:
-        manifest = self.dataset.manifest(shard)
-        if manifest is None:
-            raise self._fault(shard, "not finished: it has no manifest")
-        try:
-            digest = sha256_file(self.dataset.shard_path(shard))
-        except OSError as error:
-            raise self._fault(shard, f"unreadable: {error.strerror}") from None
-        if digest != manifest.sha256:
-            raise self._fault(shard, "is damaged: its SHA-256 differs from its manifest")
-        return digest
-
     def _rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """The rows of a shard, one row group in memory, each compared with the plan: no other id becomes a path."""
-        requests, done = self.plan.requests(shard), 0
+        """The rows of a shard, each compared with the plan: no other id becomes a path."""
         try:
-            with pq.ParquetFile(self.dataset.shard_path(shard), page_checksum_verification=True) as file:
-                if not file.schema_arrow.equals(arrow_schema(self._wnids, flagged=FLAG in file.schema_arrow.names)):
-                    raise ValueError(f"columns are {file.schema_arrow.names}, or of another type")
-                for group in range(file.num_row_groups):
-                    for row in file.read_row_group(group).to_pylist():
-                        if done == len(requests):
-                            raise ValueError(f"more rows than the {done} of the plan")
-                        if message := _check_row(row, requests[done]):
-                            raise self._fault(shard, f"row {done}: {message}")
-                        done += 1
-                        yield row
-            if done != len(requests):
-                raise ValueError(f"{done} rows instead of {len(requests)}")
-        except DatasetError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self._fault(shard, f"unreadable after row {done}: {' '.join(str(error).split())}") from None
+            yield from read_rows(self.dataset, shard, _check_row)
+        except DatasetError as error:
+            raise self._fault(shard, str(error)) from None
 
     def _write_images(self, path: Path, shard: Shard, digest: str) -> None:
         """Write the images of a shard, and to `path` its marker: a line of its own, then the lines of the metadata."""

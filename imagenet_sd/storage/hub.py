@@ -13,14 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imagenet_sd import __version__
-from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.errors import ImagenetSDError, printable
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -64,7 +64,7 @@ def scrub(text: str, *secrets: str | None) -> str:
         text = text.replace(secret, "[secret]")
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = printable(text)
     return line if len(line) <= 400 else f"{line[:400]}..."
 
 
@@ -84,19 +84,19 @@ class HubRepo:
     def __init__(self, repo_id: str, *, revision: str = "main", token: str | None = None, attempts: int = 10):
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from huggingface_hub import HfApi, get_token
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
+        from huggingface_hub.utils import validate_repo_id
 
         try:
             validate_repo_id(repo_id)
-            well_formed = repo_id.count("/") == 1
-        except HFValidationError:
-            well_formed = False
-        if not well_formed:
-            raise HubError(f"{scrub(repo_id)!r} is no repository id", "write NAMESPACE/NAME, such as you/digits-sd")
+            _namespace, _name = repo_id.split("/")
+        except ValueError:  # the client's own error for a malformed id is one
+            text = f"{scrub(repo_id)!r} is no repository id"
+            raise HubError(text, "write NAMESPACE/NAME, such as you/digits-sd") from None
         self.repo_id, self.revision, self.attempts = repo_id, revision, attempts
         self._token = token or get_token()
         self._api = HfApi(token=token, library_name="imagenet-sd", library_version=__version__)
         self._here: dict[str, Any] = {"repo_id": repo_id, "repo_type": "dataset"}
+        self._branch = {**self._here, "revision": revision}
 
     def open(self, *, private: bool = False) -> None:
         """Make sure that repository and branch exist.
@@ -107,45 +107,40 @@ class HubRepo:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         def look() -> Any:
-            try:
+            with suppress(RepositoryNotFoundError):
                 return self._api.repo_info(**self._here)
-            except RepositoryNotFoundError:
-                return None
 
-        info = self.call("look it up", look)
+        info = self._call("look it up", look)
         if info is None:
-            self.call("create it", lambda: self._api.create_repo(**self._here, private=private, exist_ok=True))
+            self._call("create it", lambda: self._api.create_repo(**self._here, private=private, exist_ok=True))
         elif private and not info.private:
             raise HubError(
                 f"{self.repo_id} is public, and --private was asked for", "make it private on the Hub, or leave it out"
             )
         if self.revision != "main":
             branch = {**self._here, "branch": self.revision, "exist_ok": True}
-            self.call(f"create branch {self.revision}", lambda: self._api.create_branch(**branch))
+            self._call(f"create branch {self.revision}", lambda: self._api.create_branch(**branch))
 
     def files(self) -> "dict[str, RepoFile]":
         """All files of the branch, by path."""
-        tree = {**self._here, "revision": self.revision, "recursive": True}
-        return self.call("list its files", lambda: _by_path(self._api.list_repo_tree(**tree)))
+        return self._call("list its files", lambda: _by_path(self._api.list_repo_tree(**self._branch, recursive=True)))
 
     def read(self, path: str) -> bytes:
         """Content of a small file of the branch."""
 
         def download() -> bytes:
             with tempfile.TemporaryDirectory() as folder:
-                there = self._api.hf_hub_download(
-                    **self._here, filename=path, revision=self.revision, local_dir=folder, force_download=True
-                )
+                there = self._api.hf_hub_download(**self._branch, filename=path, local_dir=folder)
                 return Path(there).read_bytes()
 
-        return self.call(f"read {path}", download)
+        return self._call(f"read {path}", download)
 
     def upload(self, operation: "CommitOperationAdd") -> None:
         """Send a file's content, streamed from its path; it is part of the repository after `commit`."""
-        self.call(
+        self._call(
             f"upload {operation.path_in_repo}",
             lambda: self._api.preupload_lfs_files(
-                **self._here, additions=[operation], revision=self.revision, num_threads=1, free_memory=False
+                **self._branch, additions=[operation], num_threads=1, free_memory=False
             ),
         )
 
@@ -156,27 +151,19 @@ class HubRepo:
         def commit() -> None:
             nonlocal todo, tried
             if tried:  # an answer that was lost on its way may have been a success
-                there = self._api.get_paths_info(
-                    **self._here, paths=[o.path_in_repo for o in todo], revision=self.revision
-                )
-                todo = [operation for operation in todo if not _is_there(operation, _by_path(there))]
+                paths = [operation.path_in_repo for operation in todo]
+                there = _by_path(self._api.get_paths_info(**self._branch, paths=paths))
+                todo = [o for o in todo if not holds(there.get(o.path_in_repo), _content(o))]
             tried = True
             if todo:
-                self._api.create_commit(
-                    **self._here, operations=todo, commit_message=message, revision=self.revision, num_threads=1
-                )
+                self._api.create_commit(**self._branch, operations=todo, commit_message=message, num_threads=1)
 
-        self.call(f"commit {len(todo)} files", commit)
+        self._call(f"commit {len(todo)} files", commit)
 
-    def call(self, what: str, function: Callable[[], T]) -> T:
+    def _call(self, what: str, function: Callable[[], T]) -> T:
         """Call the Hub; passing trouble is waited out, as long as the Hub asks for or twice as long each time.
 
-        Args:
-            what: what is done, for messages: "I could not ...".
-            function: the call; may be called several times.
-
-        Raises:
-            HubError: it failed for good, or too often.
+        `what` completes "could not ..."; HubError is raised for what fails for good, or too often.
         """
         for attempt in range(1, self.attempts + 1):
             try:
@@ -194,10 +181,10 @@ class HubRepo:
     def _reason(self, error: BaseException) -> str:
         if isinstance(error, (KeyError, AttributeError, TypeError)):
             return "its answer makes no sense"
-        for link in _chain(error):
-            if (status := getattr(getattr(link, "response", None), "status_code", None)) is not None:
-                said = scrub(str(getattr(link, "server_message", None) or ""), self._token)
-                return f"{status} {responses.get(status, 'from the Hub')}{f', {said}' if said else ''}"
+        if answer := _answer(error):
+            said = scrub(str(getattr(answer, "server_message", None) or ""), self._token)
+            status = answer.response.status_code
+            return f"{status} {responses.get(status, 'from the Hub')}{f', {said}' if said else ''}"
         return scrub(str(error) or type(error).__name__, self._token)
 
     def _known(self, what: str, error: Exception, attempts: int) -> HubError:
@@ -215,18 +202,11 @@ class HubRepo:
 
 
 def wait_before_retry(error: BaseException, attempt: int) -> float | None:
-    """Seconds to wait before another attempt; None when another attempt is of no use.
-
-    Args:
-        error: what was raised.
-        attempt: how often it was tried, from 1.
-    """
+    """Seconds to wait after what attempt number `attempt` (from 1) raised; None when another one is of no use."""
     if not _passing(error):
         return None
     backoff = min(_LONGEST_WAIT, 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25)
-    asked = _retry_after(error)
-    if asked is None:
-        return backoff
+    asked = _retry_after(error) or 0.0
     return max(asked, backoff) if asked <= _LONGEST_RETRY_AFTER else None
 
 
@@ -257,10 +237,9 @@ def _by_path(entries: Any) -> "dict[str, RepoFile]":
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def _is_there(operation: "CommitOperationAdd", files: "dict[str, RepoFile]") -> bool:
+def _content(operation: "CommitOperationAdd") -> bytes | str:
     content = operation.path_or_fileobj
-    digest_or_bytes = content if isinstance(content, bytes) else operation.upload_info.sha256.hex()
-    return holds(files.get(operation.path_in_repo), digest_or_bytes)
+    return content if isinstance(content, bytes) else operation.upload_info.sha256.hex()
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -270,14 +249,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def _answer(error: BaseException) -> Any:
+    """The first error of the chain that has a response of the Hub; None when there is none."""
+    return next((link for link in _chain(error) if getattr(link, "response", None) is not None), None)
+
+
 def _status(error: BaseException) -> int | None:
     """The HTTP status that made the call fail; the xet client has it in the text alone."""
-    for link in _chain(error):
-        if (status := getattr(getattr(link, "response", None), "status_code", None)) is not None:
-            return int(status)
-        if found := _XET_STATUS.search(str(link)):
-            return int(found[1])
-    return None
+    if answer := _answer(error):
+        return int(answer.response.status_code)
+    told = _XET_STATUS.search("\n".join(map(str, _chain(error))))
+    return int(told[1]) if told else None
 
 
 def _passing(error: BaseException) -> bool:
@@ -297,17 +279,12 @@ def _passing(error: BaseException) -> bool:
 
 def _retry_after(error: BaseException) -> float | None:
     """Seconds the Hub asks to wait: `Retry-After` as a number or a date, else the reset of an exhausted rate limit."""
-    for link in _chain(error):
-        headers = getattr(getattr(link, "response", None), "headers", None)
-        if headers is None:
-            continue
-        text = str(headers.get("retry-after", "")).strip()
-        if text.isascii() and text.isdigit():
-            return float(text)
-        try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        except (ValueError, TypeError, OverflowError):
-            pass
-        if found := re.search(r";\s*r=0\s*;\s*t=(\d{1,9})", str(headers.get("ratelimit", ""))):
-            return float(found[1])
-    return None
+    answer = _answer(error)
+    headers = answer.response.headers if answer else {}
+    text = str(headers.get("retry-after", "")).strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    exhausted = re.search(r";\s*r=0\s*;\s*t=(\d{1,9})", str(headers.get("ratelimit", "")))
+    return float(exhausted[1]) if exhausted else None

@@ -8,13 +8,15 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.core.types import GenerationPlan, Shard, ShardManifest
+from imagenet_sd.core.types import GenerationPlan, Shard
 from imagenet_sd.storage.card import dataset_card
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.hub import HubError, HubRepo, holds
@@ -27,14 +29,16 @@ MAX_FILES_PER_FOLDER = 10_000
 MAX_FILES = 100_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished shard on disk: its number in the plan, its manifest, and the manifest file as it was read."""
+    """A finished shard on disk: its number in the plan, its file and that file's hash, its manifest as it was read."""
 
     number: int
     shard: Shard
-    manifest: ShardManifest
-    manifest_bytes: bytes
+    path: Path
+    sha256: str
+    manifest_path: Path
+    manifest: bytes
 
 
 class Upload:
@@ -50,7 +54,6 @@ class Upload:
         self.dataset, self.plan, self.repo = dataset, dataset.plan, repo
         self.shards_per_commit = shards_per_commit
         self.there: set[int] = set()
-        self._description: list[CommitOperationAdd] = []
         self.uploaded: list[str] = []
         self.refused: dict[int, str] = {}
         self.remote: dict[str, RepoFile] = {}
@@ -67,16 +70,13 @@ class Upload:
         self.there |= {
             finished.number
             for finished in self._finished()
-            if self._has_data(finished) and self._has_manifest(finished)
+            if self._holds(finished.path, finished.sha256) and self._holds(finished.manifest_path, finished.manifest)
         }
 
     def run(self, on_images: Callable[[int], object], *, follow: bool = False, poll: float = 30.0) -> None:
-        """Upload what is finished; with `follow`, look again every `poll` seconds until the last shard is handled.
+        """Upload what is finished; `on_images` is called with the number of images of each shard that arrived.
 
-        Args:
-            on_images: called with the number of images of each shard that arrived.
-            follow: see above.
-            poll: see above.
+        With `follow`, look again every `poll` seconds until the last shard is handled.
 
         Raises:
             HubError: the repository cannot be written.
@@ -91,30 +91,28 @@ class Upload:
             text = f"interrupted: {self.repo.repo_id} holds {len(self.there):,} of {self.plan.num_shards:,} shards"
             print(f"{text}; run the same command again to go on", file=sys.stderr)
             raise
-        self._check_arrival()
+        # A .gitignore in the repository can keep files out silently.
+        files = self.repo.files() if self.uploaded else {}
+        if lost := [path for path in self.uploaded if path not in files]:
+            raise HubError(
+                f"{self.repo.repo_id} does not hold {lost[0]} and {len(lost) - 1} more, though it took them",
+                "look for a .gitignore in the repository, and push again",
+            )
 
     def summary(self) -> dict[str, Any]:
         """What was uploaded, what is there, what is missing and what was refused: see `pipeline.push`."""
-        refused = [(self._remote_path(self.plan.shard(i)), message) for i, message in sorted(self.refused.items())]
         return {
             "num_shards": self.plan.num_shards,
             "shards_there": len(self.there),
             "shards_uploaded": sum(path.endswith(".parquet") for path in self.uploaded),
             "files_uploaded": len(self.uploaded),
-            "shards_missing": self.plan.num_shards - len(self.there) - len(refused),
-            "refused": [{"shard": path, "message": message} for path, message in refused],
+            "shards_missing": self.plan.num_shards - len(self.there) - len(self.refused),
+            "refused": [{"shard": self._name(i), "message": message} for i, message in sorted(self.refused.items())],
         }
-
-    def _remote_path(self, shard: Shard) -> str:
-        return self.dataset.relative(self.dataset.shard_path(shard))
-
-    def _remote_manifest(self, shard: Shard) -> str:
-        return self.dataset.relative(self.dataset.manifest_path(shard))
 
     def _describe(self) -> list["CommitOperationAdd"]:
         """What of dataset.json and README.md has to be uploaded, once it is clear that the repository is ours."""
-        document = published_document(self.dataset.document)
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(published_document(self.dataset.document), indent=2, ensure_ascii=False) + "\n"
         card = self.dataset.folder / layout.CARD
         contents = {
             layout.DESCRIPTION: text.encode(),
@@ -154,10 +152,8 @@ class Upload:
         """Refuse a repository with data files that `load_dataset` would mix with ours."""
         per_round = self.plan.shards_per_round
         for path in self.remote:
-            if not path.endswith(".parquet"):
-                continue
             round_, index, num_shards = layout.parse_shard_path(path) or (rounds, 0, 0)
-            if round_ >= rounds or index >= per_round or num_shards != per_round:
+            if path.endswith(".parquet") and (round_ >= rounds or index >= per_round or num_shards != per_round):
                 raise HubError(
                     f"{self.repo.repo_id} holds {path!r}, which is no shard of this dataset",
                     "name another repository, or delete that file on the Hub",
@@ -165,33 +161,22 @@ class Upload:
 
     def _upload_finished(self, on_images: Callable[[int], object]) -> None:
         """Upload each finished shard that is not there yet, and commit them in groups."""
-        operations: list[CommitOperationAdd] = []
-        group: list[Finished] = []
-
-        def commit_group() -> None:
-            self._commit(operations, _message(group))
-            for finished in group:
+        sent = ((finished, self._send(finished)) for finished in self._finished())
+        whole = ((finished, operations) for finished, operations in sent if operations is not None)
+        while group := list(islice(whole, self.shards_per_commit)):
+            names = [f"round {finished.shard.round} shard {finished.shard.index}" for finished, _ in group]
+            span = names[0] if len(group) == 1 else f"{len(group)} shards, {names[0]} to {names[-1]}"
+            self._commit([operation for _, operations in group for operation in operations], f"Add {span}")
+            for finished, _ in group:
                 self.there.add(finished.number)
                 on_images(finished.shard.num_rows)
-            operations.clear()
-            group.clear()
-
-        for finished in self._finished():
-            sent = self._send(finished)
-            if sent is None:
-                continue
-            operations += sent
-            group.append(finished)
-            if len(group) == self.shards_per_commit:
-                commit_group()
-        commit_group()
 
     def _finished(self) -> Iterator[Finished]:
         """Finished shards that are not known to be there; bad ones once, and again when their files changed."""
         for number in sorted(self.dataset.listed_shards() - self.there):
             shard = self.plan.shard(number)
-            manifest_path = self.dataset.manifest_path(shard)
-            stamp = _stamp(manifest_path) + _stamp(self.dataset.shard_path(shard))
+            path, manifest_path = self.dataset.shard_path(shard), self.dataset.manifest_path(shard)
+            stamp = _stamp(manifest_path) + _stamp(path)
             if number in self.refused and stamp == self._seen.get(number):
                 continue
             self._seen[number] = stamp
@@ -207,60 +192,43 @@ class Upload:
             if not self.dataset.owns(manifest, shard):
                 self._refuse(number, "its manifest belongs to another plan")
                 continue
-            yield Finished(number=number, shard=shard, manifest=manifest, manifest_bytes=content)
+            yield Finished(number, shard, path, manifest.sha256, manifest_path, content)
 
     def _send(self, finished: Finished) -> list["CommitOperationAdd"] | None:
         """Send the shard's content where it is missing; returns what is left to commit, None for a damaged shard."""
-        operations = []
-        path = self.dataset.shard_path(finished.shard)
-        if not self._has_data(finished):
+        operations, path = [], finished.path
+        if not self._holds(path, finished.sha256):
             try:
                 before = _stamp(path)
-                operation = _operation(self._remote_path(finished.shard), path)
+                operation = _operation(self.dataset.relative(path), path)
                 digest = operation.upload_info.sha256.hex()
             except (OSError, ValueError) as error:
-                self._refuse(finished.number, f"it is not readable: {error}")
-                return None
-            if digest != finished.manifest.sha256:
-                self._refuse(finished.number, "its SHA-256 differs from its manifest")
-                return None
+                return self._refuse(finished.number, f"it is not readable: {error}")
+            if digest != finished.sha256:
+                return self._refuse(finished.number, "its SHA-256 differs from its manifest")
             self.repo.upload(operation)
             if _stamp(path) != before:
-                self._refuse(finished.number, "it was written to while it was uploaded")
-                return None
+                return self._refuse(finished.number, "it was written to while it was uploaded")
             operations.append(operation)
-        if not self._has_manifest(finished):
-            manifest = self._remote_manifest(finished.shard)
-            operations.append(_operation(manifest, finished.manifest_bytes))
+        if not self._holds(finished.manifest_path, finished.manifest):
+            operations.append(_operation(self.dataset.relative(finished.manifest_path), finished.manifest))
         return operations
 
-    def _has_data(self, finished: Finished) -> bool:
-        return holds(self.remote.get(self._remote_path(finished.shard)), finished.manifest.sha256)
+    def _holds(self, path: Path, content: bytes | str) -> bool:
+        """Whether the repository has a file of the dataset with this content; see `holds`."""
+        return holds(self.remote.get(self.dataset.relative(path)), content)
 
-    def _has_manifest(self, finished: Finished) -> bool:
-        return holds(self.remote.get(self._remote_manifest(finished.shard)), finished.manifest_bytes)
+    def _name(self, number: int) -> str:
+        return self.dataset.relative(self.dataset.shard_path(self.plan.shard(number)))
 
     def _refuse(self, number: int, message: str) -> None:
-        path = self._remote_path(self.plan.shard(number))
         self.refused[number] = message = " ".join(message.split())
-        print(f"{path} is not uploaded: {message}", file=sys.stderr)
+        print(f"{self._name(number)} is not uploaded: {message}", file=sys.stderr)
 
     def _commit(self, operations: list["CommitOperationAdd"], message: str) -> None:
         if operations:
             self.repo.commit(operations, message)
             self.uploaded += [operation.path_in_repo for operation in operations]
-
-    def _check_arrival(self) -> None:
-        """Ask the repository whether it holds what was committed: a .gitignore there can keep files out silently."""
-        if not self.uploaded:
-            return
-        files = self.repo.files()
-        lost = [path for path in self.uploaded if path not in files]
-        if lost:
-            raise HubError(
-                f"{self.repo.repo_id} does not hold {lost[0]} and {len(lost) - 1} more, though it took them",
-                "look for a .gitignore in the repository, and push again",
-            )
 
 
 def published_document(document: dict[str, Any]) -> dict[str, Any]:
@@ -278,8 +246,7 @@ def check_limits(plan: GenerationPlan) -> None:
         DatasetError: the plan has too many shards.
     """
     hint = "generate it again with a larger --shard-size; each round has a folder of its own"
-    entries = plan.shards_per_round + 1
-    if entries > MAX_FILES_PER_FOLDER:
+    if plan.shards_per_round >= MAX_FILES_PER_FOLDER:  # the folder of the manifests is an entry too
         raise DatasetError(
             f"a round has {plan.shards_per_round:,} shards, and the Hub takes {MAX_FILES_PER_FOLDER:,} files a folder",
             hint,
@@ -297,18 +264,7 @@ def _operation(path: str, content: bytes | Path) -> "CommitOperationAdd":
 
 def _stamp(path: Path) -> tuple[int, ...]:
     """What changes when a file is written or replaced; zeros for a file that is not there."""
-    try:
+    with suppress(OSError):
         facts = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def _message(shards: list[Finished]) -> str:
-    if not shards:
-        return ""
-    first, last = shards[0].shard, shards[-1].shard
-    name = f"round {first.round} shard {first.index}"
-    if len(shards) == 1:
-        return f"Add {name}"
-    return f"Add {len(shards)} shards, {name} to round {last.round} shard {last.index}"
+        return facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return (0, 0, 0)

@@ -7,14 +7,13 @@ finished one after the other, so that the first numbers, and the first errors, c
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.files import write_json
+from imagenet_sd.core.process import exclusive
 from imagenet_sd.core.progress import duration
 from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.study.document import describe, study_cells
@@ -54,7 +53,8 @@ def run(study: Study, *, out: Path | None = None, path: str = "study", command: 
     planned = planner.plan()
     stages = unique_stages(planned)
     out.mkdir(parents=True, exist_ok=True)
-    with _exclusive(out):
+    busy = ImagenetSDError(f"another run is at work in {out}", "wait for it, or name another --out")
+    with exclusive(out / ".lock", busy):
         done = _run_stages(stages, out) + _write_report(study, planned, planner, out, command, len(stages) + 1)
     return {
         "out": str(out),
@@ -148,21 +148,3 @@ def _time_left(finished: list[tuple[Stage, float]], todo: list[Stage]) -> str:
 
 def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _exclusive(out: Path) -> Iterator[None]:
-    """Lock the study's folder, so that no second run trains into the same files; the system frees it if we die."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system: nothing to lock
-        yield
-        return
-    with open(out / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ImagenetSDError(f"another run is at work in {out}", "wait for it, or name another --out") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
