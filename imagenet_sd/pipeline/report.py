@@ -32,15 +32,15 @@ def report(
     """
     from imagenet_sd.core.results import ResultsError, clean
     from imagenet_sd.report.collect import collect
-    from imagenet_sd.report.page import write_report
+    from imagenet_sd.report.page import build, write_report
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise ResultsError(f"--out is {out}, not an HTML file", "give a name such as report.html")
-    return write_report(
+    built = build(
         collect(results),
-        out,
         title=clean(title),
         classes=classes,
         images=images_per_class,
         made_with=f"imagenet-sd {__version__}",
     )
+    return write_report(built, out)

@@ -115,6 +115,13 @@ class Measurements:
             columns=["encoder", "dataset", *FEATURE_TITLES],
         )
 
+    @property
+    def names_note(self) -> str:
+        """What the short names of the settings leave out; "" where there is one of them at most."""
+        if sum("data" in setting.factors for setting in self.settings) < 2:
+            return ""
+        return f" Names say what differs from the commonest setting: {label_of(self.base, FACTORS)}."
+
     def datasets(self, kind: str, encoders: Iterable[int] | None = None) -> list[str]:
         """Data sets with scores of a kind, of the given encoders; those of Tab. 5.3 and `val` first."""
         rows = self.scores[self.scores["kind"] == kind]

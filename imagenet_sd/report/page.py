@@ -21,48 +21,24 @@ from imagenet_sd.report.tables import augmentation_tables, paper_tables, results
 from imagenet_sd.report.text import template
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
-
-
 _EMBEDDED = (
     "The embedded generator makes digits and was trained on real ones, the training part of `builtin:mnist`. Results "
     "on its images are therefore not zero-shot as the paper's are; they show the method at work, not its strength."
 )
+Report = dict[str, Any]
+"""What the page and its Markdown version show, by the names that the templates use."""
 
 
-def write_report(inputs: Inputs, out: Path, *, title: str, classes: int, images: int, made_with: str) -> dict[str, Any]:
-    """Write the page, the Markdown version and the figures.
+def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: str) -> Report:
+    """Make the tables, figures and pictures.
 
     Args:
         inputs: what `collect` read.
-        out: the HTML file. Beside it come `STEM.md` and the folder `STEM_files/`.
         title: heading of the page.
         classes: classes on a contact sheet at most.
         images: pictures of a class.
         made_with: the program and its version, as the page names it.
-
-    Returns:
-        `page`, `markdown`, `figures` (a list) and `missing` (figures without data, and what they need).
     """
-    report = _contents(inputs, classes, images) | {"title": title, "made_with": made_with}
-    folder = out.with_name(f"{out.stem}_files")
-    panels = [panel for drawing in report["shown"] for panel in drawing.panels]
-    panels += [worst.figure for worst in report["worst"]]
-    figures = {folder / f"{key}.svg": standalone(svg) for key, _, svg in panels}
-    markdown = out.with_suffix(".md")
-    texts = figures | {out: _to_html(report), markdown: _to_markdown(report, folder.name)}
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, partial(Path.write_text, data=text, encoding="utf-8"))
-    return {
-        "page": str(out),
-        "markdown": str(markdown),
-        "figures": list(map(str, figures)),
-        "missing": report["missing"],
-    }
-
-
-def _contents(inputs: Inputs, classes: int, images: int) -> dict[str, Any]:
-    """What the page and its Markdown version show: the templates' `report`."""
     measured = Measurements(inputs.encoders)
     tables = []
     for study in inputs.studies.values():
@@ -76,6 +52,8 @@ def _contents(inputs: Inputs, classes: int, images: int) -> dict[str, Any]:
     if not worst:
         missing.append("Accuracy per class: It needs `imagenet-sd evaluate RUN --suite imagenet --data NAME=SPEC`.")
     return {
+        "title": title,
+        "made_with": made_with,
         "inputs": inputs,
         "notes": [_EMBEDDED] if any(d.facts["model"] == "embedded" for d in datasets) else [],
         "headlines": headlines(measured),
@@ -109,13 +87,34 @@ def _versions(inputs: Inputs) -> list[tuple[str, dict[str, str]]]:
     return merged
 
 
-def _to_html(report: dict[str, Any]) -> str:
+def write_report(report: Report, out: Path) -> dict[str, Any]:
+    """Write the page, the Markdown version and the figures.
+
+    Args:
+        report: what to write.
+        out: the HTML file. Beside it come `STEM.md` and the folder `STEM_files/`.
+
+    Returns:
+        `page`, `markdown`, `figures` (a list) and `missing` (figures without data, and what they need).
+    """
+    folder, markdown = out.with_name(f"{out.stem}_files"), out.with_suffix(".md")
+    panels = [panel for drawing in report["shown"] for panel in drawing.panels]
+    panels += [worst.figure for worst in report["worst"]]
+    figures = {folder / f"{key}.svg": standalone(svg) for key, _, svg in panels}
+    for path, text in (figures | {out: _to_html(report), markdown: _to_markdown(report, folder.name)}).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    paths = {"page": str(out), "markdown": str(markdown), "figures": [str(path) for path in figures]}
+    return {**paths, "missing": report["missing"]}
+
+
+def _to_html(report: Report) -> str:
     script = resources.files("imagenet_sd.report").joinpath("report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return template("report.html.j2").render(report=report, script=script, script_hash=digest)
 
 
-def _to_markdown(report: dict[str, Any], folder: str) -> str:
+def _to_markdown(report: Report, folder: str) -> str:
     return template("report.md.j2", finalize=_literal).render(report=report, folder=folder) + "\n"
 
 

@@ -119,7 +119,7 @@ def _worst(
     key: str,
 ) -> WorstClasses:
     means = pd.DataFrame([result.per_class for result in results]).mean().sort_index().sort_values(kind="stable")
-    ranked = list(zip(means.index, means, strict=True))
+    ranked = [(str(wnid), float(mean)) for wnid, mean in means.items()]
     worst = [wnid for wnid, _ in ranked[:_WORST]]
     source = next((d for d in (setting.encoders[0].dataset, *datasets) if d and worst[0] in d.names), None)
     names = {wnid: name for dataset in datasets for wnid, name in dataset.names.items()}

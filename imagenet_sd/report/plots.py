@@ -16,7 +16,6 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import TRANSFER
 from imagenet_sd.report.measurements import (
-    FACTORS,
     FEATURE_TITLES,
     Measurements,
     Setting,
@@ -77,7 +76,7 @@ def radar(measured: Measurements) -> Captioned:
     axes.set_yticks(ticks, [f"{tick:g}%" for tick in ticks], fontsize=7)
     axes.spines["polar"].set_alpha(0.3)
     legend_below(figure, axes)
-    note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{names_note(measured)}"
+    note = f"Top-1 of linear probes; mean over seeds; the centre is {floor}%.{measured.names_note}"
     alt = f"Radar plot of top-1 accuracy on {len(spokes)} transfer sets"
     return note + _left_out(len(shown), "encoders"), [to_panel(figure, "radar", alt)]
 
@@ -211,7 +210,7 @@ def plane(measured: Measurements) -> Captioned:
     legend_below(figure, axes)
     alt = f"Top-1 on {tasks[0]} against mean log odds over {len(shared)} transfer sets, {len(points)} encoders"
     note = f"Transfer: mean over {', '.join(shared)}. Stars: no other encoder is at least as good on both axes."
-    return note + names_note(measured), [to_panel(figure, "plane", alt)]
+    return note + measured.names_note, [to_panel(figure, "plane", alt)]
 
 
 _GROUPS = {
@@ -252,7 +251,7 @@ def features(measured: Measurements) -> Captioned:
         legend_below(figure, axes)
         panels.append(to_panel(figure, f"features-{slug(measure)}", f"Bars of {title} on {', '.join(groups)}"))
     note = "Of l2-normalised features; mean over seeds, lines show the population standard deviation."
-    return note + names_note(measured) + _left_out(len(shown), "encoders"), panels
+    return note + measured.names_note + _left_out(len(shown), "encoders"), panels
 
 
 @matplotlib.rc_context(STYLE)
@@ -270,14 +269,6 @@ def class_curve(label: str, dataset: str, accuracies: list[tuple[str, float]], k
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"accuracy on {name(dataset, 30).strip()} (%)")
     return to_panel(figure, key, f"Accuracy of the {len(worst)} worst classes of {label} on {dataset}")
-
-
-def names_note(measured: Measurements) -> str:
-    """What the short names of the settings leave out."""
-    named = [s for s in measured.settings if "data" in s.factors]
-    if len(named) < 2:
-        return ""
-    return f" Names say what differs from the commonest setting: {label_of(measured.base, FACTORS)}."
 
 
 def _left_out(count: int, what: str, most: int = _MOST_LINES) -> str:

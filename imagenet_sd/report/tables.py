@@ -23,7 +23,6 @@ from imagenet_sd.report.measurements import (
     show_factor,
 )
 from imagenet_sd.report.paper import PaperRow
-from imagenet_sd.report.plots import names_note
 from imagenet_sd.report.text import DASH, TIMES, percent, slug
 
 
@@ -92,7 +91,7 @@ def results_table(measured: Measurements) -> Table:
         caption="Top-1 is the mean over the probe's seeds; its interval comes from a bootstrap over the test images "
         "(for a training run: a Wilson interval). ‡: scored on a part of the classes only. The probe “training "
         "run” is the last validation of `train`; “study” is a number that the study file repeats."
-        + names_note(measured),
+        + measured.names_note,
         columns=tuple(columns),
         rows=tuple(rows),
         numeric=frozenset(range(3, 10)),
@@ -103,13 +102,13 @@ def _result_row(title: str, name: str, score: Score) -> tuple[TableCell, ...]:
     result = score.result
     masked = result.masked is not None and result.masked.scored != "all"
     note = f"scored on {result.num_classes} classes" if masked else ""
-    interval = result.top1_interval or (None, None)
+    low, high = result.top1_interval or (None, 0)
     return (
         text_cell(title, name),
         text_cell(f"{result.dataset}/{result.split}"),
         text_cell(result.probe),
         TableCell(text=percent(result.top1) + ("‡" if masked else ""), sort=100 * result.top1, title=note),
-        number_cell(interval[0], lambda low: f"{percent(low)} {DASH} {percent(interval[1])}"),
+        number_cell(low, lambda low: f"{percent(low)} {DASH} {percent(high)}"),
         number_cell(result.top5, percent),
         number_cell(result.mean_per_class_accuracy, percent),
         number_cell(result.log_odds, "{:.3f}".format),
