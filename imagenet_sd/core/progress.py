@@ -46,8 +46,9 @@ class Progress:
         """Units a second in this run; 0 before the first."""
         return (self.done - self._skipped) / max(1e-9, time.monotonic() - self._start)
 
-    def advance(self, count: int) -> None:
-        """Add `count` finished units and show it."""
+    def advance(self, count: int, *, cached: bool = False) -> None:
+        """Add `count` finished units and show it; cached ones do not count for the rate."""
+        self._skipped += count if cached else 0
         self.update(self.done + count)
 
     def update(self, done: int) -> None:

@@ -105,17 +105,18 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     folder.mkdir(parents=True, exist_ok=True)
     groups, parts = _parts(images), []
     total = sum(images.group_sizes)
-    computed = 0
+    all_cached = True
     with Progress("images", total) as progress:
         for number, members in enumerate(groups):
             path = folder / f"part-{number:05d}.safetensors"
             part = _read_part(path)
+            cached = part is not None
             if part is None:
                 part = _compute(encoder, images, members, crop_size, config)
                 atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
-                computed += 1
             parts.append(part)
-            progress.advance(sum(images.group_sizes[g] for g in members))
+            all_cached &= cached
+            progress.advance(sum(images.group_sizes[g] for g in members), cached=cached)
     unreadable = tuple(name for part in parts for name in part["unreadable"])
     for name in unreadable:
         print(f"warning: {images.name}: {name} cannot be read and is left out", file=sys.stderr)
@@ -123,7 +124,7 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
         features=np.concatenate([part["features"] for part in parts]),
         labels=np.concatenate([part["labels"] for part in parts]),
     )
-    return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=computed == 0)
+    return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
 
 
 def _parts(images: ImageSet) -> list[list[int]]:

@@ -18,6 +18,15 @@ def test_log_lines_count_and_tell_a_rate_once_there_is_one(capsys: pytest.Captur
     assert re.fullmatch(r"images 1000/1000, [\d.]+ images/s, 0 s left", last)
 
 
+def test_cached_units_do_not_count_for_the_rate(capsys: pytest.CaptureFixture):
+    with Progress("images", 1000, interval=0) as progress:
+        progress.advance(900, cached=True)
+        assert progress.rate() == 0
+        progress.advance(100)
+        assert 0 < progress.rate() <= 100 / 1e-9 and progress.done == 1000
+    assert capsys.readouterr().err.splitlines()[0] == "images 900/1000"
+
+
 def test_log_lines_are_few(capsys: pytest.CaptureFixture):
     with Progress("images", 10) as progress:
         for _ in range(10):
