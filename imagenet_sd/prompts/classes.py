@@ -10,7 +10,7 @@ from imagenet_sd.core.files import check_safe_name, data_path
 from imagenet_sd.core.types import ClassSpec
 from imagenet_sd.prompts.wordnet import WordNet, open_wordnet
 
-BUILTIN_LISTS = ("imagenet-1k", "imagenet-100", "digits-10")
+BUILTIN_LISTS = ("imagenet-1k", "imagenet-100", "photos-10", "digits-10")
 _TSV_COLUMNS = ("id", "name", "definition", "hypernym")
 _WNID = re.compile(r"n\d{8}")
 
@@ -19,8 +19,8 @@ def load_classes(name: str = "imagenet-100", *, hypernym_lemmas: Literal["first"
     """Load a class list, sorted by class id, so that `class_index` equals the position in the list.
 
     Args:
-        name: "imagenet-1k", "imagenet-100", "digits-10", the path of a text file with one wnid a line (text after
-            `#` is a comment), or the path of a `.tsv` with the header `id, name, definition, hypernym`.
+        name: "imagenet-1k", "imagenet-100", "photos-10", "digits-10", the path of a text file with one wnid a line
+            (text after `#` is a comment), or the path of a `.tsv` with the header `id, name, definition, hypernym`.
         hypernym_lemmas: take the first lemma of each direct hypernym (the default), or all of them.
 
     Returns:
