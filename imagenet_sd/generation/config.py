@@ -25,7 +25,8 @@ class GenerationConfig:
     """
 
     classes: str = ""
-    """Classes: imagenet-1k, imagenet-100, digits-10, a .txt or .tsv; default imagenet-100 (embedded: digits-10)."""
+    """Classes: imagenet-1k, imagenet-100, photos-10, digits-10, a .txt or .tsv; default imagenet-100 (embedded:
+    digits-10)."""
     prompt: str = "c"
     """Prompt template: c, c_hc, c_dc, c_hc_b, photo, or a key of your own templates."""
     templates: str = ""
