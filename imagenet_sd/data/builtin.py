@@ -76,7 +76,8 @@ def builtin_images(name: str, split: Split) -> ArraySet:
     """
     if name in _PHOTOS:
         read, classes = _PHOTOS[name]
-        return ArraySet(str(DataSpec(kind="builtin", name=name)), *read(split), classes)
+        images, labels = read(split)
+        return ArraySet(str(DataSpec(kind="builtin", name=name)), images, labels, classes)
     if name == "mnist":
         images, labels = mnist_digits(split)
         return _rgb_set(name, np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, DIGIT_WNIDS)
