@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -44,12 +43,10 @@ def test_a_worker_that_is_killed_is_started_again(small_dataset: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_workers_of_accelerate_launch(small_dataset: Path, tmp_path: Path):
+def test_workers_of_a_launcher(small_dataset: Path, tmp_path: Path):
+    """torchrun, which `accelerate launch` runs on GPUs; with `--cpu` accelerate starts one process only."""
     out = tmp_path / "out"
-    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    launch += f" --dynamo_backend no --main_process_port {port} -m imagenet_sd"
+    launch = "torch.distributed.run --standalone --nproc_per_node 2 -m imagenet_sd"
     done = subprocess.run(
         [sys.executable, "-m", *launch.split(), *SMALL, "--out", str(out)],
         capture_output=True,
@@ -58,6 +55,7 @@ def test_workers_of_accelerate_launch(small_dataset: Path, tmp_path: Path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("4 shards are done") == 2, done.stdout  # both ranks saw the whole dataset through
     assert shard_hashes(out) == shard_hashes(small_dataset)
     journals = list((out / ".work/events").iterdir())
     events = [json.loads(line)["event"] for file in journals for line in file.read_text().splitlines()]
