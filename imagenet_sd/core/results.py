@@ -152,7 +152,10 @@ class ProbeResult(Accuracies, _Measured):
 
 
 class FeatureAnalysis(_Measured):
-    """The feature measures of one encoder on one data set (Fig. 5.6), of l2-normalised features."""
+    """The feature measures of one encoder on one data set (Fig. 5.6), of l2-normalised features.
+
+    The split is "test" for the training task, "all" where training and test images went in together (thesis 5.5.5).
+    """
 
     probe: Literal["analysis"]  # pyright: ignore[reportIncompatibleVariableOverride]
     num_test: Count | None = None
@@ -161,18 +164,41 @@ class FeatureAnalysis(_Measured):
     intra_class_distance: NotNegative
     redundancy: NotNegative
     coding_length: NotNegative
-    """In nats."""
-    coding_length_per_sample: NotNegative
-    singular_values: Annotated[tuple[Number, ...], Field(max_length=100_000)] = ()
+    """R(X, eps) in nats, an average per image."""
+    singular_values: Annotated[tuple[NotNegative, ...], Field(max_length=100_000)] = ()
+    """Largest first, as shares of their sum; files of version 0.1.0 hold them unscaled."""
+
+
+class LabelNoise(_Measured):
+    """How many test images of one data set the classifier of another, without a class in common, is very sure of."""
+
+    probe: Literal["label-noise"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    classifier: Text
+    """The data set whose classes are predicted."""
+    classifier_probe: Text = ""
+    threshold: Fraction
+    """Probability of the predicted class that counts as very sure."""
+    confident: Fraction
+    """Share of the images above it."""
+    num_test: Count | None = None
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=10_000)] = ()
+    hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
+    examples: Annotated[tuple[Mistake, ...], Field(max_length=100_000)] = ()
+    """The surest first: image, its class, and the class of the other set that was predicted."""
+
+
+_KINDS = {"analysis": "FeatureAnalysis", "label-noise": "LabelNoise"}
 
 
 def _kind_of(result: Any) -> str:
     probe = result.get("probe") if isinstance(result, dict) else getattr(result, "probe", None)
-    return "FeatureAnalysis" if probe == "analysis" else "ProbeResult"
+    return _KINDS.get(str(probe), "ProbeResult")
 
 
 AnyResult = Annotated[
-    Annotated[ProbeResult, Tag("ProbeResult")] | Annotated[FeatureAnalysis, Tag("FeatureAnalysis")],
+    Annotated[ProbeResult, Tag("ProbeResult")]
+    | Annotated[FeatureAnalysis, Tag("FeatureAnalysis")]
+    | Annotated[LabelNoise, Tag("LabelNoise")],
     Discriminator(_kind_of),
 ]
 
@@ -197,6 +223,11 @@ class EvaluationResults(Document):
     def analyses(self) -> list[FeatureAnalysis]:
         """The results that describe features."""
         return [result for result in self.results if isinstance(result, FeatureAnalysis)]
+
+    @property
+    def noise(self) -> list[LabelNoise]:
+        """The results of the check for label noise."""
+        return [result for result in self.results if isinstance(result, LabelNoise)]
 
 
 _LOWEST = {"guidance_scale": 0, "num_inference_steps": 1, "multiple": 0, "seed": 0}
@@ -235,6 +266,10 @@ class StudyCell(Document):
     images: Count | None = None
     """Images that it was trained on."""
     epochs: NotNegative | None = None
+    backbone: Text = ""
+    """Architecture that was trained."""
+    model: Text = ""
+    """Generator of its images; "" for real ones."""
     results: Annotated[tuple[RelativePath, ...], Field(max_length=10_000)] = ()
     metrics: dict[Annotated[Text, Field(pattern="/")], Accuracies] = {}
     """By "DATASET/SPLIT"."""
@@ -317,7 +352,7 @@ def read_document(kind: type[D], path: Path) -> D:
 
 def _place(location: Iterable[int | str]) -> str:
     """Such as "results[2].top1"."""
-    parts = [part for part in location if part not in ("ProbeResult", "FeatureAnalysis")]  # the tags of the union
+    parts = [part for part in location if part not in ("ProbeResult", *_KINDS.values())]  # the tags of the union
     return clean("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix("."))
 
 

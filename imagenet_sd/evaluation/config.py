@@ -24,7 +24,7 @@ class EvalConfig:
     """
 
     suite: str = "transfer"
-    """imagenet, transfer, fewshot, analysis or cog."""
+    """imagenet, transfer, fewshot, analysis, cog, imagenet-probe or label-noise."""
     probe: Probe = "auto"
     """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd."""
     large: int = 100_000

@@ -23,7 +23,7 @@ FEATURE_TITLES = {
     "sparsity": "sparsity (share of zero entries)",
     "intra_class_distance": "intra-class distance",
     "redundancy": "feature redundancy",
-    "coding_length_per_sample": "coding length per image (nats)",
+    "coding_length": "average coding length per image (nats)",
 }
 _OF_GENERATION = {"prompt", "guidance_scale", "num_inference_steps"}
 _SET_APART = {"seed", "encoder"}  # the seed makes no setting, and an encoder's name is its label

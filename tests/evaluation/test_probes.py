@@ -162,11 +162,13 @@ def test_every_probe_finds_a_good_classifier(digits, kind: str):
     assert best
 
 
-def test_the_validation_split_is_stratified_and_never_empties_a_class():
-    labels = np.array([0] * 10 + [1] * 5 + [2] * 1 + [3] * 2)
+def test_the_validation_split_is_stratified_and_rounds_down():
+    labels = np.array([0] * 10 + [1] * 9 + [2] * 1 + [3] * 4 + [4] * 35)
     train, held = stratified_split(labels, 0.2, "x", 0)
-    assert sorted([*train, *held]) == list(range(18))
-    assert np.bincount(labels[held], minlength=4).tolist() == [2, 1, 0, 1]
-    assert set(labels[train]) == {0, 1, 2, 3}
+    assert sorted([*train, *held]) == list(range(59))
+    assert np.bincount(labels[held], minlength=5).tolist() == [2, 1, 0, 0, 7]
+    assert len(stratified_split(np.zeros(10), 0.3, "x", 0)[1]) == 3  # 0.3 * 10 is below 3 in binary
+    assert np.bincount(labels[19:24][stratified_split(labels[19:24], 0.2, "x", 0)[1]]).tolist() == [0, 0, 0, 1]
+    assert set(labels[train]) == {0, 1, 2, 3, 4}
     again, other = stratified_split(labels, 0.2, "x", 0)[1], stratified_split(labels, 0.2, "x", 1)[1]
     assert np.array_equal(held, again) and not np.array_equal(held, other)

@@ -51,7 +51,6 @@ def analysis(dataset: str, base: float) -> dict:
         "intra_class_distance": 2 * base,
         "redundancy": base / 2,
         "coding_length": 100 * base,
-        "coding_length_per_sample": base / 3,
         "singular_values": [1.0, 0.5],
         "num_test": 20,
         "num_classes": 10,

@@ -21,21 +21,25 @@ Fitted = tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]
 def stratified_split(labels: np.ndarray, share: float, *key: str | int) -> Rows:
     """Rows of a training and a validation part, stratified and seeded.
 
-    Every class keeps at least one training image; a class of one image has no validation image.
+    The share of a class is rounded down, as in the papers' evaluation code, so that a class of few images may have none
+    held out. Where no class has enough of them, one image is held out of each class that has two.
 
     Args:
         labels: int64 [N].
-        share: share of each class that is held out.
+        share: share of each class that is held out, in (0, 1).
         key: seeds the choice.
 
     Returns:
         Sorted rows int64 of (training, validation).
     """
     held: list[int] = []
-    for label in np.unique(labels):
+    classes, sizes = np.unique(labels, return_counts=True)
+    counts = np.floor(share * sizes + 1e-9).astype(int)  # 1e-9: 0.3 * 10 is 2.9999... in binary
+    counts = counts if counts.any() else np.minimum(1, sizes - 1)
+    for label, count in zip(classes, counts, strict=True):
         rows = np.flatnonzero(labels == label)
         order = np.random.default_rng(stable_hash("validation", *key, int(label))).permutation(rows)
-        held += order[: min(len(rows) - 1, max(1, round(share * len(rows))))].tolist()
+        held += order[:count].tolist()
     mask = np.zeros(len(labels), bool)
     mask[held] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
