@@ -163,9 +163,9 @@ def release_warning(counts: Collection[str]) -> str:
     if len(counts) == FALL_2011:
         return ""
     return (
-        f"the counts cover {len(counts):,} concepts; the thesis builds its levels on the {FALL_2011:,} of ImageNet-21K's "
-        "Fall 2011 release. The Winter 2021 release (19,167, without most of the sub-tree of person) changes up to 17 "
-        "concepts of a level, so results are not comparable; take the Fall 2011 release or its counts"
+        f"the counts cover {len(counts):,} concepts; the thesis builds its levels on the {FALL_2011:,} of "
+        "ImageNet-21K's Fall 2011 release. The Winter 2021 release (19,167, without most of the sub-tree of person) "
+        "changes up to 17 concepts of a level, so results are not comparable; take the Fall 2011 release or its counts"
     )
 
 

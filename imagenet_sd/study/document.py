@@ -10,8 +10,16 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, read_document
+from imagenet_sd.core.results import (
+    Accuracies,
+    EvaluationResults,
+    StudyCell,
+    StudyResults,
+    read_document,
+    training_facts,
+)
 from imagenet_sd.core.specs import EncoderSpec
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
 METRICS = set(Accuracies.model_fields) - {"top1_interval"}
@@ -59,6 +67,9 @@ def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> StudyCell
         stamp = read_stamp(run)
         facts |= {"run": run.relative_to(out).as_posix()}
         facts |= {"images": stamp.get("num_images"), "epochs": stamp.get("epochs")}
+        facts["training"] = training_facts(to_mapping(planned.cell.study.train.config()))
+        if is_generated(planned.cell.study):
+            facts["model"] = planned.cell.study.generate.model
     encoders = EncoderSpec.parse_ensemble(planned.cell.study.encoder) if not run else ()
     return StudyCell(
         id=run.name if run else slug("+".join(spec.label for spec in encoders)),

@@ -208,10 +208,9 @@ class Planner:
     def _evaluations(self, study: Study, encoder: str, folder: Path, upstream: str) -> list[Stage]:
         stages = []
         for section in study.evaluate:
-            if study.encoder and section.suite == "imagenet":
-                continue  # a given encoder has no classifier for these classes
-            settings = to_mapping(section)
-            settings["side"] = settings.pop("crop_size")  # its name in the stamps of older studies
+            if study.encoder and section.suite == "imagenet" and not _has_classifier(study.encoder):
+                continue
+            settings = _recorded(section)
             inputs = digest([upstream, settings, {k: _identity(v) for k, v in section.data.items()}])
             stages.append(
                 Stage(
@@ -246,6 +245,31 @@ def cell_title(study: Study) -> str:
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
     return slug(f"{data}_{augmentation(study)}_seed{train.config().seed}")
+
+
+_SETTINGS_0_1_0 = frozenset(
+    "suite probe large seeds trials validation_share crop_size preprocessing batch_size amp shots ways episode_shots "
+    "episodes data".split()
+)
+
+
+def _recorded(section: EvalSection) -> dict[str, Any]:
+    """The settings of an evaluation as its stamp covers them.
+
+    Settings that came after version 0.1.0 count where they are not at their default, and names are those of then: so
+    old results stay up to date.
+    """
+    settings: dict[str, Any] = to_mapping(section)
+    defaults: dict[str, Any] = to_mapping(EvalSection())
+    kept = {k: v for k, v in settings.items() if k in _SETTINGS_0_1_0 or v != defaults[k]}
+    kept["side"] = kept.pop("crop_size")
+    return kept
+
+
+def _has_classifier(encoder: str) -> bool:
+    """Whether a given encoder may bring the classifier that it was trained with: one model that is not untrained."""
+    specs = EncoderSpec.parse_ensemble(encoder)
+    return len(specs) == 1 and not specs[0].random
 
 
 def _weights(encoder: str) -> list[Any]:

@@ -47,7 +47,8 @@ def train_run(
         return summary | {"finished": False}
     metrics = read_metrics(run / "metrics.jsonl")
     last = next((x for x in reversed(metrics) if "epoch" in x), {})
-    result = summary | {"finished": True} | ({"validation_note": note} if note else {}) | last
+    result = summary | {"finished": True, "num_images": trainer.stream.num_images}
+    result |= ({"validation_note": note} if note else {}) | last
     result.pop("epoch", None)
     if trainer.accelerator.is_main_process:
         plot_curves(metrics, run / "curves.png")

@@ -1,8 +1,8 @@
-"""Probes scored on other data than their own: the ImageNet test sets of thesis Tab. 4.2, and the check for label noise.
+"""Probes scored on other data than their own: the ImageNet test sets of thesis Tab. 4.2, and a check for label noise.
 
-Suite `imagenet-probe`: the linear classifier that was trained on the frozen features of one data set is applied to further
-test sets of its classes. Suite `label-noise` (3.5.3): of two sets without a class in common, the classifier of each is
-applied to the other; images that it is very sure of may show one of its classes.
+Suite `imagenet-probe`: the linear classifier that was trained on the frozen features of one data set is applied to
+further test sets of its classes. Suite `label-noise` (3.5.3): of two sets without a class in common, the classifier of
+each is applied to the other; images that it is very sure of may show one of its classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ def fit_probe(name: str, train: Extracted, config: EvalConfig, seed: int) -> tup
 def score_elsewhere(
     name: str, train: Extracted, tests: Mapping[str, Extracted], config: EvalConfig
 ) -> Iterator[ProbeResult]:
-    """The probes of one training set on several test sets, classes matched by id; the three of ImageNet-v2 also as a mean.
+    """The probes of one training set on several test sets, classes matched by id; the mean of ImageNet-v2 too.
 
     Args:
         name: the training set.
