@@ -72,7 +72,7 @@ class ModelConfig:
     small_images: bool = False
     """Leave out the max pooling of a ResNet's stem, for images of about 32 pixels."""
     projector_layers: int = 0
-    """L, the number of hidden layers; 0 means no projector."""
+    """L, the number of hidden layers; 0 means no projector: the loss takes x, or its unit-length form (eq. 4.1)."""
     projector_hidden: int = 2048
     """d_h, the width of a hidden layer."""
     projector_bottleneck: int = 256
@@ -179,7 +179,7 @@ class TrainConfig:
             (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
             (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
             (
-                loss == "cross_entropy" or self.model.projector_layers > 0,
+                loss != "ocm" or self.model.projector_layers > 0,
                 f"objective.loss {loss} needs a projector: model.projector_layers of at least 1",
             ),
         ]
