@@ -244,7 +244,8 @@ def _key(encoder: EvaluatedEncoder) -> tuple:
     if not factors or "encoder" in encoder.factors:
         return ("", encoder.name, id(encoder))
     if encoder.study:
-        return (encoder.study, encoder.class_list, *factors.items())
+        training = tuple((key, str(value)) for key, value in sorted(encoder.training.items()))
+        return (encoder.study, encoder.class_list, training, *factors.items())
     run, dataset = encoder.run, encoder.dataset
     size = dataset.num_images if dataset else run.data if run else None
     recipe = tuple(sorted((k, v) for k, v in run.facts.items() if k != "seed")) if run else ()

@@ -22,6 +22,8 @@ from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
+_BY_AUGMENTATION = ("pytorch", "imagenet-sd")
+"""Recipes that differ in their augmentation, which is a factor of its own."""
 METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
@@ -85,6 +87,8 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     study, generate, train = planned.cell.study, planned.cell.study.generate, planned.cell.study.train
     changes = planned.cell.changes
     others = {key: value for key, value in changes.items() if key not in _STANDARD}
+    if changes.get("train.recipe") not in (None, *_BY_AUGMENTATION):
+        others["train.recipe"] = changes["train.recipe"]
     run = planned.folder("train")
     if run is None:
         return {"encoder": study.encoder} | others
