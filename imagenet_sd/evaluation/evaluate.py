@@ -14,7 +14,7 @@ from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
-from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
+from imagenet_sd.evaluation.suites.probing import few_shot, probe_dataset
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
             images = open_images(spec, split)
             features[split] = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
             from_cache &= features[split].from_cache
-        results += _measure(encoders, name, features.get("train"), features["test"], config)
+        results += _measure(encoders, name, features.get("train"), features["test"], config, spec)
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def _measure(
-    encoders: list[Encoder], name: str, train: Extracted | None, test: Extracted, config: EvalConfig
+    encoders: list[Encoder], name: str, train: Extracted | None, test: Extracted, config: EvalConfig, spec: DataSpec
 ) -> Iterator[ProbeResult | FeatureAnalysis]:
     """What the suite measures on one data set."""
     if config.suite == "analysis":
@@ -77,10 +77,9 @@ def _measure(
             raise EvaluationError("the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer")
         yield classify(encoders[0], name, test)
     elif config.suite == "fewshot":
-        yield from fewshot_dataset(name, train, test, config)
-        yield from episodes(name, test, config)
+        yield from few_shot(name, train, test, config, spec)
     else:
-        yield probe_dataset(name, train, test, config)
+        yield probe_dataset(name, train, test, config, spec)
 
 
 def _analysis(name: str, test: Extracted) -> FeatureAnalysis:

@@ -16,8 +16,9 @@ from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
-from imagenet_sd.core.typed import located, to_mapping
+from imagenet_sd.core.typed import located
 from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.evaluation.config import recorded as evaluation_recorded
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
@@ -210,8 +211,7 @@ class Planner:
         for section in study.evaluate:
             if study.encoder and section.suite == "imagenet":
                 continue  # a given encoder has no classifier for these classes
-            settings = to_mapping(section)
-            settings["side"] = settings.pop("crop_size")  # its name in the stamps of older studies
+            settings = evaluation_recorded(section)
             inputs = digest([upstream, settings, {k: _identity(v) for k, v in section.data.items()}])
             stages.append(
                 Stage(
