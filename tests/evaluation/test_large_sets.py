@@ -38,7 +38,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "LARGE", 0)
     monkeypatch.setattr(rows, "WINDOW", 0)
     monkeypatch.setattr(rows, "CHUNK", 100)
-    monkeypatch.setattr(rows, "_BLOCK", 8)
+    monkeypatch.setattr(rows, "BLOCK", 8)
     monkeypatch.setattr(FeatureRows, "window", lambda self, size: 512)
 
 
@@ -58,6 +58,7 @@ def test_a_pass_in_windows_sees_every_row_once_and_repeats(mapped, small_windows
     again = [positions for _, positions in here.batches(64, torch.Generator().manual_seed(3))]
     assert all(torch.equal(a, b) for a, (_, b) in zip(again, batches, strict=True))
     assert np.allclose(torch.cat(list(here.chunks())), expected, atol=1e-6)
+    assert np.allclose(here.select(np.array([5, 70]))[np.array([1])], expected[[70]], atol=1e-6)
 
 
 def test_where_the_features_are_changes_no_number(mapped, small_windows, monkeypatch: pytest.MonkeyPatch):
@@ -66,10 +67,10 @@ def test_where_the_features_are_changes_no_number(mapped, small_windows, monkeyp
     config = SgdConfig(learning_rate=3.0, weight_decay=1e-6, epochs=3, batch_size=64)
 
     def results() -> list[np.ndarray]:
-        linear = train_sgd(x, y, 5, config, 0, train, CPU)
+        linear = train_sgd(FeatureRows(x, device=CPU).select(train), y[train], 5, config)
         scores = linear_scores(linear.weight.detach(), linear.bias.detach(), x)
         sea = SeaConfig(epochs=2, batch_size=64, eta=0.2)
-        return [scores, train_sea(x, y, 5, sea, 0, train, CPU).numpy(), knn_scores(x[:900], y, x[900:1000], 5, k=7)]
+        return [scores, train_sea(FeatureRows(x, train, CPU), y[train], 5, sea).numpy(), knn_scores(x[:900], y, x[900:1000], 5, k=7, device=CPU)]
 
     streamed = results()
     monkeypatch.setattr(rows, "fits", lambda num_bytes, device: True)
@@ -81,9 +82,9 @@ def test_where_the_features_are_changes_no_number(mapped, small_windows, monkeyp
 def test_streamed_sgd_finds_what_sgd_in_memory_finds(mapped, small_windows, monkeypatch: pytest.MonkeyPatch):
     x, y = mapped
     config = SgdConfig(learning_rate=10.0, weight_decay=0.0, epochs=20, batch_size=64)
-    streamed = train_sgd(x, y, 5, config, 0, device=CPU)
+    streamed = train_sgd(FeatureRows(x, device=CPU), y, 5, config)
     monkeypatch.setattr(rows, "LARGE", 1 << 30)
-    whole = train_sgd(np.array(x), y, 5, config, 0, device=CPU)
+    whole = train_sgd(FeatureRows(np.array(x), device=CPU), y, 5, config)
     one, other = (linear_scores(m.weight.detach(), m.bias.detach(), x) for m in (streamed, whole))
     assert (one.argmax(1) == other.argmax(1)).mean() > 0.98
 
@@ -124,16 +125,16 @@ warm = simple.SgdConfig(learning_rate=1.0, weight_decay=0.0, epochs=1, batch_siz
 simple.train_sgd(np.ones((4096, 256), np.float32), y[:4096], 10, warm)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 before = peak()
-linear = simple.train_sgd(x, y, 10, warm, rows=np.arange(0, len(x), 2))
+linear = simple.train_sgd(rows.FeatureRows(x, np.arange(0, len(x), 2)), y[::2], 10, warm)
 simple.linear_scores(linear.weight.detach(), None, x)
 print(peak() - before)
 """
 
 
 def test_a_probe_takes_the_memory_of_a_window_and_not_of_the_set(tmp_path: Path):
-    """819 MB of features on disk (a file with holes), half of them trained on and all scored: 67 MB windows."""
+    """512 MB of features on disk (a file with holes), half of them trained on and all scored: 67 MB windows."""
     path = tmp_path / "x.npy"
-    np.lib.format.open_memmap(path, "w+", np.float32, (800_000, 256)).flush()
+    np.lib.format.open_memmap(path, "w+", np.float32, (500_000, 256)).flush()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", STREAM, str(path)], capture_output=True, text=True, timeout=120, env=environment, check=False

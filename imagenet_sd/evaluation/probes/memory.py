@@ -27,7 +27,8 @@ def peak_bytes(kind: str, images: int, dimension: int, classes: int, device: tor
         on_device = rotated if device.type == "cpu" or rows.fits(rotated, device) else 0
         return on_device + state + 16 * min(images, dimension) ** 2 + 3 * logreg.LOGITS
     size = 4 * images * dimension
-    held = size if rows.fits(size, device) else min(size, 2 * max(rows.WINDOW, 4 * 65536 * dimension))
+    held = size if rows.fits(size, device) else min(size, max(rows.WINDOW, 4 * 1024 * rows.BLOCK * dimension))
+    held += 2 * 4 * rows.CHUNK * dimension  # what is being read
     if kind == "knn":
         return held + 24 * 1024 * rows.CHUNK
     return held + 4 * 4 * classes * dimension + 12 * rows.CHUNK * classes

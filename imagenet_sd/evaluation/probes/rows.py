@@ -6,6 +6,7 @@ exceed `LARGE` bytes, nor on an accelerator once they exceed its free memory.
 
 import mmap
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ LARGE = 1 << 30
 """Bytes of float32 features from which they stay on disk, and are read block by block."""
 WINDOW = 1 << 29  # bytes of a window
 CHUNK = 8192  # rows that are read, or scored, at a time
-_BLOCK = 64  # rows that are read together: of 2,048 features half a megabyte, so that a disk reads in sequence
+BLOCK = 64  # rows that are read together: of 2,048 features half a megabyte, so that a disk reads in sequence
 
 
 def probe_device(double: bool = False) -> torch.device:
@@ -38,30 +39,39 @@ class FeatureRows:
     Args:
         features: float [N, D], an array or a memory map.
         rows: int64, the rows that count, increasing; None: all.
-        device: where the tensors are.
+        device: where the tensors are; None: the accelerator where there is one.
     """
 
     def __init__(self, features: np.ndarray, rows: np.ndarray | None = None, device: torch.device | None = None):
-        self.features, self.rows = features, rows
-        self.device = device or probe_device()
-        self.num_bytes = 4 * len(self) * features.shape[1]
-        self.is_large = self.num_bytes > LARGE
-        self._held = self._load() if fits(self.num_bytes, self.device) else None
+        self.features, self.device = features, device or probe_device()
+        self.rows = np.arange(len(features)) if rows is None else rows
+        self.num_bytes = 4 * len(self.rows) * features.shape[1]
+        self._held: torch.Tensor | None = None  # `_places` of the rows in it
+        if fits(self.num_bytes, self.device):
+            self._held, self._places = self._read(self.rows), np.arange(len(self.rows))
+
+    def select(self, positions: np.ndarray) -> "FeatureRows":
+        """Some of the rows, at increasing positions; what is on the device already is shared."""
+        if self._held is None:
+            return FeatureRows(self.features, self.rows[positions], self.device)
+        part = copy(self)
+        part.rows, part._places = self.rows[positions], self._places[positions]
+        part.num_bytes = 4 * len(part.rows) * self.features.shape[1]
+        return part
 
     def __len__(self) -> int:
-        return len(self.features) if self.rows is None else len(self.rows)
+        return len(self.rows)
 
-    def __getitem__(self, positions: torch.Tensor) -> torch.Tensor:
-        """Rows float32 [n, D] at positions, int64 [n] on the CPU, among those that count."""
+    def __getitem__(self, positions: np.ndarray) -> torch.Tensor:
+        """Rows float32 [n, D] at positions among those that count."""
         if self._held is not None:
-            return self._held[positions.to(self.device)]
-        return self._read(positions.numpy())
+            return self._held[torch.from_numpy(self._places[positions]).to(self.device)]
+        return self._read(self.rows[positions])
 
     def chunks(self) -> Iterator[torch.Tensor]:
         """All rows in order, some thousands at a time."""
         for start in range(0, len(self), CHUNK):
-            stop = min(start + CHUNK, len(self))
-            yield self._read(np.arange(start, stop)) if self._held is None else self._held[start:stop]
+            yield self[np.arange(start, min(start + CHUNK, len(self)))]
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One shuffled pass: pairs of rows float32 [n, D] and their positions int64 [n] (on the CPU); n <= size.
@@ -70,49 +80,41 @@ class FeatureRows:
         large are permuted as a whole; of large ones blocks of rows are permuted, and then the rows within windows of
         at least a thousand blocks, so that a pass reads a file once and mostly in sequence.
         """
-        if not self.is_large:
+        if self.num_bytes <= LARGE:
             for positions in torch.randperm(len(self), generator=generator).split(size):
-                yield self[positions], positions
+                yield self[positions.numpy()], positions
             return
-        blocks = torch.randperm(len(self) // _BLOCK, generator=generator).split(self.window(size) // _BLOCK)
-        rest = torch.arange(len(self) // _BLOCK * _BLOCK, len(self))
-        for number, chosen in enumerate(blocks):
-            first = chosen.sort().values * _BLOCK
-            positions = (first[:, None] + torch.arange(_BLOCK)).flatten()
-            yield from self._within(
-                torch.cat([positions, rest]) if number == len(blocks) - 1 else positions, size, generator
-            )
-
-    def _within(
-        self, positions: torch.Tensor, size: int, generator: torch.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        window = self[positions] if self._held is None else None
-        for part in torch.randperm(len(positions), generator=generator).split(size):
-            chosen = positions[part]
-            yield (self[chosen] if window is None else window[part.to(self.device)]), chosen
+        blocks = torch.randperm(len(self) // BLOCK, generator=generator).split(self.window(size) // BLOCK)
+        rest = torch.arange(len(self) // BLOCK * BLOCK, len(self))
+        for number, chosen in enumerate(blocks, 1):
+            positions = (chosen.sort().values[:, None] * BLOCK + torch.arange(BLOCK)).flatten()
+            if number == len(blocks):
+                positions = torch.cat([positions, rest])
+            window = self[positions.numpy()] if self._held is None else None
+            for part in torch.randperm(len(positions), generator=generator).split(size):
+                rows = self[positions[part].numpy()] if window is None else window[part.to(self.device)]
+                yield rows, positions[part]
+            del window
 
     def window(self, size: int) -> int:
-        """Rows of a window: a multiple of `_BLOCK` and of the batch size; half a gigabyte, or 1,024 blocks."""
-        unit = int(np.lcm(size, _BLOCK))
-        return max(1024 * _BLOCK, WINDOW // (4 * self.features.shape[1])) // unit * unit or unit
+        """Rows of a window: a multiple of `BLOCK` and of the batch size; half a gigabyte, or 1,024 blocks."""
+        unit = int(np.lcm(size, BLOCK))
+        return max(1024 * BLOCK, WINDOW // (4 * self.features.shape[1])) // unit * unit or unit
 
     def steps(self, size: int) -> int:
         """Number of batches of one pass."""
         return -(-len(self) // size)
 
-    def _load(self) -> torch.Tensor:
-        held = torch.empty(len(self), self.features.shape[1], device=self.device)
-        for start in range(0, len(self), CHUNK):
-            stop = min(start + CHUNK, len(self))
-            held[start:stop] = self._read(np.arange(start, stop))
-        return held
-
-    def _read(self, positions: np.ndarray) -> torch.Tensor:
-        """A copy of rows, of unit length, on the device."""
-        rows = positions if self.rows is None else self.rows[positions]
-        x = torch.from_numpy(np.asarray(self.features[rows], np.float32)).to(self.device)
-        forget(self.features)
-        return x.div_(torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=1e-12))
+    def _read(self, rows: np.ndarray) -> torch.Tensor:
+        """A copy of rows of the features, of unit length, on the device."""
+        x = torch.empty(len(rows), self.features.shape[1], device=self.device)
+        for start in range(0, len(rows), CHUNK):
+            part = torch.from_numpy(np.asarray(self.features[rows[start : start + CHUNK]], np.float32))
+            x[start : start + CHUNK] = part.to(self.device)
+            forget(self.features)
+        for part in x.split(CHUNK):
+            part /= torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp_(min=1e-12)
+        return x
 
 
 def forget(features: np.ndarray) -> None:

@@ -164,32 +164,24 @@ def augment(
 
 
 def train_sea(
-    features: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    config: SeaConfig,
-    seed: int = 0,
-    rows: np.ndarray | None = None,
-    device: torch.device | None = None,
+    features: np.ndarray | FeatureRows, labels: np.ndarray, num_classes: int, config: SeaConfig, seed: int = 0
 ) -> torch.Tensor:
     """Algorithm 1: SGD with momentum 0.9 on augmented l2-normalised features, zero initial weights.
 
     Args:
-        features: float [N, D]; may be a memory map of any size.
+        features: float [N, D], which may be a memory map of any size; or rows of features on the device that computes.
         labels: int64 [N].
         num_classes: C.
         config: settings.
         seed: of the order and the random directions.
-        rows: int64, increasing, the images that train; None: all.
-        device: where to compute; None: the accelerator where there is one.
 
     Returns:
         Class weights float32 [C, D] on the device.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = FeatureRows(features, rows, device)
-    y = torch.as_tensor(labels if rows is None else labels[rows])
-    w = torch.zeros(num_classes, features.shape[1], device=x.device, requires_grad=True)
+    x = features if isinstance(features, FeatureRows) else FeatureRows(features)
+    y = torch.as_tensor(labels)
+    w = torch.zeros(num_classes, x.features.shape[1], device=x.device, requires_grad=True)
     variances = class_variances(x, y, num_classes) if config.augmentation == "isda" else None
     optimizer = torch.optim.SGD([w], lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
     for _ in range(config.epochs):

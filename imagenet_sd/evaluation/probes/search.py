@@ -10,6 +10,7 @@ from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.evaluation.config import Metric, SeaSettings
 from imagenet_sd.evaluation.metrics import mean_per_class
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
+from imagenet_sd.evaluation.probes.rows import FeatureRows
 from imagenet_sd.evaluation.probes.sea import SeaConfig, train_sea
 from imagenet_sd.evaluation.probes.simple import SgdConfig, knn_scores, linear_scores, train_sgd
 
@@ -133,9 +134,10 @@ def fit_sgd(
     `refit`: increasing rows that the final classifier is trained on; None: all.
     """
     train, held = rows
+    whole = FeatureRows(x)
 
-    def fitted(config: SgdConfig, rows: np.ndarray | None) -> Scores:
-        linear = train_sgd(x, y, classes, config, seed, rows)
+    def fitted(config: SgdConfig, rows: np.ndarray) -> Scores:
+        linear = train_sgd(whole.select(rows), y[rows], classes, config, seed)
         return lambda features: linear_scores(linear.weight, linear.bias, features)
 
     def objective(trial: Any) -> float:
@@ -146,7 +148,7 @@ def fit_sgd(
         return accuracy(fitted(config, train), x, y, held, settings.metric)
 
     best = _optimize(objective, trials, seed)
-    return fitted(SgdConfig(**best), refit), best  # pyright: ignore[reportArgumentType]
+    return fitted(SgdConfig(**best), np.arange(len(y)) if refit is None else refit), best  # pyright: ignore[reportArgumentType]
 
 
 def fit_sea(
@@ -154,14 +156,14 @@ def fit_sea(
 ) -> Fitted:
     """SeA, or a rival of it, on l2-normalised features; the grids of `settings.sea`, sampled by TPE."""
     train, held = rows
-    sea = settings.sea
+    sea, whole = settings.sea, FeatureRows(x)
     base = {"augmentation": sea.augmentation, "batch_size": sea.batch_size, "epochs": sea.epochs}
     grids = {name: getattr(sea, name) for name in ("learning_rate", "weight_decay", "smoothing", "margin")}
     grids |= {"alpha": sea.alpha} if sea.augmentation in ("sea", "sea_neg") else {}
     grids |= {"eta": sea.etas}
 
-    def fitted(point: dict[str, float], rows: np.ndarray | None) -> Scores:
-        w = train_sea(x, y, classes, SeaConfig(**base, **point), seed, rows)  # pyright: ignore[reportArgumentType]
+    def fitted(point: dict[str, float], rows: np.ndarray) -> Scores:
+        w = train_sea(whole.select(rows), y[rows], classes, SeaConfig(**base, **point), seed)  # pyright: ignore[reportArgumentType]
         return lambda features: linear_scores(w, None, features)
 
     def objective(trial: Any) -> float:
@@ -169,7 +171,7 @@ def fit_sea(
         return accuracy(fitted(point, train), x, y, held, settings.metric)
 
     best = _optimize(objective, trials, seed)
-    return fitted(best, None), best
+    return fitted(best, np.arange(len(y))), best
 
 
 def fit_knn(

@@ -24,29 +24,21 @@ class SgdConfig:
 
 
 def train_sgd(
-    features: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    config: SgdConfig,
-    seed: int = 0,
-    rows: np.ndarray | None = None,
-    device: torch.device | None = None,
+    features: np.ndarray | FeatureRows, labels: np.ndarray, num_classes: int, config: SgdConfig, seed: int = 0
 ) -> torch.nn.Linear:
     """Train a linear classifier in float32 on l2-normalised features, which may be a memory map of any size.
 
     Args:
-        features: float [N, D].
+        features: float [N, D], or rows of features on the device that computes.
         labels: int64 [N].
         num_classes: C.
         config: settings.
         seed: of the initial weights and the order.
-        rows: int64, increasing, the images that train; None: all.
-        device: where to compute; None: the accelerator where there is one.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = FeatureRows(features, rows, device)
-    y = torch.as_tensor(labels if rows is None else labels[rows])
-    linear = torch.nn.Linear(features.shape[1], num_classes)
+    x = features if isinstance(features, FeatureRows) else FeatureRows(features)
+    y = torch.as_tensor(labels)
+    linear = torch.nn.Linear(x.features.shape[1], num_classes)
     torch.nn.init.normal_(linear.weight, std=0.01, generator=generator)
     torch.nn.init.zeros_(linear.bias)
     linear.to(x.device)
