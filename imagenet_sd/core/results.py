@@ -143,6 +143,8 @@ class ProbeResult(Accuracies, _Measured):
     seeds: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=10_000)] = ()
     hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
     """One object per seed."""
+    selected_by: Text = ""
+    """The measure that they were chosen by: "top1" or "mean_per_class"."""
     per_class: Annotated[dict[Text, Fraction], Field(max_length=100_000)] = {}
     """Accuracy by class id."""
     masked: Masked | None = None

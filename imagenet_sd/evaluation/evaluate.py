@@ -14,7 +14,7 @@ from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
 from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
-from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
+from imagenet_sd.evaluation.suites.probing import few_shot, probe_dataset
 from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere
 
 
@@ -94,11 +94,10 @@ def _measure(
             yield classify(encoders[0], name, features(spec, "test"))
         elif config.suite == "fewshot":
             test, train = features(spec, "test"), features(spec, "train")
-            yield from fewshot_dataset(name, train, test, config)
-            yield from episodes(name, test, config)
+            yield from few_shot(name, train, test, config, spec)
         else:
             test, train = features(spec, "test"), features(spec, "train")
-            yield probe_dataset(name, train, test, config)
+            yield probe_dataset(name, train, test, config, spec)
 
 
 def _image_names(spec: DataSpec, test: Extracted) -> list[str]:

@@ -16,8 +16,9 @@ from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
-from imagenet_sd.core.typed import located, to_mapping
+from imagenet_sd.core.typed import located
 from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.evaluation.config import recorded as evaluation_recorded
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
@@ -210,7 +211,7 @@ class Planner:
         for section in study.evaluate:
             if study.encoder and section.suite == "imagenet" and not _has_classifier(study.encoder):
                 continue
-            settings = _recorded(section)
+            settings = evaluation_recorded(section)
             inputs = digest([upstream, settings, {k: _identity(v) for k, v in section.data.items()}])
             stages.append(
                 Stage(
@@ -245,25 +246,6 @@ def cell_title(study: Study) -> str:
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
     return slug(f"{data}_{augmentation(study)}_seed{train.config().seed}")
-
-
-_SETTINGS_0_1_0 = frozenset(
-    "suite probe large seeds trials validation_share crop_size preprocessing batch_size amp shots ways episode_shots "
-    "episodes data".split()
-)
-
-
-def _recorded(section: EvalSection) -> dict[str, Any]:
-    """The settings of an evaluation as its stamp covers them.
-
-    Settings that came after version 0.1.0 count where they are not at their default, and names are those of then: so
-    old results stay up to date.
-    """
-    settings: dict[str, Any] = to_mapping(section)
-    defaults: dict[str, Any] = to_mapping(EvalSection())
-    kept = {k: v for k, v in settings.items() if k in _SETTINGS_0_1_0 or v != defaults[k]}
-    kept["side"] = kept.pop("crop_size")
-    return kept
 
 
 def _has_classifier(encoder: str) -> bool:

@@ -137,9 +137,10 @@ def test_sea_learns(digits):
     x, y, test, labels = digits
     unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)  # noqa: E731
     config = SeaConfig(epochs=20, eta=0.2)  # pixels lie in one orthant: the step for deep features is too long
-    w = train_sea(unit(x), y, 10, config)
+    w = train_sea(unit(x), y, 10, config).cpu().numpy()
     assert ((unit(test) @ w.T).argmax(1) == labels).mean() > 0.85
-    assert np.array_equal(w, train_sea(unit(x), y, 10, config))
+    assert np.array_equal(w, train_sea(unit(x), y, 10, config).cpu().numpy())
+    assert np.allclose(w, train_sea(x, y, 10, config).cpu().numpy(), atol=1e-4)  # features are normalised there
 
 
 def test_knn_against_a_plain_loop():

@@ -15,7 +15,7 @@ from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted
 from imagenet_sd.evaluation.metrics import combine
-from imagenet_sd.evaluation.probes.search import PROBES, stratified_split
+from imagenet_sd.evaluation.probes.search import PROBES, SearchSettings, stratified_split
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
 
 Scores = Callable[[np.ndarray], np.ndarray]
@@ -47,7 +47,8 @@ def fit_probe(name: str, train: Extracted, config: EvalConfig, seed: int) -> tup
     if kind == "auto":
         kind = "sgd" if len(labels) >= config.large else "lbfgs"
     rows = stratified_split(labels, config.validation_share, name, seed)
-    scores, best = PROBES[kind](train.data.features, labels, len(train.classes), rows, config.trials, seed)
+    settings = SearchSettings(sea=config.sea)
+    scores, best = PROBES[kind](train.data.features, labels, len(train.classes), rows, config.trials, seed, settings)
     return kind, scores, best
 
 
