@@ -21,7 +21,7 @@ from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
-from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.data.preprocess import Preprocessing
 from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.encoders import Encoder
@@ -91,11 +91,11 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     Returns:
         See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
     """
-    crop_size = encoder.crop_size if encoder.crop_size and config.preprocessing == "model" else config.crop_size
+    preprocessing = encoder.preprocessing(config)
     facts = {
         "encoder": encoder.fingerprint,
         "dataset": dataset_fingerprint(images),
-        "preprocessing": [crop_size, "bicubic", list(encoder.mean), list(encoder.std)],
+        "preprocessing": _key(preprocessing),
         "dtype": "amp" if config.amp else "float32",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "versions": versions(),
@@ -112,7 +112,7 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
             part = _read_part(path)
             cached = part is not None
             if part is None:
-                part = _compute(encoder, images, members, crop_size, config)
+                part = _compute(encoder, images, members, preprocessing, config)
                 atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
             parts.append(part)
             all_cached &= cached
@@ -125,6 +125,12 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
         labels=np.concatenate([part["labels"] for part in parts]),
     )
     return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
+
+
+def _key(p: Preprocessing) -> list[Any]:
+    """What stands for a preprocessing in the cache's key; margins came later, and older keys stay valid."""
+    key = [p.crop_size, p.interpolation, list(p.mean), list(p.std)]
+    return key if (p.resize_size, p.crop_mode) == (p.crop_size, "center") else [*key, p.resize_size, p.crop_mode]
 
 
 def _parts(images: ImageSet) -> list[list[int]]:
@@ -142,12 +148,12 @@ def _parts(images: ImageSet) -> list[list[int]]:
 
 @torch.inference_mode()
 def _compute(
-    encoder: Encoder, images: ImageSet, groups: list[int], crop_size: int, config: EvalConfig
+    encoder: Encoder, images: ImageSet, groups: list[int], preprocessing: Preprocessing, config: EvalConfig
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = encoder.module.to(device)
-    mean = torch.tensor(encoder.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(encoder.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
     features, labels, unreadable, pixels = [], [], [], []
 
     def flush() -> None:
@@ -160,7 +166,7 @@ def _compute(
     for group in groups:
         for record in images.read_group(group):
             try:
-                pixels.append(center_crop(record.decode(), crop_size))
+                pixels.append(preprocessing.crop(record.decode()))
             except OSError:
                 unreadable.append(record.image_id)
                 continue
