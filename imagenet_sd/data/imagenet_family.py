@@ -93,7 +93,9 @@ def open_imagenet(name: str, root: Path) -> ListSet:
         raise DatasetError(f"{folder} holds no class of {subset}", "give another class list")
     rank = {wnid: label for label, wnid in enumerate(classes)}
     files = [
-        (file.relative_to(folder).as_posix(), rank[wnids[label]]) for file, label in images.files if wnids[label] in kept
+        (file.relative_to(folder).as_posix(), rank[wnids[label]])
+        for file, label in images.files
+        if wnids[label] in kept
     ]
     files.sort(key=lambda item: (item[1], item[0]))
     return ListSet(str(DataSpec(kind="imagenet", name=name, root=str(root))), classes, files, folder)

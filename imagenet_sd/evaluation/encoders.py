@@ -15,10 +15,22 @@ from imagenet_sd.data.preprocess import Preprocessing, imagenet_preprocessing, t
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.
-_HEADS = ("fc.", "head.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.", "last_layer.")
+_HEADS = (
+    "fc.",
+    "head.",
+    "head_dist.",
+    "classifier.",
+    "projector.",
+    "projection_head.",
+    "prototypes.",
+    "predictor.",
+    "last_layer.",
+)
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
 _PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.")
-_HINT = "the imagenet suite scores a run folder or a model with a classifier of ImageNet's classes; use --suite transfer"
+_HINT = (
+    "the imagenet suite scores a run folder or a model with a classifier of ImageNet's classes; use --suite transfer"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +168,7 @@ def _with_classifier(spec: EncoderSpec) -> nn.Module:
     left_out = load_checkpoint(module, Path(spec.path))
     weight = left_out.get(f"{module.pretrained_cfg.get('classifier')}.weight")  # pyright: ignore
     if weight is None:
-        raise EvaluationError(f"{spec.path} has no classifier of {spec.model}", _HINT)
+        raise EvaluationError(f"{spec.path} has no classifier of one layer for {spec.model}", _HINT)
     module = _create(spec, num_classes=len(weight))
     load_checkpoint(module, Path(spec.path))
     return module
@@ -224,7 +236,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"there is no checkpoint {path}", "give the path of a .safetensors or .pth file"
         ) from None
     except Exception as error:  # unpicklers and parsers raise many kinds; each means the file is not usable
-        raise EvaluationError(f"{path} cannot be read as weights: {one_line(error)}", "save it as .safetensors") from None
+        raise EvaluationError(
+            f"{path} cannot be read as weights: {one_line(error)}", "save it as .safetensors"
+        ) from None
 
 
 def _unwrap(state: dict[str, Any]) -> dict[str, torch.Tensor]:

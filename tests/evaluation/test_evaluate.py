@@ -262,11 +262,11 @@ def test_results_follow_the_schema_and_repeat(run: Path, suite: str, tmp_path: P
 @pytest.mark.parametrize("probe", ["path", "sgd", "sea", "knn"])
 def test_every_probe_writes_a_valid_result(run: Path, probe: str, tmp_path: Path):
     config = EvalConfig(probe=probe, seeds=(0,), trials=8 if probe == "sea" else 1)
-    document = evaluate(f"{run}+timm:test_resnet@random", {"faces": "builtin:faces"}, config, cache=tmp_path)
+    document = evaluate(f"{run}+timm:resnet10t@random", {"faces": "builtin:faces"}, config, cache=tmp_path)
     document.pop("features_from_cache")
     jsonschema.validate(document, SCHEMA)
     assert document["results"][0].keys() >= SCORED
-    assert document["results"][0]["top1"] > 0.8 and document["encoder"] == f"{run}+timm:test_resnet@random"
+    assert document["results"][0]["top1"] > 0.8 and document["encoder"] == f"{run}+timm:resnet10t@random"
 
 
 def test_the_command_line(run: Path, tmp_path: Path, cli: CliRun):
