@@ -205,6 +205,23 @@ AnyResult = Annotated[
 ]
 
 
+class PreprocessingRecord(Document):
+    """How images were shown to an encoder: resized, cropped to the central square, normalised."""
+
+    chosen_by: Literal["protocol", "model"]
+    """The papers' protocol, or the configuration of the model."""
+    resize_size: Count
+    """Pixels of the shorter edge of the resized image."""
+    crop_size: Count
+    """Edge of the central square in pixels."""
+    interpolation: Text
+    crop_mode: Text
+    """"squash" resizes without regard to the aspect ratio."""
+    mean: Annotated[tuple[Number, ...], Field(max_length=16)]
+    """Of each channel in [0, 1]."""
+    std: Annotated[tuple[Number, ...], Field(max_length=16)]
+
+
 class EvaluationResults(Document):
     """`results.json`: all that one call of `evaluate` measured."""
 
@@ -214,6 +231,8 @@ class EvaluationResults(Document):
     results: Annotated[tuple[AnyResult, ...], Field(max_length=100_000)]
     encoder_fingerprints: Texts = ()
     """SHA-256 of the weights, one per encoder."""
+    preprocessing: Annotated[tuple[PreprocessingRecord, ...], Field(max_length=10_000)] = ()
+    """One per encoder."""
     versions: Versions = {}
 
     @property

@@ -100,9 +100,10 @@ class EvalConfig:
     sea: SeaSettings = field(default_factory=SeaSettings)
     """Settings of the probe sea."""
     crop_size: int = field(default=224, metadata={"formerly": "side"})
-    """Pixels: the shorter edge of the resized image, and the edge of its centre crop."""
+    """Pixels: the edge of the centre crop."""
     preprocessing: Preprocessing = "protocol"
-    """The papers' resize and crop, or what the model's own configuration says."""
+    """protocol: the papers', the shorter edge resized to the crop size, and for the imagenet suite and a crop of 224 to 256.
+    model: size, crop_pct, interpolation, mean and standard deviation of the model's own configuration."""
     batch_size: int = 128
     """Images per forward pass."""
     amp: bool = False

@@ -1,12 +1,13 @@
 """One evaluation: encoders and data in, `results.json` out."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
-from imagenet_sd.core.results import AnyResult, EvaluationResults, ProbeResult
+from imagenet_sd.core.results import AnyResult, EvaluationResults, PreprocessingRecord, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
@@ -60,12 +61,17 @@ def evaluate(
         suite=config.suite,  # pyright: ignore[reportArgumentType]  # checked by the config
         results=tuple(results),
         encoder_fingerprints=tuple(encoder.fingerprint for encoder in encoders),
+        preprocessing=tuple(_record(encoder, config) for encoder in encoders),
         versions={"imagenet-sd": __version__, **versions()},
     ).to_json()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, document)
     return document | {"features_from_cache": from_cache}
+
+
+def _record(encoder: Encoder, config: EvalConfig) -> PreprocessingRecord:
+    return PreprocessingRecord(chosen_by=config.preprocessing, **asdict(encoder.preprocessing(config)))
 
 
 def _measure(

@@ -22,7 +22,7 @@ from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
-from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.data.preprocess import Preprocessing
 from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.encoders import Encoder
@@ -98,11 +98,11 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     Returns:
         See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
     """
-    crop_size = encoder.crop_size if encoder.crop_size and config.preprocessing == "model" else config.crop_size
+    preprocessing = encoder.preprocessing(config)
     facts = {
         "encoder": encoder.fingerprint,
         "dataset": dataset_fingerprint(images),
-        "preprocessing": [crop_size, "bicubic", list(encoder.mean), list(encoder.std)],
+        "preprocessing": _key(preprocessing),
         "dtype": "amp" if config.amp else "float32",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "versions": versions(),
@@ -113,7 +113,7 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     stored = _read_stored(folder)
     all_cached = True
     if stored is None:
-        all_cached = _compute_parts(encoder, images, folder, crop_size, config)
+        all_cached = _compute_parts(encoder, images, folder, preprocessing, config)
         stored = _gather(folder, len(_parts(images)))
     features, labels, unreadable = stored
     for name in unreadable:
@@ -122,7 +122,7 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
 
 
-def _compute_parts(encoder: Encoder, images: ImageSet, folder: Path, crop_size: int, config: EvalConfig) -> bool:
+def _compute_parts(encoder: Encoder, images: ImageSet, folder: Path, preprocessing: Preprocessing, config: EvalConfig) -> bool:
     """Write the parts that are missing or damaged; whether there were none."""
     all_cached = True
     with Progress("images", sum(images.group_sizes)) as progress:
@@ -130,7 +130,7 @@ def _compute_parts(encoder: Encoder, images: ImageSet, folder: Path, crop_size: 
             path = folder / _PART_NAME.format(number)
             cached = _read_part(path, "labels") is not None
             if not cached:
-                part = _compute(encoder, images, members, crop_size, config)
+                part = _compute(encoder, images, members, preprocessing, config)
                 atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
             all_cached &= cached
             progress.advance(sum(images.group_sizes[g] for g in members), cached=cached)
@@ -190,6 +190,12 @@ def _read_stored(folder: Path) -> _Stored | None:
     return (features, part["labels"], tuple(part["unreadable"])) if len(features) == len(part["labels"]) else None
 
 
+def _key(p: Preprocessing) -> list[Any]:
+    """What stands for a preprocessing in the cache's key; margins came later, and older keys stay valid."""
+    key = [p.crop_size, p.interpolation, list(p.mean), list(p.std)]
+    return key if (p.resize_size, p.crop_mode) == (p.crop_size, "center") else [*key, p.resize_size, p.crop_mode]
+
+
 def _parts(images: ImageSet) -> list[list[int]]:
     """Groups in runs of about `_PART` images."""
     runs: list[list[int]] = [[]]
@@ -205,12 +211,12 @@ def _parts(images: ImageSet) -> list[list[int]]:
 
 @torch.inference_mode()
 def _compute(
-    encoder: Encoder, images: ImageSet, groups: list[int], crop_size: int, config: EvalConfig
+    encoder: Encoder, images: ImageSet, groups: list[int], preprocessing: Preprocessing, config: EvalConfig
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = encoder.module.to(device)
-    mean = torch.tensor(encoder.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(encoder.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
     features, labels, unreadable, pixels = [], [], [], []
 
     def flush() -> None:
@@ -223,7 +229,7 @@ def _compute(
     for group in groups:
         for record in images.read_group(group):
             try:
-                pixels.append(center_crop(record.decode(), crop_size))
+                pixels.append(preprocessing.crop(record.decode()))
             except OSError:
                 unreadable.append(record.image_id)
                 continue

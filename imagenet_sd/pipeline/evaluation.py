@@ -94,7 +94,7 @@ def _open_encoder(spec: EncoderSpec, config: EvalConfig) -> "Encoder":
     from imagenet_sd.evaluation.encoders import Encoder, timm_encoder, weights_hash
 
     if spec.model:
-        return timm_encoder(spec, config.preprocessing == "model")
+        return timm_encoder(spec, config)
     from imagenet_sd.training.export import load_run
 
     module, head, classes, size = load_run(Path(spec.path))

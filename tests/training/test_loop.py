@@ -139,6 +139,7 @@ def as_version_0_1_0(run: Path, config: TrainConfig) -> None:
     assert {key.split("/")[0] for key in old} == {"model", "ocm", "averaged", "momentum"}
     save_file(old, run / "checkpoint.safetensors", metadata)
     description = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert "zero_init_last" not in recorded(config)["model"]  # it came later
     (run / "recipe.yaml").write_text(yaml.safe_dump(description | {"train": recorded(config)}))
 
 
