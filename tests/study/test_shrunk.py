@@ -64,7 +64,7 @@ def shrink(path: Path, places: Path, folder: Path) -> Study:
     for grid in content.get("grid", []):
         if "seed" in grid:
             grid["seed"] = [0]
-    (folder / path.name).write_text(yaml.safe_dump(content))
+    (folder / path.name).write_text(yaml.safe_dump(content, sort_keys=False))
     settings = [f"paths.{name}={places / name}" for name in content.get("paths", {})]
     settings += [] if generate.get("match") else ["generate.images_per_class=4"]
     return load_study(folder / path.name, SETTINGS + settings)
