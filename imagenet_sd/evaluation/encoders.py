@@ -13,9 +13,11 @@ from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.evaluation.config import EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.
-_HEADS = ("fc.", "head.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.", "last_layer.")
+_HEADS = ("fc.", "head.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.", "last_layer.",
+          "momentum_encoder.")  # fmt: skip
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.")
+_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.",
+             "base_encoder.", "module.base_encoder.")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
