@@ -169,6 +169,7 @@ def test_every_probe_finds_a_good_classifier(digits, kind: str):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("held", [True, False])
 def test_the_accelerator_finds_what_the_cpu_finds(digits, held: bool, monkeypatch: pytest.MonkeyPatch):
     """All probes on the GPU: features held there, or passed through it in windows."""
