@@ -154,13 +154,13 @@ def _check(config: Any, *checks: tuple[bool, str, str]) -> None:
 def recorded(config: EvalConfig) -> dict[str, Any]:
     """`to_mapping` as version 0.1.0 had it, so that old evaluations count as done wherever their numbers are the same.
 
-    Fields have their first names; later ones are left out at their defaults, and those of episodes where the suite has
-    none.
+    Fields have their first names, and later ones are left out where they change nothing: those of episodes where the
+    suite has none, and at their defaults those of the search, save for the probes that searched in another way then.
     """
     values: dict[str, Any] = to_mapping(config)
     values["side"] = values.pop("crop_size")
     for name in ("selection", "sea"):
-        if getattr(config, name) == getattr(EvalConfig(), name):
+        if config.probe not in ("sea", "path") and getattr(config, name) == getattr(EvalConfig(), name):
             del values[name]
     if config.suite != "fewshot":
         values |= {"episodes": 200}

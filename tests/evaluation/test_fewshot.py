@@ -98,6 +98,12 @@ def test_what_a_class_cannot_give_is_an_error_and_not_left_out(change: dict[str,
     assert hint in caught.value.hint and not fits  # before anything is computed
 
 
+def test_without_images_to_validate_on_there_is_no_search():
+    x, y = clouds(1, 0)
+    with pytest.raises(EvaluationError, match="d: no class has a second training image"):
+        probing.probe_dataset("d", extracted(x, y), extracted(x, y), QUICK)
+
+
 @pytest.mark.parametrize(("scale", "c"), [(1.0, 1.0), (30.0, 1.0), (0.05, 10.0)])
 def test_one_vs_rest_is_liblinears_optimum(scale: float, c: float):
     rng = np.random.default_rng(2)

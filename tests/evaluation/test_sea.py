@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from imagenet_sd.cli import app
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.types import FeatureSet
-from imagenet_sd.evaluation.config import Augmentation, EvalConfig, EvaluationError, SeaSettings
+from imagenet_sd.evaluation.config import Augmentation, EvalConfig, EvaluationError, SeaSettings, recorded
 from imagenet_sd.evaluation.features import Extracted
 from imagenet_sd.evaluation.probes import search
 from imagenet_sd.evaluation.probes.rows import FeatureRows
@@ -195,3 +195,19 @@ def test_a_rival_is_named_in_its_result(tried: list[SeaConfig]):
     for kind, name in (("sea", "sea"), ("none", "sea-none"), ("me_ada", "sea-me_ada")):
         config = EvalConfig(probe="sea", seeds=(0,), trials=1, sea=SeaSettings(augmentation=kind))  # pyright: ignore[reportArgumentType]
         assert probing.probe_dataset("d", data, data, config).probe == name
+
+
+def test_old_evaluations_count_as_done_only_where_their_numbers_are_the_same():
+    """The fields that version 0.1.0 had, by the names and values of then; its SeA, paths and episodes were others."""
+    first = {"suite", "probe", "large", "seeds", "trials", "validation_share", "side", "preprocessing", "batch_size",
+             "amp", "shots", "ways", "episode_shots", "episodes"}  # fmt: skip
+    for probe in ("auto", "lbfgs", "sgd", "knn"):
+        record = recorded(EvalConfig(probe=probe))  # pyright: ignore[reportArgumentType]
+        assert record.keys() == first and (record["side"], record["episodes"]) == (224, 200)
+    assert (
+        recorded(EvalConfig(probe="sea")).keys()
+        == recorded(EvalConfig(probe="path")).keys()
+        == first | {"sea", "selection"}
+    )
+    assert recorded(EvalConfig(suite="fewshot")).keys() == first | {"queries", "episode_pool"}
+    assert recorded(EvalConfig(selection="mean_per_class")).keys() == first | {"selection"}

@@ -143,6 +143,8 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
     everything = np.arange(len(y))
+    if config.shots:
+        print(memory_line(name, "sgd", len(y), x.shape[1], classes), file=sys.stderr)
     for shots in config.shots:
         results, chosen = [], []
         for seed in config.seeds:
