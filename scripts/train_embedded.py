@@ -64,6 +64,7 @@ def pipeline_of(folder: Path) -> StableDiffusionPipeline:
         steps_offset=1,  # of no use to this one, but diffusers asks for it, and others are made from its settings
         **SCHEDULE,
     )
+    scheduler.register_to_config(clip_sample=False, skip_prk_steps=True)  # for DDIM and PNDM: latents leave [-1, 1]
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(folder / "vae").eval(),
         text_encoder=text_encoder,

@@ -142,9 +142,7 @@ class Choices(Dataset):
         # Stratified: one time step out of each of `batch` equal parts.
         parts = torch.randperm(self.batch, generator=generator) + torch.rand(self.batch, generator=generator)
         times = (parts / self.batch * 1000).long().clamp(max=999)
-        return Choice(
-            rows=rows, flips=flips, digits=digits, copies=copies, tokens=self._encode(texts), times=times
-        )
+        return Choice(rows=rows, flips=flips, digits=digits, copies=copies, tokens=self._encode(texts), times=times)
 
     def _encode(self, texts: list[str]) -> torch.Tensor:
         for text in texts:

@@ -96,7 +96,10 @@ def train_critic(photos: Pictures, seed: int, device: torch.device, epochs: int 
         schedule.step()
         right = 0.98 * right + 0.02 * (scores.argmax(1) == wanted).float().mean()
         if step % 200 == 0 or step == steps - 1:
-            print(f"{time.strftime('%H:%M:%S')} critic {step}/{steps}, {right.item():.1%} of its batches right", flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} critic {step}/{steps}, {right.item():.1%} of its batches right",
+                flush=True,
+            )
     return critic.eval().requires_grad_(False)
 
 
