@@ -55,10 +55,17 @@ class SeaSettings:
         grids = ("smoothing", "margin", "alpha", "learning_rate", "weight_decay")
         _check(
             self,
-            (self.augmentation in get_args(Augmentation), "augmentation", f"one of {', '.join(get_args(Augmentation))}"),
+            (
+                self.augmentation in get_args(Augmentation),
+                "augmentation",
+                f"one of {', '.join(get_args(Augmentation))}",
+            ),
             (min((0.0, *self.eta)) >= 0, "eta", "give numbers from 0"),
             *((len(getattr(self, name)) > 0, name, "give at least one value") for name in grids),
-            *((min((1.0, *getattr(self, n))) > 0, n, "give numbers above 0") for n in ("smoothing", "alpha", "learning_rate")),
+            *(
+                (min((1.0, *getattr(self, n))) > 0, n, "give numbers above 0")
+                for n in ("smoothing", "alpha", "learning_rate")
+            ),
             *((min((0.0, *getattr(self, n))) >= 0, n, "give numbers from 0") for n in ("margin", "weight_decay")),
             (self.batch_size >= 2, "batch_size", "give at least 2: directions come from the other images of a batch"),
             (self.epochs >= 1, "epochs", "give at least 1"),
@@ -95,8 +102,8 @@ class EvalConfig:
     validation_share: float = 0.2
     """Share of the training images held out, stratified, to choose hyper-parameters."""
     selection: Selection = "auto"
-    """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy for
-    path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
+    """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy
+    for path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
     sea: SeaSettings = field(default_factory=SeaSettings)
     """Settings of the probe sea."""
     crop_size: int = field(default=224, metadata={"formerly": "side"})
@@ -148,13 +155,13 @@ def _check(config: Any, *checks: tuple[bool, str, str]) -> None:
 def recorded(config: EvalConfig) -> dict[str, Any]:
     """`to_mapping` as version 0.1.0 had it, so that old evaluations count as done wherever their numbers are the same.
 
-    Fields have their first names; later ones are left out at their defaults, and those of episodes where the suite has
-    none.
+    Fields have their first names, and later ones are left out where they change nothing: those of episodes where the
+    suite has none, and at their defaults those of the search, save for the probes that searched in another way then.
     """
     values: dict[str, Any] = to_mapping(config)
     values["side"] = values.pop("crop_size")
     for name in ("selection", "sea"):
-        if getattr(config, name) == getattr(EvalConfig(), name):
+        if config.probe not in ("sea", "path") and getattr(config, name) == getattr(EvalConfig(), name):
             del values[name]
     if config.suite != "fewshot":
         values |= {"episodes": 200}

@@ -15,19 +15,11 @@ from imagenet_sd.data.preprocess import Preprocessing, imagenet_preprocessing, t
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.
-_HEADS = (
-    "fc.",
-    "head.",
-    "head_dist.",
-    "classifier.",
-    "projector.",
-    "projection_head.",
-    "prototypes.",
-    "predictor.",
-    "last_layer.",
-)
+_HEADS = ("fc.", "head.", "head_dist.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.",
+          "last_layer.", "momentum_encoder.")  # fmt: skip
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.")
+_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.",
+             "base_encoder.", "module.base_encoder.")  # fmt: skip
 _HINT = (
     "the imagenet suite scores a run folder or a model with a classifier of ImageNet's classes; use --suite transfer"
 )

@@ -169,7 +169,11 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int])
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(file, header)
             for block in blocks:
                 file.write(np.ascontiguousarray(block, np.float32).data)
