@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 
-from imagenet_sd.core.errors import TemplateError
+from imagenet_sd.core.errors import TemplateError, one_line
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.types import PromptTemplate
 
@@ -65,8 +65,7 @@ def _read(path: Path) -> dict[str, PromptTemplate]:
     except FileNotFoundError:
         raise TemplateError(f"no templates file {path}", "give the path of a YAML file of `key: text` lines") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise TemplateError(f"{path} is not readable as YAML: {reason}", 'write `key: "text"` lines') from None
+        raise TemplateError(f"{path} is not readable as YAML: {one_line(error)}", 'write `key: "text"` lines') from None
     if not isinstance(entries, dict) or not all(isinstance(x, str) for pair in entries.items() for x in pair):
         raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')
     for key, text in entries.items():

@@ -1,4 +1,4 @@
-"""Published classifiers on the ImageNet sets: their classes, their preprocessing, and the weights that encoders start from."""
+"""Published classifiers on the ImageNet sets: their classes and preprocessing; the weights that encoders start from."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ from imagenet_sd.core.backbones import create_backbone
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.files import cache_dir
 from imagenet_sd.core.specs import EncoderSpec
-from imagenet_sd.data.images import FolderSet
 from imagenet_sd.data.imagenet_family import open_imagenet
+from imagenet_sd.data.images import FolderSet
 from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.evaluation import encoders as E
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
@@ -296,7 +296,7 @@ def test_a_published_classifier_knows_photographs(
     efficientnet: Path, twenty: Path, preprocessing: str, top1: int, top5: int, of_1000: tuple[int, int], cli: CliRun,
     tmp_path: Path,
 ):  # fmt: skip
-    """Its 1,000 logits are masked to the 19 classes that are there, which is easy; the last assertion is without the mask."""
+    """Masked to the 19 classes that are there, which is easy; and, in the last assertion, among all 1,000."""
     encoder, cache = f"timm:tf_efficientnet_lite0@{efficientnet}", tmp_path / "cache"
     arguments = ["--suite", "imagenet", "--preprocessing", preprocessing, "--data", f"photos=imagefolder:{twenty}"]
     done = cli("evaluate", encoder, *arguments, "--cache", cache, "--format", "json")
