@@ -109,7 +109,7 @@ class EvalConfig:
     crop_size: int = field(default=224, metadata={"formerly": "side"})
     """Pixels: the edge of the centre crop."""
     preprocessing: Preprocessing = "protocol"
-    """protocol: the papers', the shorter edge resized to the crop size, and for the imagenet suite and a crop of 224 to 256.
+    """protocol: the papers', the shorter edge to the crop size, or to 256 in the imagenet suite for crops of 224;
     model: size, crop_pct, interpolation, mean and standard deviation of the model's own configuration."""
     batch_size: int = 128
     """Images per forward pass."""

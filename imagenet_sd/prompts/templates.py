@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import TemplateError
+from imagenet_sd.core.errors import TemplateError, one_line
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.types import PromptTemplate
 
@@ -70,8 +70,7 @@ def _read(path: Path) -> dict[str, PromptTemplate]:
     except FileNotFoundError:
         raise TemplateError(f"no templates file {path}", "give the path of a YAML file of `key: text` lines") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise TemplateError(f"{path} is not readable as YAML: {reason}", 'write `key: "text"` lines') from None
+        raise TemplateError(f"{path} is not readable as YAML: {one_line(error)}", 'write `key: "text"` lines') from None
     if not isinstance(entries, dict) or not all(isinstance(key, str) for key in entries):
         raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')
     return {key: _template(path, key, entry) for key, entry in entries.items()}
