@@ -122,7 +122,9 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
 
 
-def _compute_parts(encoder: Encoder, images: ImageSet, folder: Path, preprocessing: Preprocessing, config: EvalConfig) -> bool:
+def _compute_parts(
+    encoder: Encoder, images: ImageSet, folder: Path, preprocessing: Preprocessing, config: EvalConfig
+) -> bool:
     """Write the parts that are missing or damaged; whether there were none."""
     all_cached = True
     with Progress("images", sum(images.group_sizes)) as progress:

@@ -24,9 +24,9 @@ from imagenet_sd.core.results import (
     clean,
     parse_json,
     read_text,
-    training_facts,
     validate,
 )
+from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
 from imagenet_sd.report.text import TIMES
 from imagenet_sd.storage.dataset import upgrade

@@ -16,9 +16,9 @@ from imagenet_sd.core.results import (
     StudyCell,
     StudyResults,
     read_document,
-    training_facts,
 )
 from imagenet_sd.core.specs import EncoderSpec
+from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
