@@ -14,7 +14,7 @@ from imagenet_sd.study.planner import Planner, unique_stages
 from imagenet_sd.study.runner import dry_run_study, run
 from tests.conftest import ROOT, CliRun
 
-FILES = [path for path in sorted((ROOT / "pipelines").glob("*.yaml")) if "\nevaluate:" in path.read_text()]  # no templates
+FILES = [path for path in sorted((ROOT / "pipelines").glob("*.yaml")) if "\nevaluate:" in path.read_text()]
 TINY = [
     "generate.model=embedded", "generate.classes=digits-10", "generate.match=", "generate.images_per_class=2",
     "generate.num_inference_steps=2", "generate.shard_size=10", "generate.batch_size=10", "train.steps=2",
