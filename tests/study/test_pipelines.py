@@ -33,7 +33,7 @@ def as_options(settings: list[str]) -> list[str]:
 
 def test_the_studies_are_there():
     assert {path.stem for path in FILES} >= {
-        "mini", "mini_findings", "imagenet100", "imagenet100_table_5_1", "imagenet100_table_5_2", "imagenet1k_c_dc",
+        "mini", "mini_digits", "mini_findings", "photo_findings", "imagenet100", "imagenet100_table_5_1", "imagenet100_table_5_2", "imagenet1k_c_dc",
         "transfer_table_5_3", "cog_table_5_4",
     }  # fmt: skip
 
@@ -55,14 +55,19 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     cells = dict(map(json.loads, done.stdout.splitlines()))
-    assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12 and cells["mini_findings"] == 51
+    assert (
+        cells["mini"] == 1
+        and cells["imagenet100_table_5_2"] == 12
+        and cells["mini_findings"] == 51
+        and cells["photo_findings"] == 63
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_stages_keep_the_folders_and_inputs_of_version_0_1_0():
     """What a study made then is up to date now: hashes cover the values of settings under their first names."""
     run_folder = "runs/c_dc_scale2_steps20_x1_strong_seed0-0f8b4463"
-    planner = Planner(expand(pipeline("mini")), Path("out"), "mini.yaml")
+    planner = Planner(expand(pipeline("mini_digits")), Path("out"), "mini_digits.yaml")
     assert {stage.folder.as_posix(): stage.inputs for stage in unique_stages(planner.plan())} == {
         "out/datasets/digits-10-sd_c_dc_scale2_steps20_seed0-b5c58161": "864d635859177c93",
         f"out/{run_folder}": "0f8b4463fd5d2da4",
@@ -148,7 +153,7 @@ def test_mini_runs(tmp_path: Path, cli: CliRun):
     small = ["generate.images_per_class=2", "generate.num_inference_steps=2", "generate.shard_size=20", "train.steps=2",
              "train.optimizer.batch_size=10", "train.validation=", "evaluate.trials=1", "evaluate.seeds=[0]",
              "evaluate.1.data={faces: 'builtin:faces'}"]  # fmt: skip
-    done = cli("run", ROOT / "pipelines" / "mini.yaml", "--out", tmp_path / "mini", *as_options(small))
+    done = cli("run", ROOT / "pipelines" / "mini_digits.yaml", "--out", tmp_path / "mini", *as_options(small))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'mini' / 'report.html'}"
     (cell,) = json.loads((tmp_path / "mini" / "study.json").read_text())["cells"]
