@@ -22,6 +22,7 @@ demo: setup
 
 test: setup
 	$(BIN)/python scripts/setup_system.py browser
+	-$(BIN)/python scripts/setup_system.py cifar10 fashion
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup
