@@ -167,7 +167,7 @@ def test_the_photo_findings_vary_one_factor_at_a_time_and_train_equally_long():
         "base": 1, "prompt": 4, "guidance_scale": 5, "num_inference_steps": 3, "multiple": 3, "augmentation": 1,
         "also": 1, "guidance_scale augmentation": 1, "real": 1, "augmentation real": 1,
     }  # fmt: skip
-    assert steps == {936}
+    assert steps == {621, 624}  # a quarter of the base has 9 batches an epoch
 
 
 def test_mini_runs(tmp_path: Path, cli: CliRun):
