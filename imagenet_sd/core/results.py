@@ -166,13 +166,65 @@ class FeatureAnalysis(_Measured):
     singular_values: Annotated[tuple[Number, ...], Field(max_length=100_000)] = ()
 
 
+Cosine = Annotated[Number, Field(ge=-1.000001, le=1.000001)]
+Curve = Annotated[tuple[Number, ...], Field(max_length=100_000)]
+
+
+class InvarianceResult(_Measured):
+    """How far whitened features move under one transformation (Ericsson et al., 2022)."""
+
+    probe: Literal["invariance"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    transformation: Text
+    family: Literal["spatial", "appearance", "real"]
+    """Of the transformation; `real`: pairs of images of one object."""
+    cosine: Cosine
+    """Mean over images, then over strengths; 1 is invariant."""
+    cosine_sd: NotNegative
+    """Population standard deviation over images (or pairs)."""
+    distance: NotNegative
+    """Mahalanobis distance, averaged likewise; 0 is invariant."""
+    distance_sd: NotNegative
+    strengths: Annotated[tuple[Annotated[tuple[Number, ...], Field(max_length=8)], ...], Field(max_length=100_000)] = ()
+    """The grid."""
+    cosines: Curve = ()
+    """Mean over images at each strength."""
+    distances: Curve = ()
+    rank: Count | None = None
+    """Directions in which the features vary."""
+    num_test: Count | None = None
+    """Images (or pairs) that were compared."""
+
+
+class RegressionResult(_Measured):
+    """Ridge regression from features to continuous targets."""
+
+    probe: Literal["ridge"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    targets: Texts
+    r2: Annotated[Number, Field(le=1)]
+    """Coefficient of determination on the test images, the mean over targets."""
+    r2_per_target: Curve = ()
+    r2_folds: Annotated[Number, Field(le=1)] | None = None
+    """Mean over the validation folds, at the chosen penalty."""
+    r2_folds_sd: NotNegative | None = None
+    """Population standard deviation over the folds."""
+    num_train: Count | None = None
+    num_test: Count | None = None
+    hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
+
+
+_KINDS = {"analysis": "FeatureAnalysis", "invariance": "InvarianceResult", "ridge": "RegressionResult"}
+
+
 def _kind_of(result: Any) -> str:
     probe = result.get("probe") if isinstance(result, dict) else getattr(result, "probe", None)
-    return "FeatureAnalysis" if probe == "analysis" else "ProbeResult"
+    return _KINDS.get(str(probe), "ProbeResult")
 
 
 AnyResult = Annotated[
-    Annotated[ProbeResult, Tag("ProbeResult")] | Annotated[FeatureAnalysis, Tag("FeatureAnalysis")],
+    Annotated[ProbeResult, Tag("ProbeResult")]
+    | Annotated[FeatureAnalysis, Tag("FeatureAnalysis")]
+    | Annotated[InvarianceResult, Tag("InvarianceResult")]
+    | Annotated[RegressionResult, Tag("RegressionResult")],
     Discriminator(_kind_of),
 ]
 
@@ -197,6 +249,16 @@ class EvaluationResults(Document):
     def analyses(self) -> list[FeatureAnalysis]:
         """The results that describe features."""
         return [result for result in self.results if isinstance(result, FeatureAnalysis)]
+
+    @property
+    def invariances(self) -> list[InvarianceResult]:
+        """The results that say how far features move."""
+        return [result for result in self.results if isinstance(result, InvarianceResult)]
+
+    @property
+    def regressions(self) -> list[RegressionResult]:
+        """The results for continuous targets."""
+        return [result for result in self.results if isinstance(result, RegressionResult)]
 
 
 _LOWEST = {"guidance_scale": 0, "num_inference_steps": 1, "multiple": 0, "seed": 0}
@@ -317,7 +379,7 @@ def read_document(kind: type[D], path: Path) -> D:
 
 def _place(location: Iterable[int | str]) -> str:
     """Such as "results[2].top1"."""
-    parts = [part for part in location if part not in ("ProbeResult", "FeatureAnalysis")]  # the tags of the union
+    parts = [part for part in location if part not in ("ProbeResult", *_KINDS.values())]  # the tags of the union
     return clean("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix("."))
 
 

@@ -13,7 +13,7 @@ from imagenet_sd.core.seeds import Permutation, image_seed
 if TYPE_CHECKING:
     import numpy as np
 
-Suite = Literal["imagenet", "transfer", "fewshot", "analysis", "cog"]
+Suite = Literal["imagenet", "transfer", "fewshot", "analysis", "cog", "invariance", "readout"]
 """What an evaluation measures."""
 
 

@@ -7,7 +7,9 @@ from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.types import Suite
 
 SUITES = get_args(Suite)
-Probe = Literal["auto", "lbfgs", "sgd", "sea", "knn", "path"]
+Probe = Literal["auto", "lbfgs", "sgd", "sea", "knn", "path", "gradient"]
+Fusion = Literal["normalised", "raw"]
+GradientTraining = Literal["paper", "code"]
 Preprocessing = Literal["protocol", "model"]
 
 
@@ -24,9 +26,9 @@ class EvalConfig:
     """
 
     suite: str = "transfer"
-    """imagenet, transfer, fewshot, analysis or cog."""
+    """imagenet, transfer, fewshot, analysis, cog, invariance or readout."""
     probe: Probe = "auto"
-    """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd."""
+    """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd; gradient: see `blocks`."""
     large: int = 100_000
     """Training images from which `auto` takes SGD."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -51,6 +53,27 @@ class EvalConfig:
     """Training images per class of an episode."""
     episodes: int = 200
     """Number of episodes; 0 for none."""
+    fusion: Fusion = "normalised"
+    """Features of encoders A+B side by side: of unit length each (SeA), or raw with a wider range of penalties."""
+    transformations: str = ""
+    """Of the suite invariance, with commas: empty is all; `variants` compares files OBJECT_VARIANT in pairs."""
+    strengths: int = 256
+    """Strengths of a transformation, about; the suite invariance takes the mean over them."""
+    measured_images: int = 1000
+    """Images that the suite invariance transforms; mean and covariance come from all."""
+    targets: str = "class"
+    """Of the suite readout, with commas: class, hue, brightness, rotation. `targets:TSV` data bring their own."""
+    blocks: str = ""
+    """Blocks whose weights the probe gradient linearises, with commas, such as layer4 or blocks.10,blocks.11."""
+    gradient_training: GradientTraining = "paper"
+    """Of the probe gradient: the paper's Adam, or the SGD of the official code."""
+    gradient_steps: int = 50_000
+    """Training steps of the probe gradient."""
+    ntk: bool = False
+    """NTK parametrisation of the blocks, for the probe gradient."""
+    controls: str = ""
+    """Rivals that the probe gradient trains as well, with commas: activations, random-omega, random-theta2,
+    random-theta1, fine-tuned; or all."""
 
     def __post_init__(self) -> None:
         probes, preprocessings = get_args(Probe), get_args(Preprocessing)
@@ -62,6 +85,16 @@ class EvalConfig:
             (len(self.seeds) >= 1, "seeds", "give at least one seed"),
             (0 < self.validation_share < 1, "validation_share", "give a share in (0, 1)"),
             (self.crop_size >= 16, "crop_size", "give at least 16 pixels"),
+            (self.fusion in get_args(Fusion), "fusion", f"one of {', '.join(get_args(Fusion))}"),
+            (self.strengths >= 2, "strengths", "give at least 2; the paper uses 256"),
+            (self.measured_images >= 2, "measured_images", "give at least 2; the paper uses 1000"),
+            (self.gradient_training in get_args(GradientTraining), "gradient_training", "one of paper, code"),
+            (self.gradient_steps >= 1, "gradient_steps", "give at least 1"),
+            (
+                self.probe != "gradient" or bool(self.blocks),
+                "blocks",
+                "the probe gradient needs --blocks, such as layer4 of a ResNet or blocks.11 of a ViT",
+            ),
         ]
         for holds, name, hint in checks:
             if not holds:
