@@ -21,7 +21,11 @@ from imagenet_sd.evaluation.config import EvalConfig
 @folder("--out", "File for the results.", metavar="JSON")
 @click.option("--seeds", type=AT_LEAST_1, default=5, help="Number of seeds.")
 @options(
-    EvalConfig, "settings", only=("suite", "probe", "trials", "crop_size", "preprocessing", "amp"),
+    EvalConfig, "settings",
+    only=(
+        "suite", "probe", "trials", "crop_size", "preprocessing", "amp", "fusion", "transformations", "strengths",
+        "targets", "blocks", "gradient_training", "gradient_steps", "ntk", "controls",
+    ),
     suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1}, crop_size={"flags": ["--crop-size", "--side"]},
 )  # fmt: skip
 @folder("--cache", "Feature cache; by default in the user's cache.")

@@ -6,15 +6,21 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
-from imagenet_sd.core.results import EvaluationResults, FeatureAnalysis, ProbeResult
+from imagenet_sd.core.results import AnyResult, EvaluationResults, FeatureAnalysis, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.analysis import analyse
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
+from imagenet_sd.evaluation.suites.gradient import measure_gradient
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
+from imagenet_sd.evaluation.suites.invariance import measure_invariance
 from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
+from imagenet_sd.evaluation.suites.readout import measure_readouts
+
+_OWN_FEATURES = {"invariance": measure_invariance, "readout": measure_readouts, "gradient": measure_gradient}
+"""What needs more than the features of a training and a test set: by the name of the suite, or `gradient`."""
 
 
 def evaluate(
@@ -41,13 +47,20 @@ def evaluate(
     """
     if not data:
         raise EvaluationError("no data to evaluate on", "give --data NAME=SPEC, such as --data mnist=builtin:mnist")
-    results: list[ProbeResult | FeatureAnalysis] = []
+    results: list[AnyResult] = []
     from_cache = True
     for name, spec in data.items():
+        if own := _OWN_FEATURES.get("gradient" if config.probe == "gradient" else config.suite):
+            found, cached = own(encoders, name, spec, config, cache)
+            results += found
+            from_cache &= cached
+            continue
         features = {}
         for split in ("test",) if config.suite in ("imagenet", "analysis") else ("test", "train"):
             images = open_images(spec, split)
-            features[split] = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
+            features[split] = concatenate(
+                [extract(encoder, images, config, cache) for encoder in encoders], config.fusion
+            )
             from_cache &= features[split].from_cache
         results += _measure(encoders, name, features.get("train"), features["test"], config)
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]

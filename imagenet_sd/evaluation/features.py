@@ -23,7 +23,7 @@ from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.data.preprocess import center_crop
 from imagenet_sd.evaluation.analysis import unit
-from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.config import EvalConfig, Fusion
 from imagenet_sd.evaluation.encoders import Encoder
 
 _PART = 2048
@@ -39,6 +39,7 @@ class Extracted:
         unreadable: names of images that could not be read.
         cache_key: names the cache entry.
         from_cache: whether nothing had to be computed.
+        concatenations: with how many other encoders' raw features they stand side by side.
     """
 
     data: FeatureSet
@@ -46,6 +47,7 @@ class Extracted:
     unreadable: tuple[str, ...]
     cache_key: str
     from_cache: bool
+    concatenations: int = 0
 
 
 def versions() -> dict[str, str]:
@@ -187,11 +189,21 @@ def _read_part(path: Path) -> dict[str, Any] | None:
         return None  # not there, or damaged: it is computed again
 
 
-def concatenate(parts: list[Extracted]) -> Extracted:
-    """Features of several encoders side by side: each of unit length, and the whole of unit length (SeA, eq. 1)."""
+def concatenate(parts: list[Extracted], fusion: Fusion = "normalised") -> Extracted:
+    """Features of several encoders side by side.
+
+    Args:
+        parts: of the same images.
+        fusion: `normalised`: each of unit length, and the whole of unit length (SeA, eq. 1); `raw`: as they are
+            (Ericsson et al., 2022), for probes with a wider range of penalties.
+    """
     if len(parts) == 1:
         return parts[0]
-    joined = unit(np.concatenate([unit(part.data.features) for part in parts], axis=1)).astype(np.float32)
+    features = [part.data.features for part in parts]
+    if fusion == "normalised":
+        features = [unit(each) for each in features]
+    joined = np.concatenate(features, axis=1)
+    joined = (unit(joined) if fusion == "normalised" else joined).astype(np.float32)
     first = parts[0]
     return Extracted(
         data=FeatureSet(features=joined, labels=first.data.labels),
@@ -199,4 +211,5 @@ def concatenate(parts: list[Extracted]) -> Extracted:
         unreadable=first.unreadable,
         cache_key="+".join(part.cache_key for part in parts),
         from_cache=all(part.from_cache for part in parts),
+        concatenations=len(parts) - 1 if fusion == "raw" else 0,
     )

@@ -38,9 +38,10 @@ def probe_dataset(name: str, train: Extracted, test: Extracted, config: EvalConf
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
     results, chosen = [], []
+    wider = {"concatenations": train.concatenations} if kind in ("lbfgs", "path") else {}
     for seed in config.seeds:
         rows = stratified_split(y, config.validation_share, name, seed)
-        scores, best = PROBES[kind](x, y, classes, rows, config.trials, seed)
+        scores, best = PROBES[kind](x, y, classes, rows, config.trials, seed, **wider)
         results.append(score(scores(x_test), y_test, seed))
         chosen.append(best)
         if kind == "knn":
