@@ -86,7 +86,8 @@ def _print_results(document: dict[str, Any]) -> None:
             )
         else:
             facts = ", ".join(f"{key} {value:.4g}" for key, value in result.items() if isinstance(value, float))
-            click.echo(f"{result['dataset']:20s} {facts}")
+            what = result.get("transformation", result["probe"])
+            click.echo(f"{result['dataset']:20s} {what:24s} {facts}")
 
 
 def _print_levels(result: dict[str, Any]) -> None:

@@ -129,7 +129,7 @@ _SHIFT = (1 - _CROPPED) / 2
 _OFF_ON = (_all_of(0, 1),)
 _FACTOR = (_linear(0.25, 5),)
 _ALL: tuple[tuple[str, Family, tuple[Callable[[int], np.ndarray], ...], Apply], ...] = (
-    ("rotation", "spatial", (_periodic(0, 360),), lambda x, s: _affine(x, angle=s[0])),
+    ("rotation", "spatial", (_periodic(0, 360),), lambda x, s: _affine(x, angle=-s[0])),
     ("translation", "spatial", (_periodic(-_SHIFT, _SHIFT),) * 2, _translation),
     ("scale", "spatial", (_linear(0.25, 2),), lambda x, s: _affine(x, scale=s[0])),
     ("shear", "spatial", (_periodic(-160, 160),) * 2, lambda x, s: _affine(x, shear=(s[0], s[1]))),

@@ -156,7 +156,7 @@ class _Task:
 
     def _inputs(self, split: SplitEncoder, variant: str) -> tuple[_Inputs, _Inputs]:
         """Of both splits; the activations come from the feature cache."""
-        facts = f"{self.encoder.fingerprint} {self.blocks} {variant}"
+        facts = f"{self.encoder.fingerprint} {self.blocks} {variant} {self.train.cache_key if variant else str()}"
         trunk = _as_encoder(self.encoder, Trunk(split), hashlib.sha256(facts.encode()).hexdigest())
         found = [torch.from_numpy(self._extract(trunk, images).data.features) for images in self.sets]
         train, test = (
