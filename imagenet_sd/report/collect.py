@@ -174,6 +174,8 @@ def _encoder(
         factors=factors,
         scores=kept,
         analyses=tuple(analysis for document in documents for analysis in document.analyses),
+        invariances=tuple(result for document in documents for result in document.invariances),
+        regressions=tuple(result for document in documents for result in document.regressions),
         dataset=dataset,
         run=run,
         class_list=dataset.class_list if dataset else known_class_list(run.classes) if run else "",

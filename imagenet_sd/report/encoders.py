@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from imagenet_sd.core.results import FeatureAnalysis, ProbeResult
+from imagenet_sd.core.results import FeatureAnalysis, InvarianceResult, ProbeResult, RegressionResult
 
 TRANSFER = ("aircraft", "cars196", "dtd", "eurosat", "flowers", "pets", "food101", "sun397", "inat18", "inat19")
 """The ten transfer sets of Tab. 5.3, as the suites call them, in its order."""
@@ -26,10 +26,10 @@ class Score:
 
     @property
     def kind(self) -> Literal["training", "transfer", "other"]:
-        """`training`: the encoder's own classifier; `transfer`: a probe on other data; `other`: few-shot, episodes."""
+        """`training`: the encoder's own classifier; `transfer`: a probe on other data; `other`: few-shot, episodes, read-outs."""
         if self.suite in ("transfer", "cog"):
             return "transfer"
-        return "other" if self.suite == "fewshot" else "training"
+        return "other" if self.suite in ("fewshot", "readout") else "training"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,8 @@ class EvaluatedEncoder:
     factors: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Score, ...] = ()
     analyses: tuple[FeatureAnalysis, ...] = ()
+    invariances: tuple[InvarianceResult, ...] = ()
+    regressions: tuple[RegressionResult, ...] = ()
     dataset: DatasetFolder | None = None
     run: RunFolder | None = None
     class_list: str = ""

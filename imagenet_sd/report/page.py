@@ -17,7 +17,7 @@ from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.pictures import contact_sheets, worst_classes
 from imagenet_sd.report.plots import draw_all
 from imagenet_sd.report.svg import standalone
-from imagenet_sd.report.tables import augmentation_tables, paper_tables, results_table, study_table
+from imagenet_sd.report.tables import augmentation_tables, paper_tables, regression_table, results_table, study_table
 from imagenet_sd.report.text import template
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
@@ -45,6 +45,8 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
         tables += [study_table(study, measured), *augmentation_tables(study, measured)]
     if len(measured.scores):
         tables.append(results_table(measured))
+    if table := regression_table(measured):
+        tables.append(table)
     datasets, published, drawings = list(inputs.datasets.values()), paper_tables(measured), draw_all(measured)
     worst = worst_classes(measured.settings, datasets, images, inputs.remarks)
     sheets = contact_sheets(datasets, classes, images, inputs.remarks)

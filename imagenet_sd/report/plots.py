@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from imagenet_sd.report import paper
+from imagenet_sd.report import invariance_plots, paper
 from imagenet_sd.report.encoders import TRANSFER
 from imagenet_sd.report.measurements import (
     FEATURE_TITLES,
@@ -306,5 +306,6 @@ _FIGURES: list[tuple[str, str, Callable[[Measurements], Captioned]]] = [
         "`imagenet-sd evaluate ENCODER --suite analysis --data NAME=SPEC`",
         features,
     ),
+    *invariance_plots.FIGURES,
 ]
 """Figures in the order of the page: title, what it needs, and the function that makes it."""
