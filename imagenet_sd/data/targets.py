@@ -42,7 +42,9 @@ def read_targets(path: Path, split: Literal["train", "test"], name: str = "") ->
         with open(path, encoding="utf-8", newline="") as file:
             lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     except (OSError, UnicodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}", "give a TSV file with the columns path, target...") from None
+        raise DatasetError(
+            f"{path} cannot be read: {error}", "give a TSV file with the columns path, target..."
+        ) from None
     header = lines[0] if lines else []
     names = [column for column in header[1:] if column != "split"]
     if header[:1] != ["path"] or not names or len(set(header)) != len(header):

@@ -89,9 +89,7 @@ def _translation(images: torch.Tensor, strength: Strength) -> torch.Tensor:
 
 def _resized_crop(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     height, width = images.shape[-2:]
-    top, left, tall, wide = (
-        round(share * edge) for share, edge in zip(strength, (height, width) * 2, strict=True)
-    )
+    top, left, tall, wide = (round(share * edge) for share, edge in zip(strength, (height, width) * 2, strict=True))
     size = [min(height, width)] * 2
     return TF.resized_crop(images, top, left, max(1, tall), max(1, wide), size, InterpolationMode.BILINEAR)
 

@@ -131,7 +131,11 @@ def spatial_against_appearance(measured: Measurements) -> tuple[str, list[Panel]
 _NEEDS = "`imagenet-sd evaluate ENCODER --suite invariance --data NAME=SPEC`"
 FIGURES: list[tuple[str, str, Callable[[Measurements], tuple[str, list[Panel]]]]] = [
     ("Invariance to transformations", _NEEDS, heat_map),
-    ("Spatial against appearance invariance", f"{_NEEDS}, with transformations of both families", spatial_against_appearance),
+    (
+        "Spatial against appearance invariance",
+        f"{_NEEDS}, with transformations of both families",
+        spatial_against_appearance,
+    ),
     ("Invariance over strengths", _NEEDS, curves),
 ]
 """Title, what it needs, and the function that makes it."""

@@ -149,7 +149,11 @@ class Skips(nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "block", "message"),
-    [(Skips(), "second", "needs more of the encoder"), (cnn(), "layer9", "no block 'layer9'"), (cnn(), "act1", "no weights")],
+    [
+        (Skips(), "second", "needs more of the encoder"),
+        (cnn(), "layer9", "no block 'layer9'"),
+        (cnn(), "act1", "no weights"),
+    ],
 )
 def test_a_cut_that_cannot_be_is_one_line(module: nn.Module, block: str, message: str):
     with pytest.raises(EvaluationError, match=message) as caught:
@@ -175,7 +179,10 @@ def test_with_w2_zero_it_is_the_logistic_regression_it_started_from(task):
     split, z, f, _, start = task
     for ntk in (False, True):
         model = GradientClassifier(start, split, ntk=ntk)
-        assert torch.equal(predict(model, f, z, torch.device("cpu")), torch.cat([each @ start.omega + start.bias for each in f.split(256)]))
+        assert torch.equal(
+            predict(model, f, z, torch.device("cpu")),
+            torch.cat([each @ start.omega + start.bias for each in f.split(256)]),
+        )
     assert relative(predict(FineTuned(start, split), f, z, torch.device("cpu")), f @ start.omega + start.bias) < 1e-5
 
 

@@ -26,7 +26,9 @@ class RidgePath:
         return np.asarray(features, np.float64) @ self.weights[k] + self.intercepts[k]
 
 
-def solve_ridge(features: np.ndarray, targets: np.ndarray, penalties: Sequence[float], device: str = "cpu") -> RidgePath:
+def solve_ridge(
+    features: np.ndarray, targets: np.ndarray, penalties: Sequence[float], device: str = "cpu"
+) -> RidgePath:
     """Fit every penalty.
 
     Args:

@@ -85,7 +85,9 @@ class _Probe:
         """One transformation over its grid."""
         chosen = TRANSFORMATIONS[transformation]
         grid = chosen.grid(self.config.strengths)
-        kept = self._cached(f"{transformation}-{len(self.sample)}-{len(grid)}", lambda: self._over(transformation, grid))
+        kept = self._cached(
+            f"{transformation}-{len(self.sample)}-{len(grid)}", lambda: self._over(transformation, grid)
+        )
         return self._result(name, transformation, chosen.family, grid, kept["cosine"], kept["distance"])
 
     def variants(self, name: str) -> InvarianceResult:
