@@ -1,8 +1,8 @@
 """Gradient features on real CIFAR-10 photographs, as Tab. 1 of the paper has them: several seeds, equal steps.
 
-For an encoder trained without labels and one trained with them (the runs of `invariances.py`, where they are in the same
-folder), with theta2 = one, two and three of the last stages: activations alone, gradient features, the controls with
-random omega, theta2 and theta1, and fine-tuning. Every model takes the same number of steps from the same logistic
+For an encoder trained without labels and one trained with them (the runs of `invariances.py`, where they are in the
+same folder), with theta2 = one, two and three of the last stages: activations alone, gradient features, the controls
+with random omega, theta2 and theta1, and fine-tuning. Every model takes the same number of steps from the same logistic
 regression. Writes gradient_features.json and a page in Markdown, with the paper's numbers beside ours.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-
 from self_supervised_encoders import options, trained
+
 from imagenet_sd.core.files import write_json
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.pipeline import evaluate
@@ -40,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--gradient-steps", type=int, default=1000, help="steps of every model")
     parser.add_argument("--training", choices=["paper", "code"], default="paper")
-    parser.add_argument("--ntk", action="store_true", help="NTK parametrisation, as the official code")
+    parser.add_argument("--plain", action="store_true", help="without the NTK parametrisation of paper and code")
     parser.add_argument("--page", type=Path, help="Markdown page; by default gradient_features.md in the folder")
     args = parser.parse_args()
     found: Found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
@@ -63,7 +63,7 @@ def measure(args: argparse.Namespace, name: str, encoder: str, seed: int, found:
             controls="all",
             gradient_steps=args.gradient_steps,
             gradient_training=args.training,
-            ntk=args.ntk,
+            ntk=not args.plain,
             crop_size=32,
             seeds=(seed,),
             trials=15,
@@ -78,9 +78,9 @@ def as_markdown(found: Mapping[str, Mapping[str, Mapping[str, list[float]]]], ar
     lines = [
         "# Gradient features",
         "",
-        f"Encoders trained on {10 * args.train_images:,} real CIFAR-10 photographs with {args.steps:,} steps; probes on "
-        f"{10 * args.probe_images:,} of them with {args.gradient_steps:,} steps each ({args.training}). Top-1 on test "
-        f"photographs in percent, mean ± population standard deviation over {args.seeds} seeds; in brackets the "
+        f"Encoders trained on {10 * args.train_images:,} real CIFAR-10 photographs with {args.steps:,} steps; probes "
+        f"on {10 * args.probe_images:,} of them with {args.gradient_steps:,} steps each ({args.training}). Top-1 on "
+        f"test photographs in percent, mean ± population standard deviation over {args.seeds} seeds; in brackets the "
         "paper's Tab. 1 (a BiGAN encoder, 50,000 photographs).",
     ]
     for encoder, columns in found.items():
@@ -98,7 +98,7 @@ def as_markdown(found: Mapping[str, Mapping[str, Mapping[str, list[float]]]], ar
 
 def _shown(values: list[float] | np.ndarray) -> str:
     array = 100 * np.asarray(values, float)
-    return f"{array.mean():.2f} ± {array.std():.2f}" if len(array) else "–"
+    return f"{array.mean():.2f} ± {array.std():.2f}" if len(array) else "-"
 
 
 if __name__ == "__main__":

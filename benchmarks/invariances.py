@@ -1,11 +1,11 @@
 """What encoders keep: invariances and linear read-outs of three augmentation families, each alone and fused.
 
-Trains on real CIFAR-10 photographs, with equal steps and over several seeds: one method without labels with the default,
-the spatial and the appearance family, and with labels; beside them random weights. Then, on test photographs:
+Trains on real CIFAR-10 photographs, with equal steps and over several seeds: one method without labels with the
+default, the spatial and the appearance family, and with labels; beside them random weights. Then, on test photographs:
 
 - invariance to every transformation (cosine of whitened features, Mahalanobis distance),
-- read-outs of the class (logistic regression), of mean hue and of an applied rotation (ridge regression), for each encoder
-  and for the raw features of spatial + appearance and of default + spatial + appearance side by side.
+- read-outs of the class (logistic regression), of mean hue and of an applied rotation (ridge regression), for each
+  encoder and for the raw features of spatial + appearance and of default + spatial + appearance side by side.
 
 Writes invariances.json and a page in Markdown, with the orderings of Ericsson et al. (2022) beside ours.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from self_supervised_encoders import options, trained
+
 from imagenet_sd.core.files import write_json
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.transformations import TRANSFORMATIONS
@@ -160,7 +160,7 @@ def _orderings(found: Mapping[str, Mapping[str, list[float]]]) -> Iterable[list[
 def _shown(values: Iterable[float], digits: int = 3) -> str:
     array = np.asarray(list(values), float)
     if not len(array):
-        return "–"
+        return "-"
     spread = f" ± {array.std():.{digits}f}" if len(array) > 1 else ""
     return f"{array.mean():.{digits}f}{spread}"
 

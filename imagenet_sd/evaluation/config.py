@@ -70,7 +70,8 @@ class EvalConfig:
     gradient_steps: int = 50_000
     """Training steps of the probe gradient."""
     ntk: bool = False
-    """NTK parametrisation of the blocks, for the probe gradient."""
+    """NTK parametrisation of the blocks for the probe gradient, as paper and code have it; their learning rates belong
+    to it."""
     controls: str = ""
     """Rivals that the probe gradient trains as well, with commas: activations, random-omega, random-theta2,
     random-theta1, fine-tuned; or all."""

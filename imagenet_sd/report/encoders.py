@@ -26,7 +26,7 @@ class Score:
 
     @property
     def kind(self) -> Literal["training", "transfer", "other"]:
-        """`training`: the encoder's own classifier; `transfer`: a probe on other data; `other`: few-shot, episodes, read-outs."""
+        """`training`: the encoder's own classifier; `transfer`: a probe on other data; `other`: few-shot, read-outs."""
         if self.suite in ("transfer", "cog"):
             return "transfer"
         return "other" if self.suite in ("fewshot", "readout") else "training"

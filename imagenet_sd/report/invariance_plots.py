@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-import pandas as pd
+import numpy as np
 
 from imagenet_sd.core.results import InvarianceResult
 from imagenet_sd.report.measurements import Measurements, Setting, Summary
@@ -21,18 +21,15 @@ def _results(setting: Setting) -> list[list[InvarianceResult]]:
 
 def _summaries(setting: Setting, value: Callable[[InvarianceResult], float]) -> dict[tuple[str, str], Summary]:
     """(family, transformation) -> mean and deviation over encoders; over data sets first."""
-    rows = [
-        (number, each.family, each.transformation, value(each))
-        for number, results in enumerate(_results(setting))
-        for each in results
-    ]
-    table = pd.DataFrame(rows, columns=["encoder", "family", "transformation", "value"])
-    per_encoder = table.groupby(["family", "transformation", "encoder"], sort=False)["value"].mean()
+    found: dict[tuple[str, str], list[float]] = {}
+    for results in _results(setting):
+        values: dict[tuple[str, str], list[float]] = {}
+        for each in results:
+            values.setdefault((each.family, each.transformation), []).append(value(each))
+        for key, of_sets in values.items():
+            found.setdefault(key, []).append(sum(of_sets) / len(of_sets))
     return {
-        (str(family), str(transformation)): Summary(
-            mean=float(values.mean()), sd=float(values.std(ddof=0)), count=len(values)
-        )
-        for (family, transformation), values in per_encoder.groupby(level=[0, 1], sort=False)  # pyright: ignore[reportGeneralTypeIssues]
+        key: Summary(mean=float(np.mean(each)), sd=float(np.std(each)), count=len(each)) for key, each in found.items()
     }
 
 

@@ -138,8 +138,9 @@ def regression_table(measured: Measurements) -> Table | None:
     return Table(
         key="regressions",
         title="Continuous targets",
-        caption="Ridge regression on frozen features: R squared on the test images, mean over targets; on the validation "
-        "folds that the penalty was chosen on, mean and population standard deviation." + measured.names_note,
+        caption="Ridge regression on frozen features: R squared on the test images, mean over targets; on the "
+        "validation folds that the penalty was chosen on, mean and population standard deviation."
+        + measured.names_note,
         columns=("Encoder", "Data set", "Targets", "R²", "R² on folds", "sd", "Images"),
         rows=tuple(rows),
         numeric=frozenset(range(3, 7)),

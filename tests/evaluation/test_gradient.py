@@ -180,10 +180,10 @@ def test_with_w2_zero_it_is_the_logistic_regression_it_started_from(task):
     for ntk in (False, True):
         model = GradientClassifier(start, split, ntk=ntk)
         assert torch.equal(
-            predict(model, f, z, torch.device("cpu")),
+            predict(model, f, z, "cpu"),
             torch.cat([each @ start.omega + start.bias for each in f.split(256)]),
         )
-    assert relative(predict(FineTuned(start, split), f, z, torch.device("cpu")), f @ start.omega + start.bias) < 1e-5
+    assert relative(predict(FineTuned(start, split), f, z, "cpu"), f @ start.omega + start.bias) < 1e-5
 
 
 @pytest.mark.parametrize("training", ["paper", "code"])
@@ -191,14 +191,14 @@ def test_what_is_frozen_stays_bit_equal_over_100_steps(task, training: str):
     split, z, f, labels, start = task
     model = GradientClassifier(start, split, ntk=training == "code")  # its learning rate belongs to that
     omega, theta2 = start.omega.clone(), {k: v.clone() for k, v in split.theta2.items()}
-    before = F.cross_entropy(predict(model, f, z, torch.device("cpu")), labels)
+    before = F.cross_entropy(predict(model, f, z, "cpu"), labels)
     GradientTrainer(steps=100, training=training, batch_size=32).train(model, f, z, labels, 0)
     assert torch.equal(model.omega, omega) and torch.equal(start.omega, omega)
     assert all(torch.equal(value, theta2[name]) for name, value in split.theta2.items())
     assert all(torch.equal(value, theta2[name]) for name, value in model.theta2.items())
     assert model.w1.data_ptr() != model.omega.data_ptr() and not torch.equal(model.w1, omega)
     assert all(each.abs().max() > 0 for each in model.w2 if each.ndim > 1)
-    assert F.cross_entropy(predict(model, f, z, torch.device("cpu")), labels) < before
+    assert F.cross_entropy(predict(model, f, z, "cpu"), labels) < before
 
 
 def test_training_w2_reaches_what_activations_cannot(task):
@@ -207,13 +207,12 @@ def test_training_w2_reaches_what_activations_cannot(task):
     losses = {}
     for kind, model in (("alone", GradientClassifier(start, None)), ("gradient", GradientClassifier(start, split))):
         GradientTrainer(steps=100, batch_size=64).train(model, f, z, labels, 0)
-        losses[kind] = float(F.cross_entropy(predict(model, f, z, torch.device("cpu")), labels))
+        losses[kind] = float(F.cross_entropy(predict(model, f, z, "cpu"), labels))
     assert losses["gradient"] < 0.9 * losses["alone"], losses
 
 
-def test_it_is_the_first_order_term_of_fine_tuning(task):
+def test_it_is_the_first_order_term_of_fine_tuning():
     """f(theta2 + r w2) = f(theta2) + r J w2 + O(r^2), eq. 4: halving r quarters the error."""
-    split, z, _, _, _ = task
     split_64 = SplitEncoder(vit().double(), ("blocks.5",), images(4).double())
     z = split_64.activations(images(4).double())
     w2 = random_like(split_64.theta2)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -62,7 +63,8 @@ def encoder(function) -> Encoder:
 
 
 def measured(function, folder: Path, cache: Path, **settings) -> dict[str, InvarianceResult]:
-    config = EvalConfig(suite="invariance", crop_size=16, **({"strengths": 8} | settings))
+    values: dict[str, Any] = {"strengths": 8} | settings
+    config = EvalConfig(suite="invariance", crop_size=16, **values)
     spec = DataSpec(kind="imagefolder", root=str(folder))
     results, _ = measure_invariance([encoder(function)], "d", spec, config, cache)
     return {result.transformation: result for result in results}
@@ -206,8 +208,10 @@ def test_a_strength_means_what_it_says(name: str, strength: tuple[float, ...], e
 
 def test_on_small_images_strengths_in_pixels_shrink():
     """A blur of 20 pixels would wipe out an image of 32; of 256 pixels and more it is as published."""
-    assert torch.equal(TRANSFORMATIONS["blur"].apply(photos(1, 256, 256), (20.0,)), TF.gaussian_blur(photos(1, 256, 256), [23, 23], [20.0, 20.0]))  # fmt: skip
-    assert torch.equal(TRANSFORMATIONS["blur"].apply(photos(1, 32, 32), (20.0,)), TF.gaussian_blur(photos(1, 32, 32), [3, 3], [2.5, 2.5]))  # fmt: skip
+    for edge, size, sigma in ((256, 23, 20.0), (300, 23, 20.0), (32, 3, 2.5)):
+        images = photos(1, edge, edge)
+        expected = TF.gaussian_blur(images, [size, size], [sigma, sigma])
+        assert torch.equal(TRANSFORMATIONS["blur"].apply(images, (20.0,)), expected)
 
 
 def test_pairs_of_one_object(tmp_path: Path):

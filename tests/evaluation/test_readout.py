@@ -15,7 +15,7 @@ from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.data.images import ArraySet
 from imagenet_sd.data.open import open_images
-from imagenet_sd.data.targets import Rotated, angle_of, mean_brightness, mean_hue, own_targets, read_targets
+from imagenet_sd.data.targets import Rotated, TargetSet, angle_of, mean_brightness, mean_hue, own_targets, read_targets
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.features import Extracted, concatenate
 from imagenet_sd.evaluation.probes.logreg import lambda_path
@@ -100,7 +100,7 @@ def test_rotation_is_by_the_angle_that_is_the_target_and_leaves_no_trace_outside
     for number, (cos, sin) in enumerate(targets):
         (record,) = Rotated(images).read_group(number)
         turned = np.asarray(record.decode())
-        rows, columns = np.nonzero((turned[..., 0] > 150))
+        rows, columns = np.nonzero(turned[..., 0] > 150)
         y, x = 32 - rows.mean(), columns.mean() - 32
         angle = math.atan2(y, x) - math.pi / 2
         assert math.cos(angle - angle_of(record.image_id)) > 0.999
@@ -120,7 +120,9 @@ def test_a_table_of_targets(tmp_path: Path):
     table.write_text("\n".join(lines) + "\n")
     train, test = (open_images(f"targets:{table}", split) for split in ("train", "test"))
     assert (len(train.group_sizes), len(test.group_sizes)) == (20, 10)
-    assert test.target_names == ("red", "side") and test.targets[1].tolist() == [float(v) for v in (lines[4].split("\t")[1], lines[4].split("\t")[3])]  # fmt: skip
+    _, red, _, side = lines[4].split("\t")
+    assert isinstance(test, TargetSet) and test.target_names == ("red", "side")
+    assert test.targets[1].tolist() == [float(red), float(side)]
     assert str(DataSpec.parse(f"targets:{table}")) == f"targets:{table}"
     # without the column `split`, a fifth by a hash of the path: the same whatever the order
     table.write_text("\n".join("\t".join((a, b)) for a, b, _, _ in (line.split("\t") for line in lines)) + "\n")

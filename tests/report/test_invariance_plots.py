@@ -62,7 +62,8 @@ def test_heat_map_curves_and_plane(paths: list[Path]):
 def test_a_curve_is_the_mean_over_images_at_each_strength(paths: list[Path]):
     drawings = draw_all(Measurements(collect(paths[:1]).encoders))
     svg = next(svg for drawing in drawings for key, _, svg in drawing.panels if key == "invariance-curve-rotation")
-    (points,) = {tuple(re.findall(r'x="([\d.]+)" y="([\d.]+)"', line)) for line in re.findall(r'<g clip-path[^>]*>\s*(?:<use [^>]*/>\s*){3}', svg)}  # fmt: skip
+    (markers,) = re.findall(r"<g clip-path[^>]*>\s*(?:<use [^>]*/>\s*){3}", svg)
+    points = re.findall(r'x="([\d.]+)" y="([\d.]+)"', markers)
     heights = [float(y) for _, y in points]
     # cosines 1, 0.9, 0.8: equal steps down
     assert heights[0] < heights[1] < heights[2]

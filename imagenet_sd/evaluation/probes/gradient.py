@@ -36,6 +36,8 @@ class GradientClassifier(nn.Module):
         ntk: parametrise theta2 as W = V / sqrt(out_channels), b = sqrt(0.1) c and take J with respect to V and c.
     """
 
+    omega: torch.Tensor
+
     def __init__(
         self,
         start: Start,
@@ -86,15 +88,15 @@ class FineTuned(nn.Module):
 class GradientTrainer:
     """How these models are trained, with cross-entropy.
 
-    The paper: Adam, learning rate 1e-3, no weight decay. The official code: SGD with momentum 0.9, learning rate 0.1 (0.01
-    for activations alone), weight decay 5e-5 (1e-6), halved after each fifth (quarter) of the steps, gradients clipped to
-    norm 10.
+    The paper: Adam, learning rate 1e-3, no weight decay. The official code: SGD with momentum 0.9, learning rate 0.1
+    (0.01 for activations alone), weight decay 5e-5 (1e-6), halved after each fifth (quarter) of the steps, gradients
+    clipped to norm 10. Both rates belong to the NTK parametrisation.
     """
 
     steps: int
     training: GradientTraining = "paper"
     batch_size: int = 128
-    device: torch.device = torch.device("cpu")
+    device: str = "cpu"
 
     def train(
         self, model: nn.Module, features: torch.Tensor, activations: torch.Tensor, labels: torch.Tensor, seed: int
@@ -143,14 +145,14 @@ class GradientTrainer:
         few.train(model, features, activations, labels, 0)
         start = time.perf_counter()
         few.train(model, features, activations, labels, 0)
-        if self.device.type == "cuda":
+        if self.device == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / few.steps
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, features: torch.Tensor, activations: torch.Tensor, device: torch.device, batch_size: int = 256
+    model: nn.Module, features: torch.Tensor, activations: torch.Tensor, device: str, batch_size: int = 256
 ) -> torch.Tensor:
     """Logits float32 [N, C] on the host."""
     rows = torch.arange(len(features)).split(batch_size)

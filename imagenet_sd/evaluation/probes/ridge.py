@@ -1,7 +1,7 @@
 """Ridge regression from features to continuous targets, for a whole path of penalties at once, by cross-validation.
 
-Minimises scikit-learn's objective, ||Y - X W - b||^2 + lambda ||W||^2 with b free. One eigendecomposition of the smaller
-Gram matrix of the centred features solves it for every lambda.
+Minimises scikit-learn's objective, ||Y - X W - b||^2 + lambda ||W||^2 with b free. One eigendecomposition of the
+smaller Gram matrix of the centred features solves it for every lambda.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """An encoder f, cut in two at the input of named blocks: theta1 below, theta2 the weights of the blocks.
 
-Works on any timm model whose computation above the cut depends on what flows into the first block alone; a model that is
-not so is refused.
+Works on any timm model whose computation above the cut depends on what flows into the first block alone; a model that
+is not so is refused.
 """
 
 import copy
@@ -23,7 +23,7 @@ _TOLERANCE = 1e-3
 """Of a relative change of the features that folding and cutting may make, in float32."""
 
 
-class _Reached(Exception):  # noqa: N818  # not an error
+class _Reached(Exception):  # not an error
     """The input of the first block is there; the rest of the forward pass is not needed."""
 
 
@@ -52,7 +52,7 @@ class SplitEncoder:
             if block not in names or not block:
                 known = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names if name))
                 raise EvaluationError(f"the encoder has no block {block!r}", f"it has {known[:300]}")
-        self.theta2 = {
+        self.theta2: Weights = {
             name: value
             for name, value in self.module.named_parameters()
             if any(name.startswith(f"{block}.") for block in self.blocks)
@@ -102,7 +102,7 @@ class SplitEncoder:
         return caught[0]
 
     def features(self, activations: torch.Tensor, theta2: Weights) -> torch.Tensor:
-        """f [N, d] from the activations at the cut, under the given weights.
+        """Features [N, d] from the activations at the cut, under the given weights.
 
         Below the cut one blank image runs in their place: a small share of the cost of a batch, and no model needs to
         be taken apart for it.
@@ -155,7 +155,7 @@ def fold_batch_norm(module: nn.Module, images: torch.Tensor) -> nn.Module:
     folded = copy.deepcopy(module).eval().requires_grad_(False)
     for each in folded.modules():
         if getattr(each, "inplace", False):
-            each.inplace = False  # pyright: ignore[reportAttributeAccessIssue]  # cached activations stay as they are
+            setattr(each, "inplace", False)  # noqa: B010  # cached activations stay as they are
     expected = folded(images)
     produced: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.Module]] = []

@@ -75,7 +75,7 @@ class _Task:
     def __init__(self, encoder: Encoder, name: str, spec: DataSpec, config: EvalConfig, cache: Path):
         self.encoder, self.name, self.config, self.cache = encoder, name, config, cache
         self.sets = (open_images(spec, "train"), open_images(spec, "test"))
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.from_cache = True
         self.train, self.test = (self._extract(encoder, images) for images in self.sets)
         features, labels, self.num_classes = aligned(self.train, self.test, name)
@@ -100,7 +100,7 @@ class _Task:
             for kind in ("start", "gradient", *controls):
                 train, test = self.inputs
                 if kind == "random-theta1":
-                    train, test = self._inputs(self._random_theta1(seed), f"random {seed}")
+                    train, test = self._inputs(self._random_theta1(seed), f"random {seed} {self.train.cache_key}")
                 model = self._model(kind, start, seed).to(self.device)
                 if kind != "start":
                     if not number:
@@ -156,7 +156,7 @@ class _Task:
 
     def _inputs(self, split: SplitEncoder, variant: str) -> tuple[_Inputs, _Inputs]:
         """Of both splits; the activations come from the feature cache."""
-        facts = f"{self.encoder.fingerprint} {self.blocks} {variant} {self.train.cache_key if variant else str()}"
+        facts = f"{self.encoder.fingerprint} {self.blocks} {variant}"
         trunk = _as_encoder(self.encoder, Trunk(split), hashlib.sha256(facts.encode()).hexdigest())
         found = [torch.from_numpy(self._extract(trunk, images).data.features) for images in self.sets]
         train, test = (
@@ -197,7 +197,8 @@ class _Task:
         model.load_state_dict(before)
         total = seconds * self.trainer.steps
         print(
-            f"{self.name}: {kind}, {self.trainer.steps:,} steps of {1000 * seconds:.1f} ms: about {duration(total)} a seed",
+            f"{self.name}: {kind}, {self.trainer.steps:,} steps of {1000 * seconds:.1f} ms: about {duration(total)} "
+            "for each seed",
             file=sys.stderr,
         )
 

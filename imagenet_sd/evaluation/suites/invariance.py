@@ -193,7 +193,7 @@ class _Probe:
         return str(path.with_name(match["object"]))
 
     def _batches(self, places: list[tuple[int, int]]) -> Iterator[tuple[list[tuple[int, int]], list[torch.Tensor]]]:
-        """The readable images in batches, sorted by size inside a batch: their places, and one uint8 tensor per size."""
+        """The readable images in batches, by size inside a batch: their places, and one uint8 tensor per size."""
         step = self.config.batch_size
         group, records = -1, []
         for start in range(0, len(places), step):
