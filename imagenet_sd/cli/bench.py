@@ -41,8 +41,8 @@ def loader(settings: dict[str, int], format: str) -> None:
 @bench.command()
 @options(pipeline.bench_probe, "settings", rounds={"type": AT_LEAST_1})
 @FORMAT
-def probe(settings: dict[str, int], format: str) -> None:
-    """Time the linear probe's whole regularisation path against scikit-learn."""
+def probe(settings: dict[str, Any], format: str) -> None:
+    """Time the linear probe: its whole regularisation path against scikit-learn, or SGD on features of ImageNet-1k's size."""
     show(pipeline.bench_probe(**settings), format, _print_result)
 
 

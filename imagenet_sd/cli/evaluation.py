@@ -88,6 +88,11 @@ def _print_results(document: dict[str, Any]) -> None:
             facts = ", ".join(f"{key} {value:.4g}" for key, value in result.items() if isinstance(value, float))
             what = result.get("transformation", result["probe"])
             click.echo(f"{result['dataset']:20s} {what:24s} {facts}")
+    for used in document["preprocessing"]:
+        click.echo(
+            f"images resized to {used['resize_size']} ({used['interpolation']}, {used['crop_mode']}), "
+            f"cropped to {used['crop_size']}, as the {used['chosen_by']} has it"
+        )
 
 
 def _print_levels(result: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -143,6 +143,8 @@ class ProbeResult(Accuracies, _Measured):
     seeds: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=10_000)] = ()
     hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
     """One object per seed."""
+    selected_by: Text = ""
+    """The measure that they were chosen by: "top1" or "mean_per_class"."""
     per_class: Annotated[dict[Text, Fraction], Field(max_length=100_000)] = {}
     """Accuracy by class id."""
     masked: Masked | None = None
@@ -152,7 +154,10 @@ class ProbeResult(Accuracies, _Measured):
 
 
 class FeatureAnalysis(_Measured):
-    """The feature measures of one encoder on one data set (Fig. 5.6), of l2-normalised features."""
+    """The feature measures of one encoder on one data set (Fig. 5.6), of l2-normalised features.
+
+    The split is "test" for the training task, "all" where training and test images went in together (thesis 5.5.5).
+    """
 
     probe: Literal["analysis"]  # pyright: ignore[reportIncompatibleVariableOverride]
     num_test: Count | None = None
@@ -161,9 +166,27 @@ class FeatureAnalysis(_Measured):
     intra_class_distance: NotNegative
     redundancy: NotNegative
     coding_length: NotNegative
-    """In nats."""
-    coding_length_per_sample: NotNegative
-    singular_values: Annotated[tuple[Number, ...], Field(max_length=100_000)] = ()
+    """R(X, eps) in nats, an average per image."""
+    singular_values: Annotated[tuple[NotNegative, ...], Field(max_length=100_000)] = ()
+    """Largest first, as shares of their sum; files of version 0.1.0 hold them unscaled."""
+
+
+class LabelNoise(_Measured):
+    """How many test images of one data set the classifier of another, without a class in common, is very sure of."""
+
+    probe: Literal["label-noise"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    classifier: Text
+    """The data set whose classes are predicted."""
+    classifier_probe: Text = ""
+    threshold: Fraction
+    """Probability of the predicted class that counts as very sure."""
+    confident: Fraction
+    """Share of the images above it."""
+    num_test: Count | None = None
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=10_000)] = ()
+    hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
+    examples: Annotated[tuple[Mistake, ...], Field(max_length=100_000)] = ()
+    """The surest first: image, its class, and the class of the other set that was predicted."""
 
 
 Cosine = Annotated[Number, Field(ge=-1.000001, le=1.000001)]
@@ -212,7 +235,12 @@ class RegressionResult(_Measured):
     hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
 
 
-_KINDS = {"analysis": "FeatureAnalysis", "invariance": "InvarianceResult", "ridge": "RegressionResult"}
+_KINDS = {
+    "analysis": "FeatureAnalysis",
+    "label-noise": "LabelNoise",
+    "invariance": "InvarianceResult",
+    "ridge": "RegressionResult",
+}
 
 
 def _kind_of(result: Any) -> str:
@@ -223,10 +251,28 @@ def _kind_of(result: Any) -> str:
 AnyResult = Annotated[
     Annotated[ProbeResult, Tag("ProbeResult")]
     | Annotated[FeatureAnalysis, Tag("FeatureAnalysis")]
+    | Annotated[LabelNoise, Tag("LabelNoise")]
     | Annotated[InvarianceResult, Tag("InvarianceResult")]
     | Annotated[RegressionResult, Tag("RegressionResult")],
     Discriminator(_kind_of),
 ]
+
+
+class PreprocessingRecord(Document):
+    """How images were shown to an encoder: resized, cropped to the central square, normalised."""
+
+    chosen_by: Literal["protocol", "model"]
+    """The papers' protocol, or the configuration of the model."""
+    resize_size: Count
+    """Pixels of the shorter edge of the resized image."""
+    crop_size: Count
+    """Edge of the central square in pixels."""
+    interpolation: Text
+    crop_mode: Text
+    """"squash" resizes without regard to the aspect ratio."""
+    mean: Annotated[tuple[Number, ...], Field(max_length=16)]
+    """Of each channel in [0, 1]."""
+    std: Annotated[tuple[Number, ...], Field(max_length=16)]
 
 
 class EvaluationResults(Document):
@@ -238,6 +284,8 @@ class EvaluationResults(Document):
     results: Annotated[tuple[AnyResult, ...], Field(max_length=100_000)]
     encoder_fingerprints: Texts = ()
     """SHA-256 of the weights, one per encoder."""
+    preprocessing: Annotated[tuple[PreprocessingRecord, ...], Field(max_length=10_000)] = ()
+    """One per encoder."""
     versions: Versions = {}
 
     @property
@@ -259,6 +307,11 @@ class EvaluationResults(Document):
     def regressions(self) -> list[RegressionResult]:
         """The results for continuous targets."""
         return [result for result in self.results if isinstance(result, RegressionResult)]
+
+    @property
+    def noise(self) -> list[LabelNoise]:
+        """The results of the check for label noise."""
+        return [result for result in self.results if isinstance(result, LabelNoise)]
 
 
 _LOWEST = {"guidance_scale": 0, "num_inference_steps": 1, "multiple": 0, "seed": 0}
@@ -287,6 +340,37 @@ def _is_number(value: Any) -> bool:
         return False
 
 
+TRAINING_FACTS = (
+    "model.backbone", "model.projector_layers", "model.projector_hidden", "model.projector_bottleneck",
+    "objective.loss", "objective.memory_size", "crops.local_crops_number", "crops.global_crops_scale",
+    "crops.local_crops_scale", "optimizer.epochs",
+)  # fmt: skip
+"""The settings of a training run that the rows of the papers' tables differ in; paths in `TrainConfig`."""
+
+
+def training_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The `TRAINING_FACTS` of nested settings, without those that are absent."""
+    facts = {}
+    for key in TRAINING_FACTS:
+        section, _, name = key.partition(".")
+        inner = settings.get(section)
+        if isinstance(inner, Mapping) and name in inner:
+            facts[key] = list(inner[name]) if isinstance(inner[name], tuple) else inner[name]
+    return _training(facts)
+
+
+def _training(values: dict[str, Any]) -> dict[str, Any]:
+    """The known settings that are texts, numbers or short lists of numbers; texts cleaned."""
+    kept: dict[str, Any] = {}
+    for key in TRAINING_FACTS:
+        value = values.get(key)
+        if isinstance(value, str):
+            kept[key] = clean(value)
+        elif _is_number(value) or (isinstance(value, list) and len(value) <= 4 and all(map(_is_number, value))):
+            kept[key] = value
+    return kept
+
+
 class StudyCell(Document):
     """One encoder of a study: what tells it from the others, its folders, and its numbers again."""
 
@@ -297,6 +381,10 @@ class StudyCell(Document):
     images: Count | None = None
     """Images that it was trained on."""
     epochs: NotNegative | None = None
+    model: Text = ""
+    """Generator of its images; "" for real ones."""
+    training: Annotated[dict[Text, Any], AfterValidator(_training)] = {}
+    """The settings of its training that `TRAINING_FACTS` names."""
     results: Annotated[tuple[RelativePath, ...], Field(max_length=10_000)] = ()
     metrics: dict[Annotated[Text, Field(pattern="/")], Accuracies] = {}
     """By "DATASET/SPLIT"."""

@@ -67,7 +67,8 @@ def open_imagenet(name: str, root: Path) -> ListSet:
     """Open a test set of the ImageNet family.
 
     Args:
-        name: val, v2-matched-frequency, v2-threshold-0.7, v2-top-images, sketch, r or a.
+        name: val, v2-matched-frequency, v2-threshold-0.7, v2-top-images, sketch, r or a; `NAME/LIST`, such as
+            val/imagenet-100, keeps the classes of a class list only, so that logits of all others are masked.
         root: the folder that holds the unpacked archive, or the unpacked folder itself.
 
     Returns:
@@ -75,8 +76,10 @@ def open_imagenet(name: str, root: Path) -> ListSet:
 
     Raises:
         DatasetError: there is no such set, it is not there, or a folder is not one of the 1000 classes.
+        ClassListError: there is no such list.
     """
-    member = next((member for member in _MEMBERS if member.name == name), None)
+    base, _, subset = name.partition("/")
+    member = next((member for member in _MEMBERS if member.name == base), None)
     if member is None:
         known = ", ".join(member.name for member in _MEMBERS)
         raise DatasetError(f"no ImageNet test set {name!r}", f"use one of {known}")
@@ -84,9 +87,16 @@ def open_imagenet(name: str, root: Path) -> ListSet:
     standard_order = tuple(spec.wnid for spec in load_classes("imagenet-1k"))  # v2 numbers its folders by it
     images = FolderSet(folder)
     wnids = [_wnid(folder / entry, member, standard_order) for entry in images.classes]
-    classes = sorted(wnids)
+    kept = {spec.wnid for spec in load_classes(subset)} if subset else set(wnids)
+    classes = sorted(kept & set(wnids))
+    if not classes:
+        raise DatasetError(f"{folder} holds no class of {subset}", "give another class list")
     rank = {wnid: label for label, wnid in enumerate(classes)}
-    files = [(file.relative_to(folder).as_posix(), rank[wnids[label]]) for file, label in images.files]
+    files = [
+        (file.relative_to(folder).as_posix(), rank[wnids[label]])
+        for file, label in images.files
+        if wnids[label] in kept
+    ]
     files.sort(key=lambda item: (item[1], item[0]))
     return ListSet(str(DataSpec(kind="imagenet", name=name, root=str(root))), classes, files, folder)
 

@@ -1,4 +1,7 @@
-"""Four numbers about features, and their singular values (thesis Fig. 5.6 and section 4.4.2)."""
+"""Four numbers about features, and their singular values (thesis Fig. 5.6 and section 4.4.2).
+
+Every one of them scales the features to unit length first, as section 5.5.5 does.
+"""
 
 from typing import Any
 
@@ -34,10 +37,10 @@ def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
 def redundancy(features: np.ndarray) -> float:
     """R = (1 / d^2) sum_ij |rho(X_i, X_j)| over pairs of dimensions (Wang et al., 2022; Fig. 5.6c); in [0, 1].
 
-    A constant dimension has no correlation with any other; it counts as 0.
+    Of l2-normalised features; a constant dimension has no correlation with any other and counts as 0.
     """
-    x = np.asarray(features, np.float64)
-    x = x - x.mean(0)
+    x = unit(features)
+    x -= x.mean(0)
     spread = np.sqrt((x**2).sum(0))
     constant = spread <= 1e-12 * max(1.0, float(spread.max()))
     x = np.where(constant, 0, x / np.where(constant, 1, spread))
@@ -45,7 +48,11 @@ def redundancy(features: np.ndarray) -> float:
 
 
 def coding_length(features: np.ndarray, epsilon_squared: float = 0.5) -> float:
-    """R(X, eps) = 1/2 log det(I + d / (N eps^2) X^T X) in nats (Yu et al., 2020; Fig. 5.6d), of normalised features."""
+    """R(X, eps) = 1/2 log det(I + d / (N eps^2) X^T X) in nats (Yu et al., 2020; Fig. 5.6d), of normalised features.
+
+    It is an average over images as it stands, since X^T X is divided by their number N: more images of one
+    distribution give the same value.
+    """
     x = unit(features)
     n, d = x.shape
     gram = x.T @ x if d <= n else x @ x.T  # det(I + a X^T X) = det(I + a X X^T)
@@ -53,19 +60,24 @@ def coding_length(features: np.ndarray, epsilon_squared: float = 0.5) -> float:
 
 
 def singular_values(features: np.ndarray) -> np.ndarray:
-    """Singular values of the centred, l2-normalised features, largest first, float64 [min(N, D)] (Fig. 4.6b)."""
+    """Singular values of the centred, l2-normalised features, largest first, as shares of their sum (Fig. 4.6b).
+
+    Returns:
+        float64 [min(N, D)] that sum to 1; zeros where all features are equal.
+    """
     x = unit(features)
-    return np.linalg.svd(x - x.mean(0), compute_uv=False)
+    x -= x.mean(0)
+    gram = x.T @ x if x.shape[1] <= len(x) else x @ x.T  # its eigenvalues are the squares, and it is small
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
+    return values / (values.sum() or 1.0)
 
 
 def analyse(features: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All of the above for one data set."""
-    length = coding_length(features)
     return {
         "sparsity": sparsity(features),
         "intra_class_distance": intra_class_distance(features, labels),
         "redundancy": redundancy(features),
-        "coding_length": length,
-        "coding_length_per_sample": length / len(features),
+        "coding_length": coding_length(features),
         "singular_values": [float(value) for value in singular_values(features)],
     }

@@ -1,9 +1,10 @@
 """How an encoder is evaluated: the protocol of thesis 4.4 and 5.5, as a typed configuration."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.core.types import Suite
 
 SUITES = get_args(Suite)
@@ -11,10 +12,68 @@ Probe = Literal["auto", "lbfgs", "sgd", "sea", "knn", "path", "gradient"]
 Fusion = Literal["normalised", "raw"]
 GradientTraining = Literal["paper", "code"]
 Preprocessing = Literal["protocol", "model"]
+Metric = Literal["top1", "mean_per_class"]
+Selection = Literal["auto", "top1", "mean_per_class"]
+EpisodePool = Literal["auto", "test", "all"]
+Augmentation = Literal["sea", "none", "isda", "me_ada", "sea_neg", "adv", "rand", "mixup"]
 
 
 class EvaluationError(ImagenetSDError):
     """An evaluation is asked for something impossible."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeaSettings:
+    """The probe `sea`: an augmentation of features, and the values that its search tries (SeA paper, section 4).
+
+    One value fixes a setting.
+
+    Raises:
+        EvaluationError: a value is out of its range.
+    """
+
+    augmentation: Augmentation = "sea"
+    """Augmentation of the features: sea; none is the baseline of Tab. 5, isda and me_ada its rivals there; sea_neg,
+    adv, rand and mixup are those of section 4.1."""
+    eta: tuple[float, ...] = ()
+    """Step sizes eta of eq. 11 (of isda: its strength); by default the paper's: 0, 0.2, 0.4, 0.8 for sea, 0.005 to 0.05
+    for adv and me_ada, 0.2 to 1 for the others."""
+    smoothing: tuple[float, ...] = (0.05, 0.1, 1.0)
+    """Values of lambda of the smoothed hinge loss, eq. 15; 1 with delta 0 is cross-entropy."""
+    margin: tuple[float, ...] = (0.0, 1.0)
+    """Values of delta of eq. 15."""
+    alpha: tuple[float, ...] = (0.01, 0.02, 0.05)
+    """Weights of the entropy in eq. 7; sea and sea_neg only."""
+    learning_rate: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Constant learning rates."""
+    weight_decay: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4)
+    """Values of tau of eq. 2."""
+    batch_size: int = 256
+    """Mini-batch, which also spans the directions of sea."""
+    epochs: int = 100
+    """Passes over the features."""
+
+    def __post_init__(self) -> None:
+        grids = ("smoothing", "margin", "alpha", "learning_rate", "weight_decay")
+        _check(
+            self,
+            (self.augmentation in get_args(Augmentation), "augmentation", f"one of {', '.join(get_args(Augmentation))}"),
+            (min((0.0, *self.eta)) >= 0, "eta", "give numbers from 0"),
+            *((len(getattr(self, name)) > 0, name, "give at least one value") for name in grids),
+            *((min((1.0, *getattr(self, n))) > 0, n, "give numbers above 0") for n in ("smoothing", "alpha", "learning_rate")),
+            *((min((0.0, *getattr(self, n))) >= 0, n, "give numbers from 0") for n in ("margin", "weight_decay")),
+            (self.batch_size >= 2, "batch_size", "give at least 2: directions come from the other images of a batch"),
+            (self.epochs >= 1, "epochs", "give at least 1"),
+        )
+
+    @property
+    def etas(self) -> tuple[float, ...]:
+        """The step sizes that are tried."""
+        if self.augmentation == "none":
+            return (0.0,)
+        paper = {"sea": (0.0, 0.2, 0.4, 0.8)}
+        paper |= dict.fromkeys(("adv", "me_ada"), (0.005, 0.01, 0.02, 0.05))
+        return self.eta or paper.get(self.augmentation, (0.2, 0.4, 0.8, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +85,7 @@ class EvalConfig:
     """
 
     suite: str = "transfer"
-    """imagenet, transfer, fewshot, analysis, cog, invariance or readout."""
+    """imagenet, transfer, fewshot, analysis, cog, imagenet-probe, label-noise, invariance or readout."""
     probe: Probe = "auto"
     """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd; gradient: see `blocks`."""
     large: int = 100_000
@@ -37,10 +96,16 @@ class EvalConfig:
     """Optuna trials per seed; the papers ask for at least 25."""
     validation_share: float = 0.2
     """Share of the training images held out, stratified, to choose hyper-parameters."""
+    selection: Selection = "auto"
+    """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy for
+    path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
+    sea: SeaSettings = field(default_factory=SeaSettings)
+    """Settings of the probe sea."""
     crop_size: int = field(default=224, metadata={"formerly": "side"})
-    """Pixels: the shorter edge of the resized image, and the edge of its centre crop."""
+    """Pixels: the edge of the centre crop."""
     preprocessing: Preprocessing = "protocol"
-    """The papers' resize and crop, or what the model's own configuration says."""
+    """protocol: the papers', the shorter edge resized to the crop size, and for the imagenet suite and a crop of 224 to 256.
+    model: size, crop_pct, interpolation, mean and standard deviation of the model's own configuration."""
     batch_size: int = 128
     """Images per forward pass."""
     amp: bool = False
@@ -51,8 +116,12 @@ class EvalConfig:
     """Classes of an episode (AugSelf)."""
     episode_shots: tuple[int, ...] = (1, 5)
     """Training images per class of an episode."""
-    episodes: int = 200
-    """Number of episodes; 0 for none."""
+    queries: int = 16
+    """Test images per class of an episode."""
+    episodes: int = 2000
+    """Number of episodes of the few-shot suite; 0 for none."""
+    episode_pool: EpisodePool = "auto"
+    """Images that episodes are sampled from: the test split or all; auto: all of cub, as AugSelf has it, else test."""
     fusion: Fusion = "normalised"
     """Features of encoders A+B side by side: of unit length each (SeA), or raw with a wider range of penalties."""
     transformations: str = ""
@@ -77,26 +146,57 @@ class EvalConfig:
     random-theta1, fine-tuned; or all."""
 
     def __post_init__(self) -> None:
-        probes, preprocessings = get_args(Probe), get_args(Preprocessing)
-        checks = [
+        choices = {
+            "probe": Probe, "preprocessing": Preprocessing, "selection": Selection, "episode_pool": EpisodePool,
+            "fusion": Fusion, "gradient_training": GradientTraining,
+        }  # fmt: skip
+        _check(
+            self,
             (self.suite in SUITES, "suite", f"one of {', '.join(SUITES)}"),
-            (self.probe in probes, "probe", f"one of {', '.join(probes)}"),
-            (self.preprocessing in preprocessings, "preprocessing", f"one of {', '.join(preprocessings)}"),
+            *((getattr(self, n) in get_args(c), n, f"one of {', '.join(get_args(c))}") for n, c in choices.items()),
             (self.trials >= 1, "trials", "give at least 1; the papers use 25 or more"),
             (len(self.seeds) >= 1, "seeds", "give at least one seed"),
             (0 < self.validation_share < 1, "validation_share", "give a share in (0, 1)"),
             (self.crop_size >= 16, "crop_size", "give at least 16 pixels"),
-            (self.fusion in get_args(Fusion), "fusion", f"one of {', '.join(get_args(Fusion))}"),
+            (min((1, *self.shots)) >= 1, "shots", "give numbers from 1"),
+            (min((1, *self.episode_shots)) >= 1, "episode_shots", "give numbers from 1"),
+            (self.ways >= 2, "ways", "give at least 2"),
+            (self.queries >= 1, "queries", "give at least 1"),
+            (self.episodes >= 0, "episodes", "give at least 1, or 0 for none"),
             (self.strengths >= 2, "strengths", "give at least 2; the paper uses 256"),
             (self.measured_images >= 2, "measured_images", "give at least 2; the paper uses 1000"),
-            (self.gradient_training in get_args(GradientTraining), "gradient_training", "one of paper, code"),
             (self.gradient_steps >= 1, "gradient_steps", "give at least 1"),
             (
                 self.probe != "gradient" or bool(self.blocks),
                 "blocks",
                 "the probe gradient needs --blocks, such as layer4 of a ResNet or blocks.11 of a ViT",
             ),
-        ]
-        for holds, name, hint in checks:
-            if not holds:
-                raise EvaluationError(f"{name} is {getattr(self, name)!r}", hint)
+        )
+
+
+def _check(config: Any, *checks: tuple[bool, str, str]) -> None:
+    for holds, name, hint in checks:
+        if not holds:
+            raise EvaluationError(f"{name} is {getattr(config, name)!r}", hint)
+
+
+_LATER = ("fusion", "transformations", "strengths", "measured_images", "targets", "blocks", "gradient_training",
+          "gradient_steps", "ntk", "controls")  # fmt: skip
+"""Fields that version 0.1.0 did not have, and whose defaults change nothing."""
+
+
+def recorded(config: EvalConfig) -> dict[str, Any]:
+    """`to_mapping` as version 0.1.0 had it, so that old evaluations count as done wherever their numbers are the same.
+
+    Fields have their first names; later ones are left out at their defaults, and those of episodes where the suite has
+    none.
+    """
+    values: dict[str, Any] = to_mapping(config)
+    values["side"] = values.pop("crop_size")
+    for name in ("selection", "sea", *_LATER):
+        if getattr(config, name) == getattr(EvalConfig(), name):
+            del values[name]
+    if config.suite != "fewshot":
+        values |= {"episodes": 200}
+        del values["queries"], values["episode_pool"]
+    return values

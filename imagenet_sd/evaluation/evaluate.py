@@ -1,26 +1,28 @@
 """One evaluation: encoders and data in, `results.json` out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
-from imagenet_sd.core.results import AnyResult, EvaluationResults, FeatureAnalysis, ProbeResult
+from imagenet_sd.core.results import AnyResult, EvaluationResults, PreprocessingRecord, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.open import open_images
-from imagenet_sd.evaluation.analysis import analyse
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
+from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
 from imagenet_sd.evaluation.suites.gradient import measure_gradient
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
 from imagenet_sd.evaluation.suites.invariance import measure_invariance
-from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
+from imagenet_sd.evaluation.suites.probing import few_shot, probe_dataset
 from imagenet_sd.evaluation.suites.readout import measure_readouts
+from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere
 
-_OWN_FEATURES = {"invariance": measure_invariance, "readout": measure_readouts, "gradient": measure_gradient}
-"""What needs more than the features of a training and a test set: by the name of the suite, or `gradient`."""
+_OF_IMAGES = {"invariance": measure_invariance, "readout": measure_readouts, "gradient": measure_gradient}
+"""What needs the images and not only their features: by the name of the suite, or `gradient`."""
 
 
 def evaluate(
@@ -47,22 +49,21 @@ def evaluate(
     """
     if not data:
         raise EvaluationError("no data to evaluate on", "give --data NAME=SPEC, such as --data mnist=builtin:mnist")
-    results: list[AnyResult] = []
     from_cache = True
-    for name, spec in data.items():
-        if own := _OWN_FEATURES.get("gradient" if config.probe == "gradient" else config.suite):
-            found, cached = own(encoders, name, spec, config, cache)
-            results += found
-            from_cache &= cached
-            continue
-        features = {}
-        for split in ("test",) if config.suite in ("imagenet", "analysis") else ("test", "train"):
-            images = open_images(spec, split)
-            features[split] = concatenate(
-                [extract(encoder, images, config, cache) for encoder in encoders], config.fusion
-            )
-            from_cache &= features[split].from_cache
-        results += _measure(encoders, name, features.get("train"), features["test"], config)
+
+    def features(spec: DataSpec, split: str) -> Extracted:
+        nonlocal from_cache
+        images = open_images(spec, split)
+        joined = concatenate([extract(encoder, images, config, cache) for encoder in encoders], config.fusion)
+        from_cache &= joined.from_cache
+        return joined
+
+    if of_images := _OF_IMAGES.get("gradient" if config.probe == "gradient" else config.suite):
+        measured = [of_images(encoders, name, spec, config, cache) for name, spec in data.items()]
+        results: list[AnyResult] = [result for found, _ in measured for result in found]
+        from_cache = all(cached for _, cached in measured)
+    else:
+        results = list(_measure(encoders, data, features, config))
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))
@@ -71,6 +72,7 @@ def evaluate(
         suite=config.suite,  # pyright: ignore[reportArgumentType]  # checked by the config
         results=tuple(results),
         encoder_fingerprints=tuple(encoder.fingerprint for encoder in encoders),
+        preprocessing=tuple(_record(encoder, config) for encoder in encoders),
         versions={"imagenet-sd": __version__, **versions()},
     ).to_json()
     if out is not None:
@@ -79,31 +81,45 @@ def evaluate(
     return document | {"features_from_cache": from_cache}
 
 
+def _record(encoder: Encoder, config: EvalConfig) -> PreprocessingRecord:
+    return PreprocessingRecord(chosen_by=config.preprocessing, **asdict(encoder.preprocessing(config)))
+
+
 def _measure(
-    encoders: list[Encoder], name: str, train: Extracted | None, test: Extracted, config: EvalConfig
-) -> Iterator[ProbeResult | FeatureAnalysis]:
-    """What the suite measures on one data set."""
-    if config.suite == "analysis":
-        yield _analysis(name, test)
-    elif train is None:
-        if len(encoders) > 1:
-            raise EvaluationError("the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer")
-        yield classify(encoders[0], name, test)
-    elif config.suite == "fewshot":
-        yield from fewshot_dataset(name, train, test, config)
-        yield from episodes(name, test, config)
-    else:
-        yield probe_dataset(name, train, test, config)
+    encoders: list[Encoder], data: Mapping[str, DataSpec], features: Callable[[DataSpec, str], Extracted],
+    config: EvalConfig,
+) -> Iterator[AnyResult]:  # fmt: skip
+    """What the suite measures; `features` gives those of one split of a data set."""
+    if config.suite == "imagenet-probe":
+        (name, source), tests = next(iter(data.items())), {name: features(spec, "test") for name, spec in data.items()}
+        yield from score_elsewhere(name, features(source, "train"), tests, config)
+        return
+    if config.suite == "label-noise":
+        sets = {name: (features(spec, "train"), features(spec, "test")) for name, spec in data.items()}
+        names = {name: _image_names(spec, sets[name][1]) for name, spec in data.items()}
+        yield from label_noise(sets, names, config)
+        return
+    for name, spec in data.items():
+        if config.suite == "analysis":
+            splits = analysed_splits(spec, open_images(spec, "test").classes, encoders)
+            yield analyse_dataset(name, [features(spec, split) for split in splits])
+        elif config.suite == "imagenet":
+            if len(encoders) > 1:
+                raise EvaluationError(
+                    "the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer"
+                )
+            yield classify(encoders[0], name, features(spec, "test"))
+        elif config.suite == "fewshot":
+            test, train = features(spec, "test"), features(spec, "train")
+            yield from few_shot(name, train, test, config, spec)
+        else:
+            test, train = features(spec, "test"), features(spec, "train")
+            yield probe_dataset(name, train, test, config, spec)
 
 
-def _analysis(name: str, test: Extracted) -> FeatureAnalysis:
-    return FeatureAnalysis(
-        dataset=name,
-        split="test",
-        probe="analysis",
-        **analyse(test.data.features, test.data.labels),
-        num_test=len(test.data.labels),
-        num_classes=len(test.classes),
-        cache_keys=(test.cache_key,),
-        unreadable=tuple(test.unreadable),
-    )
+def _image_names(spec: DataSpec, test: Extracted) -> list[str]:
+    """The names of the readable test images, in the order of their features."""
+    images, unreadable = open_images(spec, "test"), set(test.unreadable)
+    groups = range(len(images.group_sizes))
+    names = (record.image_id for group in groups for record in images.read_group(group))
+    return [name for name in names if name not in unreadable]

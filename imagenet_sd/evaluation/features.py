@@ -3,10 +3,11 @@
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -21,12 +22,17 @@ from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
-from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.data.preprocess import Preprocessing
 from imagenet_sd.evaluation.analysis import unit
 from imagenet_sd.evaluation.config import EvalConfig, Fusion
 from imagenet_sd.evaluation.encoders import Encoder
+from imagenet_sd.evaluation.probes.rows import LARGE
 
 _PART = 2048
+_PART_NAME = "part-{:05d}.safetensors"
+_WHOLE, _WHOLE_LABELS = "features.npy", "labels.safetensors"
+_Stored = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+"""Features (an array, or a memory map where they are large), labels, unreadable images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +40,8 @@ class Extracted:
     """Features of one image set under one encoder.
 
     Attributes:
-        data: features and labels of the readable images, in the order of the set.
+        data: features and labels of the readable images, in the order of the set; features of more than
+            `rows.LARGE` bytes are a memory map of the cache.
         classes: class ids of the labels.
         unreadable: names of images that could not be read.
         cache_key: names the cache entry.
@@ -93,11 +100,11 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     Returns:
         See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
     """
-    crop_size = encoder.crop_size if encoder.crop_size and config.preprocessing == "model" else config.crop_size
+    preprocessing = encoder.preprocessing(config)
     facts = {
         "encoder": encoder.fingerprint,
         "dataset": dataset_fingerprint(images),
-        "preprocessing": [crop_size, "bicubic", list(encoder.mean), list(encoder.std)],
+        "preprocessing": _key(preprocessing),
         "dtype": "amp" if config.amp else "float32",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "versions": versions(),
@@ -105,28 +112,90 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache / key
     folder.mkdir(parents=True, exist_ok=True)
-    groups, parts = _parts(images), []
-    total = sum(images.group_sizes)
+    stored = _read_stored(folder)
     all_cached = True
-    with Progress("images", total) as progress:
-        for number, members in enumerate(groups):
-            path = folder / f"part-{number:05d}.safetensors"
-            part = _read_part(path)
-            cached = part is not None
-            if part is None:
-                part = _compute(encoder, images, members, crop_size, config)
-                atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
-            parts.append(part)
-            all_cached &= cached
-            progress.advance(sum(images.group_sizes[g] for g in members), cached=cached)
-    unreadable = tuple(name for part in parts for name in part["unreadable"])
+    if stored is None:
+        all_cached = _compute_parts(encoder, images, folder, preprocessing, config)
+        stored = _gather(folder, len(_parts(images)))
+    features, labels, unreadable = stored
     for name in unreadable:
         print(f"warning: {images.name}: {name} cannot be read and is left out", file=sys.stderr)
-    data = FeatureSet(
-        features=np.concatenate([part["features"] for part in parts]),
-        labels=np.concatenate([part["labels"] for part in parts]),
-    )
+    data = FeatureSet(features=features, labels=labels)
     return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
+
+
+def _compute_parts(encoder: Encoder, images: ImageSet, folder: Path, preprocessing: Preprocessing, config: EvalConfig) -> bool:
+    """Write the parts that are missing or damaged; whether there were none."""
+    all_cached = True
+    with Progress("images", sum(images.group_sizes)) as progress:
+        for number, members in enumerate(_parts(images)):
+            path = folder / _PART_NAME.format(number)
+            cached = _read_part(path, "labels") is not None
+            if not cached:
+                part = _compute(encoder, images, members, preprocessing, config)
+                atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
+            all_cached &= cached
+            progress.advance(sum(images.group_sizes[g] for g in members), cached=cached)
+    return all_cached
+
+
+def _gather(folder: Path, count: int) -> _Stored:
+    """The parts as one: in memory, or where they are large in one file, which then replaces them."""
+    paths = [folder / _PART_NAME.format(number) for number in range(count)]
+    parts = [_read_part(path, "labels") or {} for path in paths]
+    labels = np.concatenate([part["labels"] for part in parts])
+    unreadable = tuple(name for part in parts for name in part["unreadable"])
+    shape = len(labels), max(part["dimension"] for part in parts)
+    blocks = ((_read_part(path, "features") or {})["features"] for path in paths)
+    if 4 * shape[0] * shape[1] <= LARGE:
+        return np.concatenate([block.reshape(-1, shape[1]) for block in blocks]), labels, unreadable
+    features = write_rows(folder / _WHOLE, blocks, shape)
+    whole = {"labels": labels, "unreadable": unreadable}
+    atomic_write(folder / _WHOLE_LABELS, lambda temporary: _write_part(temporary, whole))
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return features, labels, unreadable
+
+
+def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Write blocks of rows one after the other to a NumPy file, which is there as a whole or not at all.
+
+    Args:
+        path: the file.
+        blocks: float [n_i, D].
+        shape: (N, D), with N the sum of n_i.
+
+    Returns:
+        A read-only memory map float32 [N, D].
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, np.float32).data)
+
+    atomic_write(path, write)
+    return np.load(path, mmap_mode="r")
+
+
+def _read_stored(folder: Path) -> _Stored | None:
+    """What `_gather` put into one file; None where there is none, or it is damaged."""
+    part = _read_part(folder / _WHOLE_LABELS, "labels")
+    if part is None:
+        return None
+    try:
+        features = np.load(folder / _WHOLE, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return (features, part["labels"], tuple(part["unreadable"])) if len(features) == len(part["labels"]) else None
+
+
+def _key(p: Preprocessing) -> list[Any]:
+    """What stands for a preprocessing in the cache's key; margins came later, and older keys stay valid."""
+    key = [p.crop_size, p.interpolation, list(p.mean), list(p.std)]
+    return key if (p.resize_size, p.crop_mode) == (p.crop_size, "center") else [*key, p.resize_size, p.crop_mode]
 
 
 def _parts(images: ImageSet) -> list[list[int]]:
@@ -144,12 +213,12 @@ def _parts(images: ImageSet) -> list[list[int]]:
 
 @torch.inference_mode()
 def _compute(
-    encoder: Encoder, images: ImageSet, groups: list[int], crop_size: int, config: EvalConfig
+    encoder: Encoder, images: ImageSet, groups: list[int], preprocessing: Preprocessing, config: EvalConfig
 ) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = encoder.module.to(device)
-    mean = torch.tensor(encoder.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(encoder.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
     features, labels, unreadable, pixels = [], [], [], []
 
     def flush() -> None:
@@ -162,7 +231,7 @@ def _compute(
     for group in groups:
         for record in images.read_group(group):
             try:
-                pixels.append(center_crop(record.decode(), crop_size))
+                pixels.append(preprocessing.crop(record.decode()))
             except OSError:
                 unreadable.append(record.image_id)
                 continue
@@ -176,15 +245,17 @@ def _compute(
 
 
 def _write_part(path: Path, part: dict[str, Any]) -> None:
-    tensors = {"features": part["features"], "labels": part["labels"]}
+    tensors = {name: part[name] for name in ("features", "labels") if name in part}
     save_file(tensors, path, {"unreadable": json.dumps(part["unreadable"])})
 
 
-def _read_part(path: Path) -> dict[str, Any] | None:
+def _read_part(path: Path, tensor: Literal["features", "labels"]) -> dict[str, Any] | None:
+    """One tensor of a part, `unreadable`, and `dimension` of its features; None where it is missing or damaged."""
     try:
         with safe_open(path, "np") as file:
             names = json.loads((file.metadata() or {})["unreadable"])
-            return {name: file.get_tensor(name) for name in ("features", "labels")} | {"unreadable": names}
+            dimension = file.get_slice("features").get_shape()[1] if "features" in file.keys() else 0  # noqa: SIM118
+            return {tensor: file.get_tensor(tensor), "unreadable": names, "dimension": dimension}
     except (FileNotFoundError, SafetensorError, KeyError, ValueError):
         return None  # not there, or damaged: it is computed again
 
@@ -199,17 +270,28 @@ def concatenate(parts: list[Extracted], fusion: Fusion = "normalised") -> Extrac
     """
     if len(parts) == 1:
         return parts[0]
-    features = [part.data.features for part in parts]
-    if fusion == "normalised":
-        features = [unit(each) for each in features]
-    joined = np.concatenate(features, axis=1)
-    joined = (unit(joined) if fusion == "normalised" else joined).astype(np.float32)
-    first = parts[0]
+    first, features = parts[0], [part.data.features for part in parts]
+    shape = len(features[0]), sum(each.shape[1] for each in features)
+    starts = range(0, len(features[0]), _PART)
+    blocks = (_side_by_side([each[start : start + _PART] for each in features], fusion) for start in starts)
+    key = "+".join(part.cache_key for part in parts)
+    at = next((each.filename for each in features if isinstance(each, np.memmap)), None)
+    if at is None or 4 * shape[0] * shape[1] <= LARGE:
+        joined = np.concatenate(list(blocks))
+    else:
+        path = Path(at).with_name(f"{fusion}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy")
+        joined = np.load(path, mmap_mode="r") if path.is_file() else write_rows(path, blocks, shape)
     return Extracted(
         data=FeatureSet(features=joined, labels=first.data.labels),
         classes=first.classes,
         unreadable=first.unreadable,
-        cache_key="+".join(part.cache_key for part in parts),
+        cache_key=key,
         from_cache=all(part.from_cache for part in parts),
         concatenations=len(parts) - 1 if fusion == "raw" else 0,
     )
+
+
+def _side_by_side(blocks: list[np.ndarray], fusion: Fusion) -> np.ndarray:
+    if fusion == "raw":
+        return np.concatenate(blocks, axis=1)
+    return unit(np.concatenate([unit(block) for block in blocks], axis=1)).astype(np.float32)

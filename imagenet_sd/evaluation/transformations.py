@@ -4,7 +4,7 @@ Ranges and grids are those of Ericsson et al. ("Why do self-supervised models tr
 work on batches of images of one size, on any device, with torchvision's functions; resizing and cropping come after.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -15,6 +15,7 @@ import torchvision.transforms.functional as TF
 from torchvision.transforms import InterpolationMode
 
 from imagenet_sd.core.seeds import stable_hash
+from imagenet_sd.data.preprocess import Preprocessing
 from imagenet_sd.evaluation.config import EvaluationError
 
 Family = Literal["spatial", "appearance"]
@@ -22,8 +23,6 @@ Strength = tuple[float, ...]
 Apply = Callable[[torch.Tensor, Strength], torch.Tensor]
 """uint8 images [N, 3, H, W] and a strength to uint8 images [N, 3, H', W']."""
 
-_CROPPED = 224 / 256
-"""Edge of the centre crop over that of the resized image."""
 _PUBLISHED_EDGE = 256
 """Strengths in pixels are those of an image with this shorter edge or a longer one; on smaller images they shrink."""
 _DEFORMATION = 0.02
@@ -123,7 +122,7 @@ def _when(change: Callable[[torch.Tensor], torch.Tensor]) -> Apply:
     return lambda images, strength: change(images) if strength[0] else images
 
 
-_SHIFT = (1 - _CROPPED) / 2
+_SHIFT = (1 - 224 / 256) / 2
 _OFF_ON = (_all_of(0, 1),)
 _FACTOR = (_linear(0.25, 5),)
 _ALL: tuple[tuple[str, Family, tuple[Callable[[int], np.ndarray], ...], Apply], ...] = (
@@ -167,18 +166,17 @@ def named(text: str) -> list[str]:
     return names
 
 
-def to_network(images: torch.Tensor, crop_size: int, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """What an encoder sees: shorter edge to 256/224 of the crop (bicubic), centre crop, normalised.
+def to_network(images: torch.Tensor, how: Preprocessing) -> torch.Tensor:
+    """What an encoder sees: `Preprocessing.crop` for a batch, on its device and without rounding; normalised.
 
     Args:
         images: uint8 [N, 3, H, W].
-        crop_size: pixels.
-        mean: of the channels, in [0, 1].
-        std: likewise.
+        how: resize, crop, mean and standard deviation.
 
     Returns:
         float32 [N, 3, crop_size, crop_size].
     """
-    resized = TF.resize(images.float(), [round(crop_size / _CROPPED)], InterpolationMode.BICUBIC, antialias=True)
-    cropped = TF.center_crop(resized, [crop_size, crop_size]).clamp(0, 255) / 255
-    return TF.normalize(cropped, list(mean), list(std))
+    size = [how.resize_size] * (2 if how.crop_mode == "squash" else 1)
+    resized = TF.resize(images.float(), size, InterpolationMode(how.interpolation), antialias=True)
+    cropped = TF.center_crop(resized, [how.crop_size, how.crop_size]).clamp(0, 255) / 255
+    return TF.normalize(cropped, list(how.mean), list(how.std))

@@ -31,15 +31,16 @@ def bench_loader(*, rounds: int = 7) -> dict[str, Any]:
     return bench_loader(rounds)
 
 
-def bench_probe(*, rounds: int = 3) -> dict[str, Any]:
+def bench_probe(*, rounds: int = 3, stream: bool = False) -> dict[str, Any]:
     """Time the linear probe's regularisation path against scikit-learn; see `imagenet_sd.evaluation.bench`.
 
     Args:
         rounds: measured rounds; the median counts.
+        stream: time instead a part of a pass of SGD over 1,281,167 x 2,048 features in a file, and its memory.
     """
-    from imagenet_sd.evaluation.bench import bench_probe
+    from imagenet_sd.evaluation import bench
 
-    return bench_probe(rounds)
+    return bench.bench_stream() if stream else bench.bench_probe(rounds)
 
 
 def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The heavy rooms (torch, timm) are imported inside the functions that need them.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,9 @@ def evaluate(
     Args:
         encoder: an encoder, or several joined by `+`; see `EncoderSpec`.
         data: name -> data spec, see `DataSpec`. For the suite `cog`: name -> `LEVELS@IMAGENET21K`, the folder that
-            `cog` wrote and the folder of images; it becomes five data sets.
+            `cog` wrote and the folder of images; it becomes five data sets. For `imagenet-probe`: the first trains the
+            classifier, which scores its test images and those of the others. For `label-noise`: two sets without a
+            class in common.
         config: what to measure.
         out: file for the results.
         cache: folder of the feature cache; None: in the user's cache.
@@ -91,7 +94,7 @@ def _open_encoder(spec: EncoderSpec, config: EvalConfig) -> "Encoder":
     from imagenet_sd.evaluation.encoders import Encoder, timm_encoder, weights_hash
 
     if spec.model:
-        return timm_encoder(spec, config.preprocessing == "model")
+        return timm_encoder(spec, config)
     from imagenet_sd.training.export import load_run
 
     module, head, classes, size = load_run(Path(spec.path))
@@ -113,13 +116,17 @@ def cog(out: Path, *, counts: str = "", images: str = "") -> dict[str, Any]:
 
     Raises:
         ImagenetSDError: counts or WordNet cannot be read, or there are too few concepts.
+
+    Another release of ImageNet-21K than the thesis's is warned of on standard error.
     """
-    from imagenet_sd.data.cog import build_levels, count_images, read_counts
+    from imagenet_sd.data.cog import build_levels, count_images, read_counts, release_warning
     from imagenet_sd.data.cog_lists import write_levels
     from imagenet_sd.prompts.classes import load_classes
     from imagenet_sd.prompts.wordnet import open_wordnet
 
     numbers = read_counts(Path(counts)) if counts else count_images(Path(images))
+    if warning := release_warning(numbers):
+        print(f"warning: {warning}", file=sys.stderr)
     levels = build_levels(open_wordnet(), numbers, [spec.wnid for spec in load_classes("imagenet-1k")])
     write_levels(levels, out, Path(images) if images else None)
     return levels.to_json()

@@ -13,6 +13,7 @@ def report(
     title: str = "imagenet-sd report",
     classes: int = 20,
     images_per_class: int = 6,
+    baseline: str = "",
 ) -> dict[str, Any]:
     """Write a report of everything that was measured: tables, figures, samples, and the papers' numbers beside ours.
 
@@ -23,6 +24,8 @@ def report(
         title: heading of the page.
         classes: classes on a dataset's contact sheet at most.
         images_per_class: sample images of a class.
+        baseline: how the name of the encoder begins that others are shown relative to on ImageNet-CoG; empty: that of
+            the thesis, the ResNet50 of torchvision.
 
     Returns:
         `page`, `markdown`, `figures` (a list of files) and `missing` (figures without data, and what they need).
@@ -42,5 +45,6 @@ def report(
         classes=classes,
         images=images_per_class,
         made_with=f"imagenet-sd {__version__}",
+        baseline=baseline,
     )
     return write_report(built, out)

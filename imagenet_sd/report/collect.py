@@ -19,7 +19,7 @@ from imagenet_sd.core.results import (
     read_text,
     validate,
 )
-from imagenet_sd.report.encoders import TRANSFER, DatasetFolder, EvaluatedEncoder, RunFolder, Score, merge
+from imagenet_sd.report.encoders import IN1K, TRANSFER, DatasetFolder, EvaluatedEncoder, RunFolder, Score, merge
 from imagenet_sd.report.folders import known_class_list, read_dataset, read_run
 
 T = TypeVar("T")
@@ -153,6 +153,8 @@ def _cell_encoder(cell: StudyCell, study: StudyResults, folder: Path, inputs: In
         name=str(cell.factors.get("encoder", cell.id)),
         study=study.name,
         num_images=cell.images or encoder.num_images,
+        training=({**encoder.training, **cell.training} | ({"optimizer.epochs": cell.epochs} if cell.epochs else {})),
+        model=encoder.model or cell.model,
     )
 
 
@@ -176,10 +178,13 @@ def _encoder(
         analyses=tuple(analysis for document in documents for analysis in document.analyses),
         invariances=tuple(result for document in documents for result in document.invariances),
         regressions=tuple(result for document in documents for result in document.regressions),
+        noise=tuple(noise for document in documents for noise in document.noise),
         dataset=dataset,
         run=run,
         class_list=dataset.class_list if dataset else known_class_list(run.classes) if run else "",
-        num_images=dataset.num_images if dataset else None,
+        num_images=(run.num_images if run else None) or (dataset.num_images if dataset else None),
+        training=run.training if run else {},
+        model=dataset.facts["model"] if dataset else "",
     )
 
 
@@ -189,7 +194,7 @@ def _repeated_scores(cell: StudyCell) -> list[Score]:
     for key, accuracies in cell.metrics.items():
         dataset, _, split = key.rpartition("/")
         result = ProbeResult(dataset=dataset, split=split, probe="study", **accuracies.to_json())
-        transfer = dataset in TRANSFER or _LEVEL.fullmatch(dataset)
+        transfer = dataset in (*TRANSFER, *IN1K) or _LEVEL.fullmatch(dataset)
         scores.append(Score(suite="transfer" if transfer else "imagenet", result=result))
     return scores
 

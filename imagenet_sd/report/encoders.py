@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from imagenet_sd.core.results import FeatureAnalysis, InvarianceResult, ProbeResult, RegressionResult
+from imagenet_sd.core.results import FeatureAnalysis, InvarianceResult, LabelNoise, ProbeResult, RegressionResult
 
 TRANSFER = ("aircraft", "cars196", "dtd", "eurosat", "flowers", "pets", "food101", "sun397", "inat18", "inat19")
 """The ten transfer sets of Tab. 5.3, as the suites call them, in its order."""
+IN1K = ("in1k", "imagenet-1k", "imagenet")
+"""Names for ImageNet-1K itself under a probe, on frozen features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +27,14 @@ class Score:
         return self.result.dataset, self.result.split, self.result.probe
 
     @property
-    def kind(self) -> Literal["training", "transfer", "other"]:
-        """`training`: the encoder's own classifier; `transfer`: a probe on other data; `other`: few-shot, read-outs."""
+    def kind(self) -> Literal["training", "probe", "transfer", "other"]:
+        """What was scored.
+
+        `training`: the encoder's own classifier; `probe`: logistic regression on frozen features on the classes of
+        ImageNet-1K; `transfer`: the same on other data; `other`: few-shot, episodes, read-outs.
+        """
+        if self.suite == "imagenet-probe" or (self.suite == "transfer" and self.result.dataset in IN1K):
+            return "probe"
         if self.suite in ("transfer", "cog"):
             return "transfer"
         return "other" if self.suite in ("fewshot", "readout") else "training"
@@ -58,6 +66,8 @@ class RunFolder:
     classes: frozenset[str]
     score: Score | None
     versions: Mapping[str, str]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    num_images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +75,8 @@ class EvaluatedEncoder:
     """One encoder with all that was measured on it.
 
     `factors` may hold prompt, guidance_scale, num_inference_steps, multiple, augmentation, data and seed, and whatever
-    else a study varied. `num_images`: images that it was trained on; None where nobody says.
+    else a study varied. `num_images`: images that it was trained on; None where nobody says. `training`: the settings
+    of `TRAINING_FACTS` that are known; `model`: the generator of its images, "" where there is none or nobody says.
     """
 
     name: str
@@ -75,10 +86,13 @@ class EvaluatedEncoder:
     analyses: tuple[FeatureAnalysis, ...] = ()
     invariances: tuple[InvarianceResult, ...] = ()
     regressions: tuple[RegressionResult, ...] = ()
+    noise: tuple[LabelNoise, ...] = ()
     dataset: DatasetFolder | None = None
     run: RunFolder | None = None
     class_list: str = ""
     num_images: int | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 def merge(scores: list[Score]) -> tuple[tuple[Score, ...], list[str]]:

@@ -24,6 +24,7 @@ from imagenet_sd.core.results import (
     clean,
     parse_json,
     read_text,
+    training_facts,
     validate,
 )
 from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
@@ -69,6 +70,10 @@ class _RunDescription(Document):
     epochs: NotNegative | None = Field(None, validation_alias=AliasPath("train", "optimizer", "epochs"))
     batch_size: NotNegative | None = Field(None, validation_alias=AliasPath("train", "optimizer", "batch_size"))
     seed: NotNegative | None = Field(None, validation_alias=AliasPath("train", "seed"))
+
+
+class _RunResult(Document):
+    num_images: Count | None = None
 
 
 class _ClassList(Document):
@@ -127,7 +132,8 @@ def read_run(path: Path) -> RunFolder:
     Raises:
         ResultsError: `recipe.yaml` is missing, or a value in one of the files is missing or out of its range.
     """
-    description = validate(_RunDescription, _yaml(path / "recipe.yaml"), path / "recipe.yaml")
+    values = _yaml(path / "recipe.yaml")
+    description = validate(_RunDescription, values, path / "recipe.yaml")
     augmentation, validation = description.augmentation, description.validation or ""
     factors: dict[str, Any] = {
         "augmentation": _AUGMENTATIONS.get(augmentation, augmentation),
@@ -148,6 +154,8 @@ def read_run(path: Path) -> RunFolder:
         classes=_classes(path / "classes.json"),
         score=_validation(path / "metrics.jsonl", validation),
         versions=_environment(path / "environment.json"),
+        training=training_facts(values["train"]),
+        num_images=_num_images(path / "result.json"),
     )
 
 
@@ -165,6 +173,13 @@ def _classes(path: Path) -> frozenset[str]:
     if not path.is_file():
         return frozenset()
     return frozenset(validate(_ClassList, {"classes": parse_json(read_text(path), path)}, path).classes)
+
+
+def _num_images(path: Path) -> int | None:
+    """Images that a finished run was trained on; None for one of version 0.1.0, which did not record it."""
+    if not path.is_file():
+        return None
+    return validate(_RunResult, parse_json(read_text(path, _SMALL), path), path).num_images
 
 
 def _environment(path: Path) -> dict[str, str]:

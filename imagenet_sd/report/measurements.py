@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from imagenet_sd.core.results import AVERAGED
-from imagenet_sd.report.encoders import TRANSFER, EvaluatedEncoder
+from imagenet_sd.report import paper
+from imagenet_sd.report.encoders import IN1K, TRANSFER, EvaluatedEncoder
 from imagenet_sd.report.text import TIMES
 
 FACTOR_TITLES = {
@@ -23,7 +24,7 @@ FEATURE_TITLES = {
     "sparsity": "sparsity (share of zero entries)",
     "intra_class_distance": "intra-class distance",
     "redundancy": "feature redundancy",
-    "coding_length_per_sample": "coding length per image (nats)",
+    "coding_length": "average coding length per image (nats)",
 }
 _OF_GENERATION = {"prompt", "guidance_scale", "num_inference_steps"}
 _SET_APART = {"seed", "encoder"}  # the seed makes no setting, and an encoder's name is its label
@@ -87,11 +88,12 @@ class Measurements:
         titles: a name for every encoder, made of what tells it from the others.
         base: the commonest value of every factor, which the names take for granted.
         scores: one row per score: encoder, setting, kind, dataset, split, probe, and the averaged accuracies.
+        baseline: how the name of the encoder begins that others are shown relative to.
         features: one row per feature analysis: encoder, dataset, and the measures of `FEATURE_TITLES`.
     """
 
-    def __init__(self, encoders: Sequence[EvaluatedEncoder]):
-        self.encoders = list(encoders)
+    def __init__(self, encoders: Sequence[EvaluatedEncoder], baseline: str = ""):
+        self.encoders, self.baseline = list(encoders), baseline or paper.BASELINE
         codes, _ = pd.factorize(pd.Series([_key(encoder) for encoder in encoders], dtype=object))
         self._setting_of = pd.Series(codes, dtype=int)
         groups = [[encoders[i] for i in rows] for rows in self._setting_of.groupby(self._setting_of).groups.values()]
@@ -106,6 +108,10 @@ class Measurements:
             ],
             columns=["encoder", "kind", "dataset", "split", "probe", *AVERAGED],
         ).astype(dict.fromkeys(AVERAGED, float))
+        # A probe on the data that some encoder's own classifier was scored on is no transfer, but the training task.
+        tasks = set(self.scores[self.scores["kind"] == "training"]["dataset"])
+        own = (self.scores["kind"] == "transfer") & self.scores["dataset"].isin(tasks)
+        self.scores.loc[own, "kind"] = "probe"
         self.features = pd.DataFrame(
             [
                 (number, analysis.dataset, *(getattr(analysis, measure) for measure in FEATURE_TITLES))
@@ -128,8 +134,8 @@ class Measurements:
         if encoders is not None:
             rows = rows[rows["encoder"].isin(list(encoders))]
         names = rows["dataset"].unique().tolist()
-        if kind == "training":
-            return sorted(names, key=lambda name: name != "val")
+        if kind in ("training", "probe"):
+            return sorted(names, key=lambda name: name not in ("val", *IN1K))
         return [name for name in TRANSFER if name in names] + sorted(set(names) - set(TRANSFER))
 
     def values(self, kind: str, dataset: str, measure: str = "top1") -> pd.Series:
@@ -238,7 +244,8 @@ def _key(encoder: EvaluatedEncoder) -> tuple:
     if not factors or "encoder" in encoder.factors:
         return ("", encoder.name, id(encoder))
     if encoder.study:
-        return (encoder.study, encoder.class_list, *factors.items())
+        training = tuple((key, str(value)) for key, value in sorted(encoder.training.items()))
+        return (encoder.study, encoder.class_list, training, *factors.items())
     run, dataset = encoder.run, encoder.dataset
     size = dataset.num_images if dataset else run.data if run else None
     recipe = tuple(sorted((k, v) for k, v in run.facts.items() if k != "seed")) if run else ()

@@ -14,10 +14,11 @@ from imagenet_sd.core.files import atomic_write
 from imagenet_sd.report.collect import Inputs
 from imagenet_sd.report.headline import headlines
 from imagenet_sd.report.measurements import Measurements
+from imagenet_sd.report.paper_tables import paper_tables
 from imagenet_sd.report.pictures import contact_sheets, worst_classes
 from imagenet_sd.report.plots import draw_all
 from imagenet_sd.report.svg import standalone
-from imagenet_sd.report.tables import augmentation_tables, paper_tables, regression_table, results_table, study_table
+from imagenet_sd.report.tables import augmentation_tables, noise_table, regression_table, results_table, study_table
 from imagenet_sd.report.text import template
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
@@ -29,7 +30,7 @@ Report = dict[str, Any]
 """What the page and its Markdown version show, by the names that the templates use."""
 
 
-def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: str) -> Report:
+def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: str, baseline: str) -> Report:
     """Make the tables, figures and pictures.
 
     Args:
@@ -38,8 +39,9 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
         classes: classes on a contact sheet at most.
         images: pictures of a class.
         made_with: the program and its version, as the page names it.
+        baseline: how the name of the encoder begins that others are shown relative to.
     """
-    measured = Measurements(inputs.encoders)
+    measured = Measurements(inputs.encoders, baseline)
     tables = []
     for study in inputs.studies.values():
         tables += [study_table(study, measured), *augmentation_tables(study, measured)]
@@ -47,6 +49,8 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
         tables.append(results_table(measured))
     if table := regression_table(measured):
         tables.append(table)
+    if noise := noise_table(measured):
+        tables.append(noise)
     datasets, published, drawings = list(inputs.datasets.values()), paper_tables(measured), draw_all(measured)
     worst = worst_classes(measured.settings, datasets, images, inputs.remarks)
     sheets = contact_sheets(datasets, classes, images, inputs.remarks)

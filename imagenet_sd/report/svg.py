@@ -13,10 +13,14 @@ from imagenet_sd.core.results import clean
 
 Panel = tuple[str, str, str]
 """Key, alternative text, SVG."""
+Captioned = tuple[str, list[Panel]]
+"""Caption and panels of a figure; no panels where there is no data for it."""
 INK = "#010203"
 """Stands for the colour of the text around the figure; `to_svg` replaces it by `currentColor`."""
 COLOURS = ("#3d85c6", "#e0792f", "#3f9d5a", "#d0567a", "#8b72d6", "#a8822c", "#2aa0a4", "#84888f")
 MARKERS = "osD^vPX*"
+MOST_LINES = len(COLOURS)
+"""Lines, bars of a group, or polygons that a panel shows at most."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be selected, and follows the colour of the page
     "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
@@ -61,6 +65,11 @@ def legend_below(figure: Figure, axes: Axes) -> None:
         columns = 1 if longest > 30 else 2 if longest > 16 else 3
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(labels) // columns))
+
+
+def left_out(count: int, what: str, most: int = MOST_LINES) -> str:
+    """A remark that the first `most` of `count` are shown; "" where all are."""
+    return f" The first {most} of {count} {what} are shown." if count > most else ""
 
 
 def to_panel(figure: Figure, key: str, alt: str) -> Panel:

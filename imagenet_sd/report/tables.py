@@ -1,29 +1,23 @@
-"""The tables: all results, one per study, and those of the papers with our numbers beside theirs.
+"""The tables of what was measured: all results, one per study, and what they say about label noise.
 
-A table is plain data; the templates turn it into text.
+A table is plain data; the templates turn it into text. Those of the papers are in `paper_tables`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from imagenet_sd.core.results import StudyResults
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import Score
 from imagenet_sd.report.measurements import (
     Measurements,
-    Setting,
-    Summaries,
     Summary,
     factor_names,
     factor_title,
     label_of,
     show_factor,
 )
-from imagenet_sd.report.paper import PaperRow
-from imagenet_sd.report.text import DASH, TIMES, percent, slug
+from imagenet_sd.report.text import DASH, percent, slug
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,15 +63,25 @@ def number_cell(value: float | None, show: Callable[[float], str] = str) -> Tabl
     return TableCell(text=DASH, title="not measured") if value is None else TableCell(text=show(value), sort=value)
 
 
-def summary_cell(summary: Summary | None, digits: int = 2, published: float | None = None) -> TableCell:
-    """Mean in percent, with the deviation where there are several encoders, and the paper's number beside it."""
-    theirs = "" if published is None else f"{published:.1f}"
+def summary_cell(
+    summary: Summary | None, digits: int = 2, published: float | None = None, scale: float = 100
+) -> TableCell:
+    """Mean with the deviation where there are several encoders, and the paper's number beside it.
+
+    Args:
+        summary: what was measured; None for nothing.
+        digits: after the decimal point.
+        published: the paper's number, in the unit that is shown.
+        scale: what the mean is multiplied by: 100 shows a fraction in percent.
+    """
+    theirs = "" if published is None else f"{published:.{min(digits, 1) if scale == 100 else digits}f}"
     if summary is None:
         return TableCell(text=DASH, title="not measured", paper=theirs)
     several = summary.count > 1
-    spread = f" ± {percent(summary.sd, digits)}" if several else ""
+    spread = f" ± {scale * summary.sd:.{digits}f}" if several else ""
     title = f"mean and population standard deviation of {summary.count} seeds" if several else "one seed"
-    return TableCell(text=percent(summary.mean, digits) + spread, sort=100 * summary.mean, title=title, paper=theirs)
+    text = f"{scale * summary.mean:.{digits}f}{spread}"
+    return TableCell(text=text, sort=scale * summary.mean, title=title, paper=theirs)
 
 
 def results_table(measured: Measurements) -> Table:
@@ -213,138 +217,28 @@ def augmentation_tables(study: StudyResults, measured: Measurements) -> list[Tab
     return tables
 
 
-_BESIDE = "Numbers in brackets are the paper's; ours stand before them, and a dash says that we have not measured it."
-
-
-def _augmentation_paper_table(measured: Measurements) -> Table:
-    """Tab. 5.1: ImageNet-100 val, training data by augmentation; prompt "c", guidance scale 7.5."""
-    means = [measured.summary("training", "val")]
-    rows, answered = [], False
-    for row in paper.AUGMENTATION:
-        cells = [text_cell(f"{row.training} ({row.data})")]
-        for augmentation, published in zip(("plain", "strong"), row.values, strict=True):
-            setting, ours = _answer(measured.settings, row, means, augmentation)
-            answered |= setting is not None
-            cells.append(summary_cell(ours[0], 1, published))
-        rows.append(tuple(cells))
-    return Table(
-        key="tab-5-1",
-        title="Tab. 5.1: impact of data augmentation",
-        caption=f"Top-1 on ImageNet-100 val, in percent. {_BESIDE}",
-        columns=("Training data", "PyTorch (plain)", "DINO + multi-crop (strong)"),
-        rows=tuple(rows),
-        numeric=frozenset({1, 2}),
-        has_ours=answered,
-    )
-
-
-def paper_tables(measured: Measurements) -> list[Table]:
-    """Tab. 5.1 to 5.4, with the settings that answer their rows."""
-    names = list(paper.TRANSFER_TITLES)
-    return [
-        _augmentation_paper_table(measured),
-        _paper_table(
-            measured.settings,
-            paper.IMAGENET,
-            [measured.summary("training", d, measure) for d in paper.IMAGENET_SETS for measure in ("top1", "top5")],
-            title="Tab. 5.2: ImageNet test sets",
-            caption=f"In percent, by the classifier of training. *: on the classes in common only. {_BESIDE}",
-            columns=("Top-1", "Top-5") * len(paper.IMAGENET_SETS),
-            groups=(("", 4), *((title, 2) for title in paper.IMAGENET_SETS.values())),
-        ),
-        _paper_table(
-            measured.settings,
-            paper.TRANSFER_ROWS,
-            [measured.summary("transfer", name) for name in names] + [measured.summarise(measured.mean_over(names))],
-            title="Tab. 5.3: ten transfer sets",
-            caption=f"Top-1 of linear classifiers in percent; the average needs all ten. {_BESIDE}",
-            columns=(*paper.TRANSFER_TITLES.values(), "Avg."),
-        ),
-        _paper_table(
-            measured.settings,
-            paper.COG_ROWS,
-            [measured.summarise(_cog_values(measured, name)) for name in paper.COG_SETS],
-            title="Tab. 5.4: ImageNet-CoG",
-            caption=f"Top-1 in percent of linear classifiers trained on real images. {_BESIDE}",
-            columns=tuple(paper.COG_SETS.values()),
-        ),
+def noise_table(measured: Measurements) -> Table | None:
+    """Label noise (thesis 3.5.3): images of one set that the classifier of another is very sure of; None for none."""
+    rows = [
+        (
+            text_cell(title, encoder.name),
+            text_cell(noise.dataset),
+            text_cell(noise.classifier),
+            number_cell(100 * noise.confident, "{:.2f}".format),
+            number_cell(noise.num_test, "{:,}".format),
+        )
+        for title, encoder in zip(measured.titles, measured.encoders, strict=True)
+        for noise in encoder.noise
     ]
-
-
-def _cog_values(measured: Measurements, name: str) -> pd.Series:
-    """Top-1 of a probe on a CoG level (whatever stands before "-L1") or on ImageNet-1K ("in1k", "imagenet-1k")."""
-    pattern = "in1k|imagenet-1k" if name == "in1k" else f"(?:.*-)?{name}"
-    asked = measured.scores["dataset"].str.fullmatch(pattern).astype(bool)
-    rows = measured.scores[(measured.scores["kind"] == "transfer") & asked]
-    return rows.drop_duplicates("encoder").set_index("encoder")["top1"]
-
-
-def _paper_table(
-    settings: list[Setting],
-    published: tuple[PaperRow, ...],
-    means: Sequence[Summaries],
-    *,
-    title: str,
-    caption: str,
-    columns: tuple[str, ...],
-    groups: tuple[tuple[str, int], ...] = (),
-) -> Table:
-    """The rows of the paper with the settings that answer them, then the settings that answer none."""
-    rows, left = [], {s.number: s for s in settings if any(s.number in mean for mean in means)}
-    answered = bool(left)
-    for row in published:
-        synthetic = row.data == "synthetic"
-        factors = {"multiple": row.multiple, "guidance_scale": row.guidance_scale} if synthetic else {}
-        lead = _lead(row.training, factors, text_cell(row.label, f"template {row.prompt}" if synthetic else ""))
-        setting, ours = _answer(settings, row, means)
-        if setting:
-            left.pop(setting.number, None)
-        rows.append((*lead, *(summary_cell(s, 1, value) for s, value in zip(ours, row.values, strict=True))))
-    for setting in left.values():
-        label = text_cell(setting.label, "not in the paper")
-        lead = _lead(setting.class_list or "ours", setting.factors, label)
-        rows.append((*lead, *(summary_cell(mean.get(setting.number), 1) for mean in means)))
+    if not rows:
+        return None
     return Table(
-        key=slug(title.partition(":")[0]),
-        title=title,
-        caption=caption,
-        columns=("Training data", "Size", "Scale", "Prompt / model", *columns),
-        groups=groups,
+        key="label-noise",
+        title="Label noise",
+        caption="Test images that a classifier of other classes is very sure of (probability above 0.99), in percent: "
+        f"some of them may show one of its classes. The thesis finds about {percent(paper.LABEL_NOISE, 1)} between "
+        "ImageNet-1K and L5 (section 3.5.3).",
+        columns=("Encoder", "Images of", "Classifier of", "Very sure %", "Images"),
         rows=tuple(rows),
-        numeric=frozenset({1, 2, *range(4, 4 + len(columns))}),
-        has_ours=answered,
+        numeric=frozenset({3, 4}),
     )
-
-
-def _lead(training: str, factors: Mapping[str, Any], label: TableCell) -> tuple[TableCell, ...]:
-    size, scale = factors.get("multiple"), factors.get("guidance_scale")
-    return (
-        text_cell(training),
-        TableCell(text=DASH if size is None else f"{size:g}{TIMES}", sort=size),
-        TableCell(text=DASH if scale is None else f"{scale:.1f}", sort=scale),
-        label,
-    )
-
-
-def _answer(
-    settings: list[Setting], row: PaperRow, means: Sequence[Summaries], augmentation: str = "strong"
-) -> tuple[Setting | None, list[Summary | None]]:
-    """The first setting that a row stands for and that was measured, with its means; several are never mixed."""
-    for setting in settings:
-        if _matches(setting, row, augmentation) and any(setting.number in mean for mean in means):
-            return setting, [mean.get(setting.number) for mean in means]
-    return None, [None] * len(means)
-
-
-def _matches(setting: Setting, row: PaperRow, augmentation: str) -> bool:
-    """Whether a setting is what a row of the paper stands for: same classes, data, prompt, scale, size and steps."""
-    factors = setting.factors
-    if row.encoder:
-        return any(encoder.name.startswith(row.encoder) for encoder in setting.encoders)
-    if row.data == "none" or setting.class_list != row.class_list or factors.get("augmentation") != augmentation:
-        return False
-    if row.data == "real":
-        return factors.get("data") == "real" and row.label == "Baseline"
-    asked = {"data": "synthetic", "prompt": row.prompt, "guidance_scale": row.guidance_scale}
-    asked |= {"multiple": row.multiple, "num_inference_steps": 50}
-    return all(factors.get(name) == value for name, value in asked.items())

@@ -10,10 +10,20 @@ from typing import Any
 
 from imagenet_sd import __version__
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, read_document
+from imagenet_sd.core.results import (
+    Accuracies,
+    EvaluationResults,
+    StudyCell,
+    StudyResults,
+    read_document,
+    training_facts,
+)
 from imagenet_sd.core.specs import EncoderSpec
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
+_BY_AUGMENTATION = ("pytorch", "imagenet-sd")
+"""Recipes that differ in their augmentation, which is a factor of its own."""
 METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
@@ -59,6 +69,9 @@ def _cell(planned: PlannedCell, planner: Planner | None, out: Path) -> StudyCell
         stamp = read_stamp(run)
         facts |= {"run": run.relative_to(out).as_posix()}
         facts |= {"images": stamp.get("num_images"), "epochs": stamp.get("epochs")}
+        facts["training"] = training_facts(to_mapping(planned.cell.study.train.config()))
+        if is_generated(planned.cell.study):
+            facts["model"] = planned.cell.study.generate.model
     encoders = EncoderSpec.parse_ensemble(planned.cell.study.encoder) if not run else ()
     return StudyCell(
         id=run.name if run else slug("+".join(spec.label for spec in encoders)),
@@ -74,6 +87,8 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     study, generate, train = planned.cell.study, planned.cell.study.generate, planned.cell.study.train
     changes = planned.cell.changes
     others = {key: value for key, value in changes.items() if key not in _STANDARD}
+    if changes.get("train.recipe") not in (None, *_BY_AUGMENTATION):
+        others["train.recipe"] = changes["train.recipe"]
     run = planned.folder("train")
     if run is None:
         return {"encoder": study.encoder} | others

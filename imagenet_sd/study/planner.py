@@ -16,8 +16,9 @@ from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.files import read_json
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
-from imagenet_sd.core.typed import located, to_mapping
+from imagenet_sd.core.typed import located
 from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.evaluation.config import recorded as evaluation_recorded
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import offline_identity
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
@@ -208,10 +209,10 @@ class Planner:
     def _evaluations(self, study: Study, encoder: str, folder: Path, upstream: str) -> list[Stage]:
         stages = []
         for section in study.evaluate:
-            if study.encoder and section.suite == "imagenet":
-                continue  # a given encoder has no classifier for these classes
-            settings = to_mapping(section)
-            settings["side"] = settings.pop("crop_size")  # its name in the stamps of older studies
+            if study.encoder and section.suite == "imagenet" and not _has_classifier(study.encoder):
+                continue
+            settings = evaluation_recorded(section)
+            settings |= _preprocessing_since_0_1_0(study, section)
             inputs = digest([upstream, settings, {k: _identity(v) for k, v in section.data.items()}])
             stages.append(
                 Stage(
@@ -248,11 +249,27 @@ def cell_title(study: Study) -> str:
     return slug(f"{data}_{augmentation(study)}_seed{train.config().seed}")
 
 
+def _has_classifier(encoder: str) -> bool:
+    """Whether the imagenet suite can score it; of a checkpoint that has none, the evaluation says so."""
+    specs = EncoderSpec.parse_ensemble(encoder)
+    return len(specs) == 1 and not specs[0].random
+
+
 def _weights(encoder: str) -> list[Any]:
     """What an encoder stands for: its name, and size and time of its weights where they are files here."""
-    files = [spec.weights for spec in EncoderSpec.parse_ensemble(encoder)]
+    specs = EncoderSpec.parse_ensemble(encoder)
+    files = [spec.weights for spec in specs]
     stats = [file.stat() for file in files if file and file.is_file()]
-    return [encoder, *([stat.st_size, stat.st_mtime_ns] for stat in stats)]
+    start = ["zero_init_last=False"] if any(spec.random for spec in specs) else []  # not so in version 0.1.0
+    return [encoder, *([stat.st_size, stat.st_mtime_ns] for stat in stats), *start]
+
+
+def _preprocessing_since_0_1_0(study: Study, section: EvalSection) -> dict[str, Any]:
+    """What tells an evaluation from one of version 0.1.0 that showed the images in another way; else nothing."""
+    if section.preprocessing == "model":
+        return {"own_preprocessing": ["crop_pct", "interpolation"]}
+    size = section.crop_size if study.encoder else study.train.config().val_crop_size
+    return {"resize_size": 256} if section.suite == "imagenet" and size == 224 else {}
 
 
 def _identity(text: str) -> list[Any]:

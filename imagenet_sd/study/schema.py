@@ -95,8 +95,8 @@ class Study:
         out: folder of the study; "" is `studies/NAME`. Studies that name one folder share datasets and runs there; give
             each a report of its own.
         paths: names for folders of real data; `${name}` in any text of the study stands for one.
-        encoder: a given encoder (`timm:NAME`, `timm:NAME@CHECKPOINT`, a run folder) that is evaluated as it is, without
-            the suite `imagenet`; "" trains one.
+        encoder: a given encoder (`timm:NAME`, `timm:NAME@CHECKPOINT`, a run folder) that is evaluated as it is; one
+            with random weights, and an ensemble, without the suite `imagenet`. "" trains one.
         generate: what to generate.
         train: how to train on it.
         evaluate: what to measure, in order.

@@ -71,8 +71,10 @@ class ModelConfig:
     """Name of a timm model; its pooled features are the representation x."""
     small_images: bool = False
     """Leave out the max pooling of a ResNet's stem, for images of about 32 pixels."""
+    zero_init_last: bool = False
+    """Start with the last batch norm of each residual block at 0 (AugSelf; timm's default); torchvision does not."""
     projector_layers: int = 0
-    """L, the number of hidden layers; 0 means no projector."""
+    """L, the number of hidden layers; 0 means no projector: the loss takes x, or its unit-length form (eq. 4.1)."""
     projector_hidden: int = 2048
     """d_h, the width of a hidden layer."""
     projector_bottleneck: int = 256
@@ -179,7 +181,7 @@ class TrainConfig:
             (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
             (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
             (
-                loss == "cross_entropy" or self.model.projector_layers > 0,
+                loss != "ocm" or self.model.projector_layers > 0,
                 f"objective.loss {loss} needs a projector: model.projector_layers of at least 1",
             ),
         ]
@@ -253,9 +255,14 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded(config: TrainConfig) -> dict[str, Any]:
-    """`to_mapping` under the names of version 0.1.0: digests of it stay the same, so that old stages count as done."""
+    """`to_mapping` under the names of version 0.1.0: digests of it stay the same, so that old stages count as done.
+
+    A field that came later is left out while it has its default.
+    """
     old_names = {new: old for old, new in _RENAMED.items()}
     values: dict[str, Any] = to_mapping(config)
+    if not config.model.zero_init_last:
+        del values["model"]["zero_init_last"]
     return {old_names.get(key, key): value for key, value in values.items()}
 
 

@@ -1,9 +1,10 @@
 """The network under training: a timm encoder and the head of an objective."""
 
-import timm
 import torch
 from torch import nn
 
+from imagenet_sd.core.backbones import create_backbone
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.training.config import ModelConfig, TrainingError
 
 
@@ -16,10 +17,11 @@ def make_encoder(config: ModelConfig) -> nn.Module:
         TrainingError: timm has no model of that name.
     """
     try:
-        encoder = timm.create_model(config.backbone, num_classes=0)
+        encoder = create_backbone(config.backbone, zero_init_last=config.zero_init_last, num_classes=0)
     except RuntimeError as error:
+        reason = one_line(error)
         raise TrainingError(
-            f"no backbone {config.backbone!r}: {' '.join(str(error).split())}", "use a name from timm.list_models()"
+            f"no backbone {config.backbone!r}: {reason}", "use a name from timm.list_models()"
         ) from None
     if config.small_images:
         if not hasattr(encoder, "maxpool"):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from imagenet_sd.data.images import ImageSet
-from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.data.preprocess import imagenet_preprocessing
 from imagenet_sd.training.config import TrainingError
 from imagenet_sd.training.photometric import normalize, to_float
 
@@ -30,14 +30,14 @@ class Validator:
     Args:
         images: the real images.
         classes: class ids of the classifier, in the order of its logits.
-        crop_size: width and height of the centre crop in pixels.
+        crop_size: width and height of the centre crop in pixels; see `imagenet_preprocessing`.
 
     Raises:
         TrainingError: the two have no class in common.
     """
 
     def __init__(self, images: ImageSet, classes: tuple[str, ...], crop_size: int):
-        self.images, self.crop_size = images, crop_size
+        self.images, self.preprocessing = images, imagenet_preprocessing(crop_size)
         column = {wnid: number for number, wnid in enumerate(classes)}
         common = column.keys() & set(images.classes)
         self.common = tuple(sorted(common))
@@ -94,7 +94,7 @@ class Validator:
                 if target < 0:
                     continue
                 try:
-                    pixels.append(center_crop(record.decode(), self.crop_size))
+                    pixels.append(self.preprocessing.crop(record.decode()))
                 except OSError:
                     unreadable += 1
                     continue

@@ -265,6 +265,26 @@ def test_the_thesis_numbers():
     assert not above & set(eligible)
 
 
+@pytest.mark.skipif(not COUNTS.is_file(), reason="the image counts of ImageNet-21K are not here")
+def test_another_release_changes_17_concepts_and_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Without the sub-tree of person, which the Winter 2021 release filters, L3 has 17 other concepts."""
+    from imagenet_sd.pipeline import cog
+
+    counts = read_counts(COUNTS)
+    parents = {synset.wnid: synset.hypernyms for synset in open_wordnet()}
+    kept = {wnid: count for wnid, count in counts.items() if PERSON not in subsumers(wnid, parents)}
+    for name, numbers in (("fall", counts), ("winter", kept)):
+        lines = ["wnid\tnum_images", *(f"{wnid}\t{count}" for wnid, count in numbers.items())]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    fall = cog(tmp_path / "fall", counts=str(tmp_path / "fall.tsv"))
+    assert capsys.readouterr().err == ""
+    winter = cog(tmp_path / "winter", counts=str(tmp_path / "winter.tsv"))
+    assert [len(set(fall[level]) - set(winter[level])) for level in ("L1", "L2", "L3", "L4", "L5")] == [0, 3, 17, 4, 3]
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: the counts cover 19,005 concepts") and "17 concepts of a level" in warning
+    assert warning.count("\n") == 1
+
+
 # --- counts ---
 
 

@@ -427,6 +427,7 @@ def test_eurosat_has_exactly_the_papers_sizes(tmp_path: Path):
     assert (len(train), len(test)) == (18_900, 8_100)
     assert Counter(label for _, label in [*train, *test]) == dict(enumerate(sizes))
     assert len(set(train) | set(test)) == 27_000
+    assert set(Counter(label for _, label in test).values()) == {810}
 
 
 def test_sun_without_partitions_says_so(tmp_path: Path):

@@ -15,6 +15,7 @@ from imagenet_sd.core.results import EvaluationResults
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.data.images import ArraySet, FolderSet
 from imagenet_sd.data.open import open_images
+from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.evaluation import encoders as E
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.features import concatenate, extract
@@ -123,7 +124,7 @@ def test_features_equal_a_plain_forward_pass_and_come_from_the_cache(encoder, tm
     found = extract(encoder, images, TINY, tmp_path)
     assert found.data.features.dtype == np.float32 and found.data.features.shape == (100, 512) and not found.from_cache
     pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).float() / 255
-    mean, std = torch.tensor(encoder.mean).view(3, 1, 1), torch.tensor(encoder.std).view(3, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     with torch.inference_mode():
         expected = encoder.module((pixels - mean) / std).numpy()
     assert np.allclose(found.data.features, expected, atol=1e-4)
@@ -247,7 +248,7 @@ def test_results_follow_the_schema_and_repeat(run: Path, suite: str, tmp_path: P
     first, second = (evaluate(str(run), {"digits": DIGITS}, config, out=path, cache=tmp_path / "c") for path in out)
     document = json.loads(out[0].read_text())
     jsonschema.validate(document, SCHEMA)
-    assert document.keys() == {"encoder", "suite", "results", "encoder_fingerprints", "versions"}
+    assert document.keys() == {"encoder", "suite", "results", "encoder_fingerprints", "preprocessing", "versions"}
     assert all(result.keys() >= (MEASURED if suite == "analysis" else SCORED) for result in document["results"])
     assert document["encoder_fingerprints"][0].isalnum() and len(document["encoder_fingerprints"][0]) == 64
     assert out[0].read_bytes() == out[1].read_bytes()
@@ -261,11 +262,11 @@ def test_results_follow_the_schema_and_repeat(run: Path, suite: str, tmp_path: P
 @pytest.mark.parametrize("probe", ["path", "sgd", "sea", "knn"])
 def test_every_probe_writes_a_valid_result(run: Path, probe: str, tmp_path: Path):
     config = EvalConfig(probe=probe, seeds=(0,), trials=8 if probe == "sea" else 1)
-    document = evaluate(f"{run}+timm:test_resnet@random", {"faces": "builtin:faces"}, config, cache=tmp_path)
+    document = evaluate(f"{run}+timm:resnet10t@random", {"faces": "builtin:faces"}, config, cache=tmp_path)
     document.pop("features_from_cache")
     jsonschema.validate(document, SCHEMA)
     assert document["results"][0].keys() >= SCORED
-    assert document["results"][0]["top1"] > 0.8 and document["encoder"] == f"{run}+timm:test_resnet@random"
+    assert document["results"][0]["top1"] > 0.8 and document["encoder"] == f"{run}+timm:resnet10t@random"
 
 
 def test_the_command_line(run: Path, tmp_path: Path, cli: CliRun):

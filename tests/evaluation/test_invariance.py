@@ -1,6 +1,7 @@
 """How far features move: against SciPy, torchvision and closed forms."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from imagenet_sd.core.results import EvaluationResults, InvarianceResult
 from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.preprocess import invariance_preprocessing
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.suites.invariance import measure_invariance
@@ -30,6 +32,9 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+PLAIN = replace(invariance_preprocessing(16), mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def photos(count: int = 4, height: int = 40, width: int = 48) -> torch.Tensor:
@@ -59,12 +64,12 @@ class Module(nn.Module):
 
 def encoder(function) -> Encoder:
     """Of images in [0, 1]: no normalisation."""
-    return Encoder(name="e", module=Module(function), fingerprint="f", mean=(0.0,) * 3, std=(1.0,) * 3)
+    return Encoder(name="e", module=Module(function), fingerprint="f", own=PLAIN)
 
 
 def measured(function, folder: Path, cache: Path, **settings) -> dict[str, InvarianceResult]:
     values: dict[str, Any] = {"strengths": 8} | settings
-    config = EvalConfig(suite="invariance", crop_size=16, **values)
+    config = EvalConfig(suite="invariance", preprocessing="model", **values)
     spec = DataSpec(kind="imagefolder", root=str(folder))
     results, _ = measure_invariance([encoder(function)], "d", spec, config, cache)
     return {result.transformation: result for result in results}
@@ -117,7 +122,7 @@ def test_the_identity_encoder_has_scipys_distance(tmp_path: Path):
 
     def features(x: torch.Tensor) -> np.ndarray:
         resized = nn.functional.interpolate(x.float(), scale_factor=1, mode="nearest")
-        return pooled(to_network(resized, 16, (0.0,) * 3, (1.0,) * 3)).double().numpy()
+        return pooled(to_network(resized, PLAIN)).double().numpy()
 
     clean = features(pixels)
     inverse = np.linalg.inv(np.cov(clean, rowvar=False))
@@ -222,7 +227,7 @@ def test_pairs_of_one_object(tmp_path: Path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "d" / "things" / f"{name}.png")
     function = lambda x: pooled(x, 1)[:, :2]  # noqa: E731
     found = measured(function, tmp_path / "d", tmp_path / "c", transformations="variants")["variants"]
-    f = function(to_network(images, 16, (0.0,) * 3, (1.0,) * 3)).double().numpy()
+    f = function(to_network(images, PLAIN)).double().numpy()
     inverse = np.linalg.inv(np.cov(f, rowvar=False))
     pairs = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
     assert found.distance == pytest.approx(np.mean([mahalanobis(f[i], f[j], inverse) for i, j in pairs]), rel=1e-5)

@@ -7,6 +7,7 @@ import pytest
 
 from imagenet_sd.evaluation import analysis as A
 from imagenet_sd.evaluation import metrics as M
+from imagenet_sd.report.measurements import FEATURE_TITLES
 
 
 def test_top_k_with_ties_and_masks():
@@ -57,16 +58,51 @@ def test_orthonormal_features():
 def test_duplicated_and_constant_features():
     rng = np.random.default_rng(0)
     column = rng.normal(size=(50, 1))
-    assert A.redundancy(np.repeat(column, 4, 1) * [1, -2, 3, 0.5]) == pytest.approx(1)
-    assert A.redundancy(np.concatenate([np.repeat(column, 2, 1), np.full((50, 2), 7.0)], 1)) == pytest.approx(4 / 16)
+    height = np.sqrt(1 - np.tanh(column) ** 2 / 2)  # of rows (t, t, h) of unit length, up to a constant
+    rows = np.concatenate([np.repeat(np.tanh(column) / 2, 2, 1), height], 1)
+    corr = abs(np.corrcoef(rows[:, 0], height[:, 0])[0, 1])
+    assert A.redundancy(rows) == pytest.approx((5 + 4 * corr) / 9)
+    pair = np.concatenate([np.cos(column), np.sin(column), np.zeros((50, 2))], 1)
+    assert A.redundancy(pair) == pytest.approx((2 + 2 * abs(np.corrcoef(pair[:, :2].T)[0, 1])) / 16)
     one = np.tile([[3.0, 4.0, 0.0]], (20, 1))
     assert A.coding_length(one) == pytest.approx(0.5 * math.log(1 + 3 / 0.5))  # rank one: log(1 + d / eps^2) / 2
     assert A.intra_class_distance(one, np.zeros(20, int)) == pytest.approx(0, abs=1e-7)
     assert A.sparsity(one) == pytest.approx(1 / 3)
 
 
+def test_coding_length_does_not_depend_on_the_number_of_images():
+    """R is an average per image (thesis 5.5.5); what `evaluate` writes and the report plots must be R, not R / N."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(24, 24))
+    lengths = []
+    for n in (500, 2000, 8000):
+        measured = A.analyse(np.maximum(rng.normal(size=(n, 24)) @ mixing, 0), rng.integers(0, 10, n))
+        (plotted,) = (key for key in FEATURE_TITLES if "coding" in key)
+        lengths.append(measured[plotted])
+    assert max(lengths) / min(lengths) < 1.03 and min(lengths) > 1
+
+
+def test_all_four_metrics_take_normalised_features():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(60, 8)), np.arange(60) % 4
+    scaled = x * rng.uniform(0.1, 10, size=(60, 1))  # directions as before
+    first, second = A.analyse(x, y), A.analyse(scaled, y)
+    for measure in first:
+        assert second[measure] == pytest.approx(first[measure])
+
+
+def test_singular_values_are_shares_of_their_sum():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(40, 6)) * [5, 3, 1, 1, 0.5, 0.1]
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    expected = np.linalg.svd(u - u.mean(0), compute_uv=False)
+    assert A.singular_values(x) == pytest.approx(expected / expected.sum(), abs=1e-7)
+    assert A.singular_values(x[:4]).sum() == pytest.approx(1) and len(A.singular_values(x[:4])) == 4
+    assert A.singular_values(np.ones((5, 3))).tolist() == [0, 0, 0]
+
+
 def test_redundancy_of_uncorrelated_columns_is_one_over_d():
-    h = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], float)
+    h = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], float)  # rows of one length
     x = np.concatenate([h, -h])[:, 1:]
     assert A.redundancy(x) == pytest.approx(1 / 3)
 
@@ -85,5 +121,5 @@ def test_distances_and_lengths_against_plain_loops():
     assert A.coding_length(x[:4]) == pytest.approx(
         0.5 * np.log(np.linalg.det(np.eye(6) + 6 / (4 * 0.5) * u[:4].T @ u[:4]))
     )
-    corr = np.abs(np.corrcoef(x.T))
+    corr = np.abs(np.corrcoef(u.T))
     assert A.redundancy(x) == pytest.approx(corr.sum() / 36)

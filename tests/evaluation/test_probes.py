@@ -137,9 +137,10 @@ def test_sea_learns(digits):
     x, y, test, labels = digits
     unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)  # noqa: E731
     config = SeaConfig(epochs=20, eta=0.2)  # pixels lie in one orthant: the step for deep features is too long
-    w = train_sea(unit(x), y, 10, config)
+    w = train_sea(unit(x), y, 10, config).cpu().numpy()
     assert ((unit(test) @ w.T).argmax(1) == labels).mean() > 0.85
-    assert np.array_equal(w, train_sea(unit(x), y, 10, config))
+    assert np.array_equal(w, train_sea(unit(x), y, 10, config).cpu().numpy())
+    assert np.allclose(w, train_sea(x, y, 10, config).cpu().numpy(), atol=1e-4)  # features are normalised there
 
 
 def test_knn_against_a_plain_loop():
@@ -162,11 +163,13 @@ def test_every_probe_finds_a_good_classifier(digits, kind: str):
     assert best
 
 
-def test_the_validation_split_is_stratified_and_never_empties_a_class():
-    labels = np.array([0] * 10 + [1] * 5 + [2] * 1 + [3] * 2)
+def test_the_validation_split_is_stratified_and_rounds_down():
+    labels = np.array([0] * 10 + [1] * 9 + [2] * 1 + [3] * 4 + [4] * 35)
     train, held = stratified_split(labels, 0.2, "x", 0)
-    assert sorted([*train, *held]) == list(range(18))
-    assert np.bincount(labels[held], minlength=4).tolist() == [2, 1, 0, 1]
-    assert set(labels[train]) == {0, 1, 2, 3}
+    assert sorted([*train, *held]) == list(range(59))
+    assert np.bincount(labels[held], minlength=5).tolist() == [2, 1, 0, 0, 7]
+    assert len(stratified_split(np.zeros(10), 0.3, "x", 0)[1]) == 3  # 0.3 * 10 is below 3 in binary
+    assert np.bincount(labels[19:24][stratified_split(labels[19:24], 0.2, "x", 0)[1]]).tolist() == [0, 0, 0, 1]
+    assert set(labels[train]) == {0, 1, 2, 3, 4}
     again, other = stratified_split(labels, 0.2, "x", 0)[1], stratified_split(labels, 0.2, "x", 1)[1]
     assert np.array_equal(held, again) and not np.array_equal(held, other)

@@ -5,6 +5,7 @@ import pytest
 from imagenet_sd.core.errors import ClassListError
 from imagenet_sd.data.builtin import DIGIT_WNIDS
 from imagenet_sd.prompts.classes import load_classes
+from tests.conftest import ROOT
 
 
 def test_imagenet_1k_has_the_standard_order():
@@ -46,6 +47,13 @@ def test_all_lemmas_of_each_hypernym(tmp_path: Path):
     path.write_text("n13742358\n")
     assert load_classes(str(path))[0].hypernyms == ("digit",)
     assert load_classes(str(path), hypernym_lemmas="all")[0].hypernyms == ("digit", "figure")
+
+
+def test_all_lemmas_change_the_hypernyms_of_465_classes():
+    """The number that docs/systems.md names."""
+    first, every = (load_classes("imagenet-1k", hypernym_lemmas=choice) for choice in ("first", "all"))
+    assert sum(a.hypernyms != b.hypernyms for a, b in zip(first, every, strict=True)) == 465
+    assert "465 of the 1,000" in (ROOT / "docs" / "systems.md").read_text()
 
 
 def test_several_hypernyms_keep_wordnets_order():

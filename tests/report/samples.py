@@ -51,7 +51,6 @@ def analysis(dataset: str, base: float) -> dict:
         "intra_class_distance": 2 * base,
         "redundancy": base / 2,
         "coding_length": 100 * base,
-        "coding_length_per_sample": base / 3,
         "singular_values": [1.0, 0.5],
         "num_test": 20,
         "num_classes": 10,
@@ -100,6 +99,7 @@ def make_study(folder: Path, dataset: Path) -> Path:
             level -= 0.1 * (factors["augmentation"] == "plain")
             own = [entry("mnist", "classifier", level, seed, per_class=number < 2)]
             probes = [entry(d, "lbfgs", level - 0.1 * i, seed) for i, d in enumerate(("digits", "faces", "pets"))]
+            probes.append(entry("mnist", "lbfgs", level, seed))  # the training task under a probe
             write(folder / name / "own.json", results(name, "imagenet", own))
             write(folder / name / "probes.json", results(name, "transfer", probes))
             features = [analysis("mnist", 0.1 * level), analysis("digits", 0.2 * level)]
@@ -112,7 +112,7 @@ def make_study(folder: Path, dataset: Path) -> Path:
                     "dataset": "data/digits" if factors["data"] == "synthetic" else None,
                     "run": f"runs/{name}",
                     "results": files,
-                    "metrics": {f"{e['dataset']}/test": {"top1": e["top1"]} for e in own + probes},
+                    "metrics": {f"{e['dataset']}/test": {"top1": e["top1"]} for e in own + probes[:3]},
                 }
             )
     document = {
@@ -131,7 +131,8 @@ def make_run(folder: Path, data: str, validation: str = "builtin:mnist", top1: f
     settings = {
         "name": "imagenet-sd",
         "augmentation": "dino",
-        "model": {"backbone": "resnet50"},
+        "model": {"backbone": "resnet50", "projector_layers": 0},
+        "objective": {"loss": "cross_entropy"},
         "optimizer": {"epochs": 100, "batch_size": 256},
         "seed": 0,
         **train,

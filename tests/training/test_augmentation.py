@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional as T
 
-from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.data.preprocess import imagenet_preprocessing, transfer_preprocessing
 from imagenet_sd.training import photometric as P
 from imagenet_sd.training.config import CropsConfig, PhotometricConfig
 from imagenet_sd.training.crops import MultiCrop, sample_box, sample_parameters
@@ -158,9 +158,16 @@ def replace_seed(cut: MultiCrop) -> MultiCrop:
     return MultiCrop(replace(cut.crops), cut.photometric, seed=1)
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 300), (224, 224), (100, 500), (225, 224)])
-def test_the_evaluation_crop_equals_torchvision(size: tuple[int, int]):
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (224, 224), (100, 500), (225, 224), (98, 49), (45, 20)])
+@pytest.mark.parametrize("suite", ["imagenet", "transfer"])
+def test_the_evaluation_crop_equals_torchvision(size: tuple[int, int], suite: str):
+    """torchvision validates its classifiers with Resize(256), bilinear; the theses extract features with 224, bicubic."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
-    resized = T.resize(picture, 224, T.InterpolationMode.BICUBIC)
+    resize, filter, ours = {
+        "imagenet": (256, T.InterpolationMode.BILINEAR, imagenet_preprocessing(224)),
+        "transfer": (224, T.InterpolationMode.BICUBIC, transfer_preprocessing(224)),
+    }[suite]
+    resized = T.resize(picture, resize, filter)
     expected = np.asarray(T.center_crop(resized, [224, 224])).transpose(2, 0, 1)
-    assert np.array_equal(center_crop(picture, 224), expected)
+    assert np.array_equal(ours.crop(picture), expected)
+    assert imagenet_preprocessing(32) == transfer_preprocessing(32)  # small images are shown whole

@@ -139,6 +139,7 @@ def as_version_0_1_0(run: Path, config: TrainConfig) -> None:
     assert {key.split("/")[0] for key in old} == {"model", "ocm", "averaged", "momentum"}
     save_file(old, run / "checkpoint.safetensors", metadata)
     description = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert "zero_init_last" not in recorded(config)["model"]  # it came later
     (run / "recipe.yaml").write_text(yaml.safe_dump(description | {"train": recorded(config)}))
 
 
@@ -215,6 +216,17 @@ def test_the_loop_trains_whatever_objective_it_is_given(tmp_path: Path, monkeypa
     kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
     assert kept["objective/steps"].tolist() == [5, 20, 5]
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
+@pytest.mark.parametrize("local_crops", [0, 2], ids=["Base", "Base+Mc"])
+def test_the_models_without_a_projector_train(local_crops: int, tmp_path: Path):
+    """Thesis Tab. 4.1: the cosine softmax on unit-length features, without and with multi-crop."""
+    crops = [f"crops.local_crops_number={local_crops}", "crops.local_crop_size=16", "optimizer.base_lr=0.1"]
+    train(quick("objective.loss=cosine_softmax", "optimizer.epochs=3", *crops), "builtin:faces", tmp_path / "run")
+    curve = losses(tmp_path / "run")
+    assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
+    _, head, classes, _ = load_run(tmp_path / "run")
+    assert [tuple(p.shape) for p in head.parameters()] == [(len(classes), 512)]
 
 
 @pytest.mark.slow

@@ -173,6 +173,23 @@ def test_the_momentum_counts_once_per_optimiser_step(chunks: int):
         assert torch.allclose(average, 0.999 * old + 0.001 * p, atol=1e-6)
 
 
+def test_the_cosine_softmax_without_a_projector_takes_unit_length_features():
+    """Base and Base+Mc of thesis Tab. 4.1: eq. 4.1 on z = x / |x|, and a gradient for the encoder."""
+    config = replace(small(loss="cosine_softmax"), model=replace(get_recipe("small").model, projector_layers=0))
+    encoder = make_encoder(config.model)
+    objective = make_objective(encoder, 4, config)
+    assert {name: tuple(p.shape) for name, p in objective.head.named_parameters()} == {"weight": (4, 512)}
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(3, 7, 512)).astype(np.float32), rng.integers(0, 4, 7)
+    expected = numpy_loss(unit(x.astype(np.float64)), objective.head.weight.detach().double().numpy(), y, 0.1)
+    rows = views(torch.zeros(21, 3, 8, 8), torch.tensor(y))
+    outputs = objective.head(torch.tensor(x).flatten(0, 1))
+    assert objective.loss(outputs, rows).item() == pytest.approx(expected, abs=1e-5)
+    assert torch.allclose(objective.head(7 * torch.tensor(x).flatten(0, 1)), outputs, atol=1e-5)
+    objective.loss(objective.head(encoder(torch.randn(7, 3, 32, 32))), rows).backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
 def test_the_head_of_each_objective():
     class Encoder(torch.nn.Module):
         num_features = 16

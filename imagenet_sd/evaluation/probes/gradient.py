@@ -9,6 +9,7 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -99,14 +100,14 @@ class GradientTrainer:
     device: str = "cpu"
 
     def train(
-        self, model: nn.Module, features: torch.Tensor, activations: torch.Tensor, labels: torch.Tensor, seed: int
+        self, model: nn.Module, features: np.ndarray, activations: np.ndarray, labels: np.ndarray, seed: int
     ) -> None:
         """Train a model in place, over permutations of the images.
 
         Args:
             model: a classifier of this file.
             features: float32 [N, d].
-            activations: float32 [N, ...] at the cut.
+            activations: float32 [N, ...] at the cut, an array or a memory map.
             labels: int64 [N].
             seed: of the order.
         """
@@ -117,12 +118,12 @@ class GradientTrainer:
         for step in range(self.steps):
             if len(rows) < min(self.batch_size, len(labels)):
                 rows = torch.randperm(len(labels), generator=generator)
-            batch, rows = rows[: self.batch_size], rows[self.batch_size :]
+            batch, rows = rows[: self.batch_size].numpy(), rows[self.batch_size :]
             if every and step and step % every == 0:
                 for group in optimizer.param_groups:
                     group["lr"] /= 2
-            shown = (features[batch], activations[batch] if not alone else features[:0], labels[batch])
-            x, z, y = (each.to(self.device, non_blocking=True) for each in shown)
+            shown = (features[batch], features[:0] if alone else activations[batch], labels[batch])
+            x, z, y = (_tensor(each, self.device) for each in shown)
             optimizer.zero_grad()
             F.cross_entropy(model(x, z), y).backward()
             if self.training == "code":
@@ -138,7 +139,7 @@ class GradientTrainer:
         return optimizer, max(1, self.steps // parts)
 
     def seconds_per_step(
-        self, model: nn.Module, features: torch.Tensor, activations: torch.Tensor, labels: torch.Tensor
+        self, model: nn.Module, features: np.ndarray, activations: np.ndarray, labels: np.ndarray
     ) -> float:
         """Measured on a few steps of a model that is thrown away."""
         few = GradientTrainer(steps=3, training=self.training, batch_size=self.batch_size, device=self.device)
@@ -152,8 +153,13 @@ class GradientTrainer:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, features: torch.Tensor, activations: torch.Tensor, device: str, batch_size: int = 256
-) -> torch.Tensor:
-    """Logits float32 [N, C] on the host."""
-    rows = torch.arange(len(features)).split(batch_size)
-    return torch.cat([model(features[r].to(device), activations[r].to(device)).cpu() for r in rows])
+    model: nn.Module, features: np.ndarray, activations: np.ndarray, device: str, batch_size: int = 256
+) -> np.ndarray:
+    """Logits float32 [N, C], from features [N, d] and activations at the cut [N, ...]."""
+    parts = [slice(start, start + batch_size) for start in range(0, len(features), batch_size)]
+    logits = [model(_tensor(features[part], device), _tensor(activations[part], device)) for part in parts]
+    return torch.cat(logits).cpu().numpy()
+
+
+def _tensor(values: np.ndarray, device: str) -> torch.Tensor:
+    return torch.from_numpy(np.array(values)).to(device)  # a copy: a memory map cannot be written to

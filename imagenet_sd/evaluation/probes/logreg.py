@@ -5,15 +5,27 @@ of C side by side. Two exact changes of variables make it fast: features are cen
 their principal axes (||W|| does not change). In that basis the Hessian's bound of Boehning (1992),
 I + C Lambda / 2, is diagonal; its inverse square root is the metric that L-BFGS starts from (the inverse itself trusts
 the bound too far where classes separate: measured, it needs 2 to 5 times the iterations).
+
+Everything is float64, on the accelerator where there is one. Rotated features that do not fit there stay in memory and
+pass through it in chunks, logits exist for one chunk of rows at a time, and values of C are solved in groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from imagenet_sd.evaluation.probes.rows import fits, forget, probe_device
+
 _MEMORY = 10
+COPIES = 2 * _MEMORY + 10
+"""Tensors of the size of the solution that L-BFGS holds at once."""
+_ROWS = 8192
+LOGITS = 1 << 27
+"""Bytes of the logits of a chunk of rows."""
+STATE = 1 << 32
+"""Bytes of L-BFGS state up to which values of C are solved together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +50,12 @@ class LogisticPath:
 
     def scores(self, features: np.ndarray, k: int) -> np.ndarray:
         """Logits float64 [N, classes] of solution k."""
-        return np.asarray(features, np.float64) @ self.weights[k] + self.intercepts[k]
+        scores = np.empty((len(features), self.weights.shape[2]))
+        for start in range(0, len(features), _ROWS):
+            part = slice(start, start + _ROWS)
+            scores[part] = np.asarray(features[part], np.float64) @ self.weights[k] + self.intercepts[k]
+        forget(features)
+        return scores
 
 
 class LogisticProblem:
@@ -48,39 +65,67 @@ class LogisticProblem:
         features: float [N, D].
         labels: int64 [N] in 0 .. num_classes - 1.
         num_classes: number of classes.
-        device: where to compute; float64 throughout.
+        rows: int64, the images that count; None: all.
+        device: where to compute; None: the accelerator where there is one that knows float64.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, num_classes: int, device: str = "cpu"):
-        x = torch.as_tensor(np.asarray(features, np.float64), device=device)
-        self.mean = x.mean(0)
-        x = x - self.mean
-        n, d = x.shape
-        gram = x.T @ x if d <= n else x @ x.T
+    def __init__(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        num_classes: int,
+        rows: np.ndarray | None = None,
+        device: torch.device | None = None,
+    ):
+        self.device, self.num_classes = device or probe_device(double=True), num_classes
+        rows = np.arange(len(features)) if rows is None else rows
+        n, d = len(rows), features.shape[1]
+        self.mean = torch.zeros(d, dtype=torch.float64, device=self.device)
+        self.mean = sum((x.sum(0) for x in self._centred(features, rows)), self.mean) / n
+        if d <= n:
+            gram = sum((x.T @ x for x in self._centred(features, rows)), torch.zeros((), device=self.device))
+        else:
+            x = torch.cat(list(self._centred(features, rows)))
+            gram = x @ x.T
         values, vectors = torch.linalg.eigh(gram)
         kept = values > values[-1].clamp(min=1e-300) * 1e-13
         values, vectors = values[kept], vectors[:, kept]
-        self.axes = vectors if d <= n else x.T @ vectors / values.sqrt()
-        self.x = torch.cat([x @ self.axes, torch.ones(n, 1, dtype=torch.float64, device=device)], 1)
-        self.curvature = torch.cat([values, torch.tensor([float(n)], dtype=torch.float64, device=device)])
-        self.penalty = torch.ones(len(values) + 1, dtype=torch.float64, device=device)
-        self.penalty[-1] = 0
-        self.y = torch.as_tensor(labels, device=device)
-        self.num_classes = num_classes
+        self.axes = vectors if d <= n else x.T @ vectors / values.sqrt()  # pyright: ignore[reportPossiblyUnboundVariable]
+        store = self.device if fits(8 * n * (len(values) + 1), self.device) else torch.device("cpu")
+        self.x = torch.ones(n, len(values) + 1, dtype=torch.float64, device=store)
+        for first, x in enumerate(self._centred(features, rows)):
+            self.x[first * _ROWS : first * _ROWS + len(x), :-1] = x @ self.axes
+        ones = torch.ones(1, dtype=torch.float64, device=self.device)
+        self.curvature = torch.cat([values, n * ones])
+        self.penalty = torch.cat([torch.ones_like(values), 0 * ones])
+        self.y = torch.as_tensor(labels[rows], device=self.device)
+
+    def _centred(self, features: np.ndarray, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        """Chunks float64 of the features, less the mean."""
+        for start in range(0, len(rows), _ROWS):
+            x = torch.from_numpy(np.asarray(features[rows[start : start + _ROWS]], np.float64)).to(self.device)
+            forget(features)
+            yield x - self.mean
 
     def _evaluate(self, w: torch.Tensor, cs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Objectives [K] and gradients [K, R, classes] at w."""
         k, r, c = w.shape
-        logits = (self.x @ w.permute(1, 0, 2).reshape(r, k * c)).view(-1, k, c)
-        log_z = torch.logsumexp(logits, 2)
-        rows = self.y.view(-1, 1, 1).expand(-1, k, 1)
-        losses = (log_z - logits.gather(2, rows)[:, :, 0]).sum(0)
-        p = torch.exp_(logits.sub_(log_z[:, :, None]))
-        p.scatter_add_(2, rows, torch.full_like(rows, -1, dtype=p.dtype))
-        gradient = (self.x.T @ p.view(-1, k * c)).view(r, k, c).permute(1, 0, 2)
+        flat = w.permute(1, 0, 2).reshape(r, k * c)
+        losses = torch.zeros(k, dtype=w.dtype, device=w.device)
+        gradient = torch.zeros_like(flat)
+        step = max(1, LOGITS // (8 * k * c))
+        for start in range(0, len(self.x), step):
+            x = self.x[start : start + step].to(w.device)
+            rows = self.y[start : start + step].view(-1, 1, 1).expand(-1, k, 1)
+            logits = (x @ flat).view(-1, k, c)
+            log_z = torch.logsumexp(logits, 2)
+            losses += (log_z - logits.gather(2, rows)[:, :, 0]).sum(0)
+            p = torch.exp_(logits.sub_(log_z[:, :, None]))
+            p.scatter_add_(2, rows, torch.full_like(rows, -1, dtype=p.dtype))
+            gradient += x.T @ p.view(-1, k * c)
         penalised = w * self.penalty[:, None]
         values = cs * losses + 0.5 * (penalised**2).sum((1, 2))
-        return values, cs[:, None, None] * gradient + penalised
+        return values, cs[:, None, None] * gradient.view(r, k, c).permute(1, 0, 2) + penalised
 
     @torch.no_grad()
     def solve(self, cs: Sequence[float], tolerance: float = 1e-7, max_iterations: int = 2000) -> LogisticPath:
@@ -94,8 +139,17 @@ class LogisticProblem:
             max_iterations: of L-BFGS.
         """
         order = np.sort(np.asarray(cs, float))
-        c = torch.as_tensor(order, dtype=torch.float64, device=self.x.device)
-        w = torch.zeros(len(c), self.x.shape[1], self.num_classes, dtype=torch.float64, device=self.x.device)
+        group = max(1, STATE // (8 * COPIES * self.x.shape[1] * self.num_classes))
+        return _joined(
+            [
+                self._solve(order[start : start + group], tolerance, max_iterations)
+                for start in range(0, len(order), group)
+            ]
+        )
+
+    def _solve(self, order: np.ndarray, tolerance: float, max_iterations: int) -> LogisticPath:
+        c = torch.as_tensor(order, dtype=torch.float64, device=self.device)
+        w = torch.zeros(len(c), self.x.shape[1], self.num_classes, dtype=torch.float64, device=self.device)
         value, gradient = self._evaluate(w, c)
         solution, values, gaps = w.clone(), value.clone(), torch.full_like(value, float("inf"))
         active = torch.arange(len(c), device=c.device)
@@ -155,6 +209,15 @@ class LogisticProblem:
                 break
             step[todo] *= 0.5
         return w_new, value_new, gradient_new
+
+
+def _joined(paths: list[LogisticPath]) -> LogisticPath:
+    """Solutions of groups of values as one."""
+    if len(paths) == 1:
+        return paths[0]
+    arrays = ("cs", "weights", "intercepts", "objectives", "gaps")
+    joined = {name: np.concatenate([getattr(path, name) for path in paths]) for name in arrays}
+    return LogisticPath(**joined, iterations=max(path.iterations for path in paths))
 
 
 class _Lbfgs:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from imagenet_sd.core.seeds import stable_hash
+from imagenet_sd.evaluation.probes.rows import probe_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,17 +27,17 @@ class RidgePath:
         return np.asarray(features, np.float64) @ self.weights[k] + self.intercepts[k]
 
 
-def solve_ridge(
-    features: np.ndarray, targets: np.ndarray, penalties: Sequence[float], device: str = "cpu"
-) -> RidgePath:
+def solve_ridge(features: np.ndarray, targets: np.ndarray, penalties: Sequence[float]) -> RidgePath:
     """Fit every penalty.
 
     Args:
         features: float [N, D].
         targets: float [N, T].
         penalties: lambda > 0.
-        device: where to compute; float64 throughout.
+
+    Everything is float64, on the accelerator where there is one.
     """
+    device = probe_device(double=True)
     x, y = (torch.as_tensor(np.asarray(each, np.float64), device=device) for each in (features, targets))
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
@@ -82,7 +83,7 @@ class CrossValidated:
 
 
 def cross_validate_ridge(
-    features: np.ndarray, targets: np.ndarray, penalties: Sequence[float], parts: list[np.ndarray], device: str = "cpu"
+    features: np.ndarray, targets: np.ndarray, penalties: Sequence[float], parts: list[np.ndarray]
 ) -> CrossValidated:
     """Choose the penalty by R^2, averaged over targets and folds, and refit on all.
 
@@ -91,12 +92,11 @@ def cross_validate_ridge(
         targets: float [N, T].
         penalties: lambda > 0.
         parts: validation rows of each fold.
-        device: where to compute.
     """
     scores = np.zeros((len(parts), len(penalties)))
     for number, held in enumerate(parts):
         rows = np.delete(np.arange(len(features)), held)
-        path = solve_ridge(features[rows], targets[rows], penalties, device)
+        path = solve_ridge(features[rows], targets[rows], penalties)
         for k in range(len(penalties)):
             scores[number, k] = r_squared(path.predict(features[held], k), targets[held]).mean()
     best = int(scores.mean(0).argmax())
@@ -104,5 +104,5 @@ def cross_validate_ridge(
         penalty=float(penalties[best]),
         mean=float(scores[:, best].mean()),
         sd=float(scores[:, best].std()),
-        solution=solve_ridge(features, targets, [penalties[best]], device),
+        solution=solve_ridge(features, targets, [penalties[best]]),
     )

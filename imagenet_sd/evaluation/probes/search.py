@@ -1,41 +1,65 @@
 """Hyper-parameters chosen on a stratified validation split, then a refit on all training images; one call per seed."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from imagenet_sd.core.seeds import stable_hash
-from imagenet_sd.evaluation.analysis import unit
+from imagenet_sd.evaluation.config import Metric, SeaSettings
+from imagenet_sd.evaluation.metrics import mean_per_class
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
+from imagenet_sd.evaluation.probes.rows import FeatureRows
 from imagenet_sd.evaluation.probes.sea import SeaConfig, train_sea
-from imagenet_sd.evaluation.probes.simple import SgdConfig, knn_scores, train_sgd
+from imagenet_sd.evaluation.probes.simple import SgdConfig, knn_scores, linear_scores, train_sgd
 
 Rows = tuple[np.ndarray, np.ndarray]
-"""Rows of the training and of the validation part."""
-Fitted = tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]
-"""From features to scores, and the hyper-parameters that were chosen."""
+"""Increasing rows of the training and of the validation part."""
+Scores = Callable[[np.ndarray], np.ndarray]
+"""From features [M, D] to scores [M, C]."""
+Fitted = tuple[Scores, dict[str, float]]
+"""The refitted classifier, and the hyper-parameters that were chosen."""
+_CHUNK = 8192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """What a search is told beside its trials and its seed."""
+
+    metric: Metric = "top1"
+    """What is maximised on the validation part."""
+    sea: SeaSettings = field(default_factory=SeaSettings)
+    """Grids of `fit_sea`."""
+    concatenations: int = 0
+    """Of raw features: each lets `fit_lbfgs` and `fit_path` try a hundredth of their smallest C."""
+
+
+DEFAULT = SearchSettings()
 
 
 def stratified_split(labels: np.ndarray, share: float, *key: str | int) -> Rows:
     """Rows of a training and a validation part, stratified and seeded.
 
-    Every class keeps at least one training image; a class of one image has no validation image.
+    The share of a class is rounded down, as in the papers' evaluation code, so that a class of few images may have none
+    held out. Where no class has enough of them, one image is held out of each class that has two.
 
     Args:
         labels: int64 [N].
-        share: share of each class that is held out.
+        share: share of each class that is held out, in (0, 1).
         key: seeds the choice.
 
     Returns:
         Sorted rows int64 of (training, validation).
     """
     held: list[int] = []
-    for label in np.unique(labels):
+    classes, sizes = np.unique(labels, return_counts=True)
+    counts = np.floor(share * sizes + 1e-9).astype(int)  # 1e-9: 0.3 * 10 is 2.9999... in binary
+    counts = counts if counts.any() else np.minimum(1, sizes - 1)
+    for label, count in zip(classes, counts, strict=True):
         rows = np.flatnonzero(labels == label)
         order = np.random.default_rng(stable_hash("validation", *key, int(label))).permutation(rows)
-        held += order[: min(len(rows) - 1, max(1, round(share * len(rows))))].tolist()
+        held += order[:count].tolist()
     mask = np.zeros(len(labels), bool)
     mask[held] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
@@ -50,95 +74,118 @@ def _optimize(objective: Callable[[Any], float], trials: int, seed: int) -> dict
     return study.best_params
 
 
-def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    return float((scores.argmax(1) == labels).mean())
+def accuracy(scores: Scores, x: np.ndarray, y: np.ndarray, rows: np.ndarray, metric: Metric) -> float:
+    """Top-1 or mean per-class accuracy on some rows, some thousands of which are in memory at a time.
+
+    Args:
+        scores: the classifier.
+        x: features [N, D].
+        y: labels int64 [N].
+        rows: the rows that count.
+        metric: which of the two.
+    """
+    parts = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    correct = np.concatenate([scores(x[part]).argmax(1) == y[part] for part in parts])
+    return mean_per_class(correct, y[rows]) if metric == "mean_per_class" else float(correct.mean())
 
 
 def fit_lbfgs(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, concatenations: int = 0
+    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
-    """L-BFGS on raw features; C in [1e-5, 1e6] by TPE, from 100 times lower for each concatenation of raw features."""
+    """L-BFGS on raw features; C in [1e-5, 1e6] by TPE."""
     train, held = rows
-    problem = LogisticProblem(x[train], y[train], classes)
+    problem = LogisticProblem(x, y, classes, train)
 
     def objective(trial: Any) -> float:
-        c = trial.suggest_float("C", 10.0 ** (-5 - 2 * concatenations), 1e6, log=True)
-        return _accuracy(problem.solve([c], tolerance=1e-4, max_iterations=500).scores(x[held], 0), y[held])
+        c = trial.suggest_float("C", 10.0 ** (-5 - 2 * settings.concatenations), 1e6, log=True)
+        solution = problem.solve([c], tolerance=1e-4, max_iterations=500)
+        return accuracy(lambda features: solution.scores(features, 0), x, y, held, settings.metric)
 
     best = _optimize(objective, trials, seed)
-    solution = LogisticProblem(x, y, classes).solve([best["C"]], tolerance=1e-6)
-    return (lambda features: solution.scores(features, 0)), best
+    del problem
+    return _refit(x, y, classes, best["C"]), best
 
 
 def fit_path(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, concatenations: int = 0
+    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
     """L-BFGS over the 45 values of lambda at once (Kornblith et al., 2019); the best on validation is refitted."""
     train, held = rows
-    cs = np.sort(1 / lambda_path(concatenations))
-    path = LogisticProblem(x[train], y[train], classes).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)
-    accuracies = [_accuracy(path.scores(x[held], k), y[held]) for k in range(len(cs))]
+    cs = np.sort(1 / lambda_path(settings.concatenations))
+    path = LogisticProblem(x, y, classes, train).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)
+    accuracies = [
+        accuracy(lambda features, k=k: path.scores(features, k), x, y, held, settings.metric) for k in range(len(cs))
+    ]
     best = float(cs[int(np.argmax(accuracies))])
-    solution = LogisticProblem(x, y, classes).solve([best], tolerance=1e-6)
-    return (lambda features: solution.scores(features, 0)), {"C": best}
+    return _refit(x, y, classes, best), {"C": best}
 
 
-def fit_sgd(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int) -> Fitted:
-    """SGD on l2-normalised features; learning rate in [0.1, 100], weight decay in [1e-12, 1e-4], by TPE."""
-    import torch
+def _refit(x: np.ndarray, y: np.ndarray, classes: int, c: float) -> Scores:
+    solution = LogisticProblem(x, y, classes).solve([c], tolerance=1e-6)
+    return lambda features: solution.scores(features, 0)
 
+
+def fit_sgd(
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    rows: Rows,
+    trials: int,
+    seed: int,
+    settings: SearchSettings = DEFAULT,
+    refit: np.ndarray | None = None,
+) -> Fitted:
+    """SGD on l2-normalised features; learning rate in [0.1, 100], weight decay in [1e-12, 1e-4], by TPE.
+
+    `refit`: increasing rows that the final classifier is trained on; None: all.
+    """
     train, held = rows
-    x = unit(x)
+    whole = FeatureRows(x)
 
-    def scores(model: Any, features: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.as_tensor(np.asarray(features, np.float32))).numpy()
+    def fitted(config: SgdConfig, rows: np.ndarray) -> Scores:
+        linear = train_sgd(whole.select(rows), y[rows], classes, config, seed)
+        return lambda features: linear_scores(linear.weight, linear.bias, features)
 
     def objective(trial: Any) -> float:
         config = SgdConfig(
             learning_rate=trial.suggest_float("learning_rate", 0.1, 100, log=True),
             weight_decay=trial.suggest_float("weight_decay", 1e-12, 1e-4, log=True),
         )
-        return _accuracy(scores(train_sgd(x[train], y[train], classes, config, seed), x[held]), y[held])
+        return accuracy(fitted(config, train), x, y, held, settings.metric)
 
     best = _optimize(objective, trials, seed)
-    model = train_sgd(x, y, classes, SgdConfig(**best), seed)  # pyright: ignore[reportArgumentType]
-    return (lambda features: scores(model, unit(features))), best
+    return fitted(SgdConfig(**best), np.arange(len(y)) if refit is None else refit), best  # pyright: ignore[reportArgumentType]
 
 
 def fit_sea(
-    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, base: SeaConfig | None = None
+    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
-    """SeA on l2-normalised features; the paper's grids, sampled by TPE."""
+    """SeA, or a rival of it, on l2-normalised features; the grids of `settings.sea`, sampled by TPE."""
     train, held = rows
-    x, base = unit(x), base or SeaConfig()
-    steps = {"none": [0.0], "adv": [0.005, 0.01, 0.02, 0.05]}.get(base.augmentation, [0.2, 0.4, 0.8, 1.0])
+    sea, whole = settings.sea, FeatureRows(x)
+    base = {"augmentation": sea.augmentation, "batch_size": sea.batch_size, "epochs": sea.epochs}
+    grids = {name: getattr(sea, name) for name in ("learning_rate", "weight_decay", "smoothing", "margin")}
+    grids |= {"alpha": sea.alpha} if sea.augmentation in ("sea", "sea_neg") else {}
+    grids |= {"eta": sea.etas}
+
+    def fitted(point: dict[str, float], rows: np.ndarray) -> Scores:
+        w = train_sea(whole.select(rows), y[rows], classes, SeaConfig(**base, **point), seed)  # pyright: ignore[reportArgumentType]
+        return lambda features: linear_scores(w, None, features)
 
     def objective(trial: Any) -> float:
-        w = train_sea(x[train], y[train], classes, replace(base, **_suggest(trial, steps)), seed)
-        return _accuracy(x[held] @ w.T, y[held])
+        point = {name: trial.suggest_categorical(name, list(values)) for name, values in grids.items()}
+        return accuracy(fitted(point, train), x, y, held, settings.metric)
 
     best = _optimize(objective, trials, seed)
-    w = train_sea(x, y, classes, replace(base, **best), seed)  # pyright: ignore[reportArgumentType]
-    return (lambda features: unit(features) @ w.T), best
+    return fitted(best, np.arange(len(y))), best
 
 
-def _suggest(trial: Any, steps: list[float]) -> dict[str, float]:
-    """One point of the grids of the SeA paper, section 4."""
-    return {
-        "learning_rate": trial.suggest_categorical("learning_rate", [2.0**i for i in range(-2, 4)]),
-        "weight_decay": trial.suggest_categorical("weight_decay", [0.0, 1e-6, 1e-5, 1e-4]),
-        "alpha": trial.suggest_categorical("alpha", [0.01, 0.02, 0.05]),
-        "smoothing": trial.suggest_categorical("smoothing", [0.05, 0.1, 1.0]),
-        "margin": trial.suggest_categorical("margin", [0.0, 1.0]),
-        "eta": trial.suggest_categorical("eta", steps),
-    }
-
-
-def fit_knn(x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int) -> Fitted:
+def fit_knn(
+    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
+) -> Fitted:
     """k-NN with k = 20 on l2-normalised features; nothing is searched."""
-    x = unit(x)
-    return (lambda features: knn_scores(x, y, unit(features), classes)), {"k": 20.0}
+    return (lambda features: knn_scores(x, y, features, classes)), {"k": 20.0}
 
 
 PROBES = {"lbfgs": fit_lbfgs, "path": fit_path, "sgd": fit_sgd, "sea": fit_sea, "knn": fit_knn}
+"""By name. Each takes (features, labels, classes, rows, trials, seed, settings); the last may be left out."""

@@ -1,7 +1,6 @@
 """The probe `gradient` on one data set, with the rivals of the paper's Tab. 1 on request."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from imagenet_sd.evaluation.features import Extracted, extract
 from imagenet_sd.evaluation.metrics import combine, score
 from imagenet_sd.evaluation.probes.gradient import FineTuned, GradientClassifier, GradientTrainer, Start, predict
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem
+from imagenet_sd.evaluation.probes.rows import LARGE
 from imagenet_sd.evaluation.probes.search import PROBES, stratified_split
 from imagenet_sd.evaluation.probes.split import SplitEncoder, Trunk, randomised
 from imagenet_sd.evaluation.suites.probing import aligned
@@ -48,7 +48,7 @@ def measure_gradient(
         One result per model, and whether all features came from the cache.
 
     Raises:
-        EvaluationError: there are several encoders, no such block or control, or too little memory.
+        EvaluationError: there are several encoders, or no such block or control.
     """
     if len(encoders) > 1:
         raise EvaluationError("the probe gradient takes one encoder", "give one")
@@ -62,11 +62,11 @@ def measure_gradient(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Inputs:
-    """Features and activations at the cut of one split, on the host, and its labels."""
+    """Features and activations at the cut of one split (memory maps where they are large), and its labels."""
 
-    features: torch.Tensor
-    activations: torch.Tensor
-    labels: torch.Tensor
+    features: np.ndarray
+    activations: np.ndarray
+    labels: np.ndarray
 
 
 class _Task:
@@ -79,12 +79,12 @@ class _Task:
         self.from_cache = True
         self.train, self.test = (self._extract(encoder, images) for images in self.sets)
         features, labels, self.num_classes = aligned(self.train, self.test, name)
-        self.labels = (torch.from_numpy(self.train.data.labels), torch.from_numpy(labels))
-        self.features = (torch.from_numpy(self.train.data.features), torch.from_numpy(features))
+        self.labels = (self.train.data.labels, labels)
+        self.features = (self.train.data.features, features)
         self.blocks = tuple(part.strip() for part in config.blocks.split(",") if part.strip())
         self.examples = self._examples()
         self.split = SplitEncoder(encoder.module.to(self.device), self.blocks, self.examples)
-        self._check_memory()
+        self._state_memory()
         self.inputs = self._inputs(self.split, "")
         self.trainer = GradientTrainer(
             steps=config.gradient_steps, training=config.gradient_training, device=self.device
@@ -106,8 +106,8 @@ class _Task:
                     if not number:
                         self._state_time(kind, model, train)
                     self.trainer.train(model, train.features, train.activations, train.labels, seed)
-                logits = predict(model, test.features, test.activations, self.device).numpy()
-                scores.setdefault(kind, []).append(score(logits, test.labels.numpy(), seed))
+                logits = predict(model, test.features, test.activations, self.device)
+                scores.setdefault(kind, []).append(score(logits, test.labels, seed))
         for kind, found in scores.items():
             yield self._result(kind, found, chosen)
 
@@ -158,9 +158,9 @@ class _Task:
         """Of both splits; the activations come from the feature cache."""
         facts = f"{self.encoder.fingerprint} {self.blocks} {variant}"
         trunk = _as_encoder(self.encoder, Trunk(split), hashlib.sha256(facts.encode()).hexdigest())
-        found = [torch.from_numpy(self._extract(trunk, images).data.features) for images in self.sets]
+        found = [self._extract(trunk, images).data.features for images in self.sets]
         train, test = (
-            _Inputs(features=features, activations=flat.view(-1, *split.shape), labels=labels)
+            _Inputs(features=features, activations=flat.reshape(-1, *split.shape), labels=labels)
             for features, flat, labels in zip(self.features, found, self.labels, strict=True)
         )
         return train, test
@@ -173,23 +173,18 @@ class _Task:
         size = round((flat.shape[1] / 3) ** 0.5)
         return flat[:_EXAMPLES].view(-1, 3, size, size).to(self.device)
 
-    def _check_memory(self) -> None:
-        """Say what the activations and weights need, and refuse what cannot fit."""
+    def _state_memory(self) -> None:
+        """Say what the activations and weights need."""
         images = sum(len(each) for each in self.features)
         size = 4 * images * int(np.prod(self.split.shape))
         weights = sum(value.numel() for value in self.split.theta2.values())
         shape = "x".join(map(str, self.split.shape))
         print(
-            f"{self.name}: activations at {self.blocks[0]} {shape} of {images:,} images, {size / 1e9:.2f} GB; "
+            f"{self.name}: activations at {self.blocks[0]} {shape} of {images:,} images, {size / 1e9:.2f} GB "
+            f"{'in files' if size > LARGE else 'in memory'}; "
             f"theta2 has {weights:,} weights, {4 * 4 * weights / 1e9:.2f} GB with gradient and optimiser",
             file=sys.stderr,
         )
-        if 2 * size > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
-            raise EvaluationError(
-                f"the activations at {self.blocks[0]} need {2 * size / 1e9:.1f} GB while they are read, "
-                f"this machine has {memory / 1e9:.1f} GB",
-                "name a later block, or give fewer images with @per_class=N",
-            )
 
     def _state_time(self, kind: str, model: nn.Module, train: _Inputs) -> None:
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -223,9 +218,7 @@ class _Task:
 
 
 def _as_encoder(like: Encoder, module: nn.Module, fingerprint: str) -> Encoder:
-    return Encoder(
-        name=like.name, module=module, fingerprint=fingerprint, crop_size=like.crop_size, mean=like.mean, std=like.std
-    )
+    return Encoder(name=like.name, module=module, fingerprint=fingerprint, crop_size=like.crop_size, own=like.own)
 
 
 class _Some:

@@ -20,9 +20,7 @@ def classify(encoder: Encoder, name: str, test: Extracted) -> ProbeResult:
         EvaluationError: the encoder has no classifier, or there is no common class.
     """
     if encoder.head is None:
-        raise EvaluationError(
-            f"{encoder.name} has no classifier", "the imagenet suite needs a run folder; use --suite transfer"
-        )
+        raise EvaluationError(f"{encoder.name} has no classifier", "use --suite transfer")
     present = {test.classes[label] for label in np.unique(test.data.labels)}
     common = [wnid for wnid in encoder.classes if wnid in present]
     if not common:

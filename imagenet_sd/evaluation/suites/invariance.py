@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
@@ -66,13 +67,12 @@ class _Probe:
     """One encoder on one set of images."""
 
     def __init__(self, encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path):
-        self.images, self.encoder, self.config = images, encoder, config
+        self.images, self.config = images, config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = encoder.module.to(self.device)
-        own_size = encoder.crop_size if config.preprocessing == "model" else 0
-        self.crop_size = own_size or config.crop_size
-        facts = ["invariance", encoder.fingerprint, dataset_fingerprint(images), self.crop_size, encoder.mean,
-                 encoder.std, config.amp, self.device.type, versions()]  # fmt: skip
+        self.preprocessing = encoder.preprocessing(config)
+        facts = ["invariance", encoder.fingerprint, dataset_fingerprint(images), asdict(self.preprocessing), config.amp,
+                 self.device.type, versions()]  # fmt: skip
         self.key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = cache / self.key
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -213,6 +213,6 @@ class _Probe:
     @torch.inference_mode()
     def _features(self, groups: list[torch.Tensor]) -> torch.Tensor:
         """Features float32 [N, D] of uint8 images, one tensor per size."""
-        shown = [to_network(images, self.crop_size, self.encoder.mean, self.encoder.std) for images in groups]
+        shown = [to_network(images, self.preprocessing) for images in groups]
         with torch.autocast(self.device.type, enabled=self.config.amp):
             return self.module(torch.cat(shown)).float()

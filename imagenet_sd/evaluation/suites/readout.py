@@ -112,7 +112,7 @@ def _logistic(name: str, found: Features, concatenations: int) -> ProbeResult:
     scores = np.zeros((FOLDS, len(cs)))
     for number, held in enumerate(folds(len(x), FOLDS, name)):
         rows = np.delete(np.arange(len(x)), held)
-        path = LogisticProblem(x[rows], y[rows], classes).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)
+        path = LogisticProblem(x, y, classes, rows).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)
         scores[number] = [(path.scores(x[held], k).argmax(1) == y[held]).mean() for k in range(len(cs))]
     best = float(cs[scores.mean(0).argmax()])
     solution = LogisticProblem(x, y, classes).solve([best], tolerance=1e-6)

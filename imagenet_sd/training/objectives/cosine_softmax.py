@@ -36,7 +36,7 @@ class CosineHead(nn.Module):
         super().__init__()
         self.temperature = config.objective.temperature
         self.projector = Projector(width, config.model)
-        weight = torch.zeros(num_classes, config.model.projector_bottleneck)
+        weight = torch.zeros(num_classes, self.projector.dimension)
         if learned:
             self.weight = nn.Parameter(nn.init.trunc_normal_(weight, std=0.02))
         else:

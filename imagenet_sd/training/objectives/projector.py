@@ -11,17 +11,23 @@ class Projector(nn.Module):
     """The expendable projector g of thesis 4.3, Fig. 4.2: x [N, d] to z [N, d_b], of unit length.
 
     L hidden layers (linear, batch norm, GeLU) of width d_h, then a linear bottleneck without bias to d_b dimensions;
-    l2-normalised at the output and, on request, at the input.
+    l2-normalised at the output and, on request, at the input. L = 0 means no projector (Base and Base+Mc of thesis
+    Tab. 4.1): z is the l2-normalised x, and d_b is d.
+
+    Attributes:
+        dimension: d_b.
     """
 
     def __init__(self, width: int, config: ModelConfig):
         super().__init__()
         self.input_l2 = config.projector_input_l2
+        self.dimension = config.projector_bottleneck if config.projector_layers else width
         layers: list[nn.Module] = []
         for _ in range(config.projector_layers):
             layers += [nn.Linear(width, config.projector_hidden), nn.BatchNorm1d(config.projector_hidden), nn.GELU()]
             width = config.projector_hidden
-        layers.append(nn.Linear(width, config.projector_bottleneck, bias=False))
+        if config.projector_layers:
+            layers.append(nn.Linear(width, self.dimension, bias=False))
         self.layers = nn.Sequential(*layers)
         for module in self.layers:
             if isinstance(module, nn.Linear):
