@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.results import (
-    EvaluationResults,
-    ProbeResult,
-    ResultsError,
-    StudyCell,
-    StudyResults,
-    parse_json,
-    read_document,
-    read_text,
-    validate,
-)
+from imagenet_sd.core.documents import ResultsError, parse_json, read_document, read_text, validate
+from imagenet_sd.core.results import EvaluationResults, ProbeResult, StudyCell, StudyResults
 from imagenet_sd.report.encoders import IN1K, TRANSFER, DatasetFolder, EvaluatedEncoder, RunFolder, Score, merge
 from imagenet_sd.report.folders import known_class_list, read_dataset, read_run
 

@@ -9,24 +9,23 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AliasPath, Field
 
-from imagenet_sd.core.files import data_path
-from imagenet_sd.core.layout import DESCRIPTION
-from imagenet_sd.core.results import (
+from imagenet_sd.core.documents import (
     Count,
     Document,
     Fraction,
     NotNegative,
     Number,
-    ProbeResult,
     ResultsError,
     Text,
     Texts,
     clean,
     parse_json,
     read_text,
-    training_facts,
     validate,
 )
+from imagenet_sd.core.files import data_path
+from imagenet_sd.core.layout import DESCRIPTION
+from imagenet_sd.core.results import ProbeResult, training_facts
 from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
 from imagenet_sd.report.text import TIMES
 from imagenet_sd.storage.dataset import upgrade
