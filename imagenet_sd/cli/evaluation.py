@@ -24,7 +24,7 @@ from imagenet_sd.evaluation.config import EvalConfig
     EvalConfig, "settings",
     only=(
         "suite", "probe", "trials", "crop_size", "preprocessing", "amp", "fusion", "transformations", "strengths",
-        "targets", "blocks", "gradient_training", "gradient_steps", "ntk", "controls",
+        "measured_images", "targets", "blocks", "gradient_training", "gradient_steps", "ntk", "controls",
     ),
     suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1}, crop_size={"flags": ["--crop-size", "--side"]},
 )  # fmt: skip

@@ -255,6 +255,21 @@ def test_it_resumes_and_names_what_it_could_not_read(tmp_path: Path, monkeypatch
     assert again == first and set(computed) == {"rotation"}
 
 
+@pytest.mark.parametrize(
+    ("function", "count", "message"),
+    [
+        (lambda x: pooled(x) * float("nan"), 5, "not finite"),
+        (pooled, 1, "1 readable images"),
+        (lambda x: x.flatten(1) @ torch.zeros(7, 2), 5, "does not take 5 images of 16 pixels"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(function, count: int, message: str, tmp_path: Path):
+    folder = write(tmp_path / "d", photos(count))
+    with pytest.raises(EvaluationError, match=message) as caught:
+        measured(function, folder, tmp_path / "c", transformations="hue")
+    assert "\n" not in str(caught.value) and caught.value.hint
+
+
 def test_names_of_transformations():
     assert named("hue, rotation,hue") == ["hue", "rotation"] and named("") == list(TRANSFORMATIONS)
     with pytest.raises(EvaluationError, match="no transformation 'spin'"):

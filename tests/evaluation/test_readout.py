@@ -180,6 +180,8 @@ def test_a_table_and_fused_encoders_from_end_to_end(tmp_path: Path):
     (row,) = evaluate(encoders, {"t": f"targets:{tmp_path}/t.tsv"}, config, cache=tmp_path / "c")["results"]
     assert row["targets"] == ["red"] and row["r2"] > 0.9 and row["num_train"] + row["num_test"] == 80
     assert row["cache_keys"][0].count("+") == 1
+    with pytest.raises(EvaluationError, match="has no classes"):
+        evaluate(encoders, {"t": f"targets:{tmp_path}/t.tsv@per_class=3"}, config, cache=tmp_path / "c")
 
 
 def test_an_unknown_target_is_one_line(tmp_path: Path):

@@ -61,7 +61,7 @@ class SplitEncoder:
             raise EvaluationError(f"{', '.join(self.blocks)} have no weights", "name blocks with weights")
         self._blank = torch.zeros_like(images[:1])
         self._first = self._first_in_order(names, images)
-        with torch.no_grad():
+        with torch.no_grad(), _exact():
             activations = self.activations(images)
             self.shape = tuple(activations.shape[1:])
             whole, cut = self.module(images), self.features(activations, self.theta2)
@@ -139,6 +139,17 @@ class Trunk(nn.Module):
         return self.split.activations(images).flatten(1)
 
 
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Convolutions in float32 also on GPUs that would round their inputs to TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def _differ(a: torch.Tensor, b: torch.Tensor) -> bool:
     return float((a - b).abs().max()) > _TOLERANCE * max(1e-6, float(a.abs().max()))
 
@@ -156,7 +167,8 @@ def fold_batch_norm(module: nn.Module, images: torch.Tensor) -> nn.Module:
     for each in folded.modules():
         if getattr(each, "inplace", False):
             setattr(each, "inplace", False)  # noqa: B010  # cached activations stay as they are
-    expected = folded(images)
+    with _exact():
+        expected = folded(images)
     produced: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.Module]] = []
 
@@ -176,7 +188,9 @@ def fold_batch_norm(module: nn.Module, images: torch.Tensor) -> nn.Module:
     produced.clear()
     for conv, norm in dict.fromkeys(pairs):
         _fold(conv, norm, folded)
-    if _differ(expected, folded(images)):
+    with _exact():
+        same = not _differ(expected, folded(images))
+    if not same:
         raise EvaluationError("the batch norm of this encoder cannot be folded into its convolutions", "take another")
     return folded
 

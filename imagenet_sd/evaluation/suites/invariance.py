@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.results import InvarianceResult
@@ -67,7 +68,7 @@ class _Probe:
     """One encoder on one set of images."""
 
     def __init__(self, encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path):
-        self.images, self.config = images, config
+        self.name, self.images, self.config = encoder.name, images, config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = encoder.module.to(self.device)
         self.preprocessing = encoder.preprocessing(config)
@@ -146,6 +147,10 @@ class _Probe:
                 moments.add(self._features(groups))
                 seen.update(places)
                 progress.advance(len(places))
+        if moments.count < 2:
+            raise EvaluationError(f"{self.images.name} has {moments.count} readable images", "2 are the least")
+        if not bool(torch.isfinite(moments.scatter).all()):
+            raise EvaluationError(f"{self.name} gives features that are not finite", "its weights are at fault")
         lost = [i for i, place in enumerate(self.places) if place not in seen]
         return {"mean": moments.mean, "covariance": moments.covariance, "unreadable": torch.tensor(lost).long()}
 
@@ -213,6 +218,12 @@ class _Probe:
     @torch.inference_mode()
     def _features(self, groups: list[torch.Tensor]) -> torch.Tensor:
         """Features float32 [N, D] of uint8 images, one tensor per size."""
-        shown = [to_network(images, self.preprocessing) for images in groups]
-        with torch.autocast(self.device.type, enabled=self.config.amp):
-            return self.module(torch.cat(shown)).float()
+        shown = torch.cat([to_network(images, self.preprocessing) for images in groups])
+        try:
+            with torch.autocast(self.device.type, enabled=self.config.amp):
+                return self.module(shown).float()
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise EvaluationError(
+                f"{self.name} does not take {len(shown)} images of {shown.shape[-1]} pixels: {one_line(error)}",
+                "give --crop-size the size that it was trained for, or a smaller batch",
+            ) from None

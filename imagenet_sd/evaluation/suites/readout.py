@@ -45,6 +45,8 @@ def measure_readouts(
     Raises:
         EvaluationError: there is no such target.
     """
+    if spec.kind == "targets" and spec.limit:
+        raise EvaluationError(f"{spec}: a table of targets has no classes", "leave @per_class out")
     sets = (open_images(spec, "train"), open_images(spec, "test"))
     concatenations = len(encoders) - 1 if config.fusion == "raw" else 0
 
