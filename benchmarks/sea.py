@@ -1,4 +1,4 @@
-"""SeA against its rivals on real features (the comparison of section 4.1 of the paper), over five seeds.
+"""SeA against its rivals on real features (section 4.1 and Tab. 5 of the paper), over five seeds.
 
 Features: those of an encoder trained for two epochs on the built-in MNIST digits, or of a run folder of yours, for the
 digits of scikit-learn, another source (599 test images). Every direction gets the same number of trials, over the
@@ -13,16 +13,19 @@ import numpy as np
 
 from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.analysis import unit
-from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.config import Augmentation, EvalConfig, SeaSettings
 from imagenet_sd.evaluation.encoders import Encoder, weights_hash
 from imagenet_sd.evaluation.features import extract
-from imagenet_sd.evaluation.probes.sea import SeaConfig
-from imagenet_sd.evaluation.probes.search import fit_sea, stratified_split
+from imagenet_sd.evaluation.probes.search import SearchSettings, fit_sea, stratified_split
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.export import load_run
 from imagenet_sd.training.recipes import load_train_config
 
-NAMES = {"none": "none", "adv": "Adv", "sea_neg": "SeA_Neg", "rand": "Rand", "mixup": "manifold mixup", "sea": "SeA"}
+NAMES: dict[Augmentation, str] = {
+    "none": "none", "isda": "ISDA", "me_ada": "ME-ADA", "adv": "Adv", "sea_neg": "SeA_Neg", "rand": "Rand",
+    "mixup": "manifold mixup", "sea": "SeA",
+}  # fmt: skip
+ETAS = {"sea": (0.2, 0.4, 0.8, 1.0)}  # section 4.1 has one grid for all but Adv
 
 
 def main() -> None:
@@ -48,7 +51,8 @@ def main() -> None:
         accuracies = []
         for seed in range(5):
             split = stratified_split(y, 0.2, "sea", seed)
-            scores, _ = fit_sea(x, y, 10, split, args.trials, seed, SeaConfig(augmentation=kind))
+            settings = SearchSettings(sea=SeaSettings(augmentation=kind, eta=ETAS.get(kind, ())))
+            scores, _ = fit_sea(x, y, 10, split, args.trials, seed, settings)
             accuracies.append(float((scores(test).argmax(1) == labels).mean()))
         print(f"| {name} | {np.mean(accuracies):.2%} | {np.std(accuracies):.2%} |", flush=True)
 

@@ -74,7 +74,7 @@ OPTIONS = {
     "evaluate": "--suite --data --out --probe --seeds --trials --side --preprocessing --amp --cache --format",
     "train": "--out --recipe --val --set --workers --stream --dry-run --format",
     "push": "--follow --private --revision --poll --shards-per-commit --attempts --format",
-    "report": "--out --title --classes --images-per-class --format",
+    "report": "--out --title --classes --images-per-class --baseline --format",
     "run": "--set --out --dry-run --format",
 }
 

@@ -42,7 +42,7 @@ def loader(settings: dict[str, int], format: str) -> None:
 @options(pipeline.bench_probe, "settings", rounds={"type": AT_LEAST_1})
 @FORMAT
 def probe(settings: dict[str, Any], format: str) -> None:
-    """Time the linear probe: its whole regularisation path against scikit-learn, or SGD on features of ImageNet-1k's size."""
+    """Time the linear probe: its regularisation path against scikit-learn, or SGD on features of ImageNet-1k's size."""
     show(pipeline.bench_probe(**settings), format, _print_result)
 
 

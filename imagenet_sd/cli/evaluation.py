@@ -10,7 +10,9 @@ from imagenet_sd.cli.common import FORMAT, app, folder, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, options
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.specs import DATA_SPECS, ENCODER_SPECS
-from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.config import EvalConfig, SeaSettings
+
+NUMBERS = {"metavar": "N:N:..."}
 
 
 @app.command()
@@ -23,19 +25,32 @@ from imagenet_sd.evaluation.config import EvalConfig
 @options(
     EvalConfig, "settings",
     only=(
-        "suite", "probe", "trials", "crop_size", "preprocessing", "amp", "fusion", "transformations", "strengths",
+        "suite", "probe", "trials", "selection", "crop_size", "preprocessing", "amp", "shots", "ways",
+        "episode_shots", "queries", "episodes", "episode_pool", "fusion", "transformations", "strengths",
         "measured_images", "targets", "blocks", "gradient_training", "gradient_steps", "ntk", "controls",
     ),
     suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1}, crop_size={"flags": ["--crop-size", "--side"]},
+    shots=NUMBERS, episode_shots=NUMBERS,
+)  # fmt: skip
+@options(
+    SeaSettings, "sea", augmentation={"flags": ["--sea-augmentation"]}, epochs={"flags": ["--sea-epochs"]},
+    eta={"flags": ["--sea-eta"], **NUMBERS}, smoothing={"flags": ["--sea-lambda"], **NUMBERS},
+    margin={"flags": ["--sea-delta"], **NUMBERS}, alpha={"flags": ["--sea-alpha"], **NUMBERS},
+    learning_rate={"flags": ["--sea-learning-rate"], **NUMBERS}, batch_size={"flags": ["--sea-batch-size"]},
+    weight_decay={"flags": ["--sea-weight-decay"], **NUMBERS},
 )  # fmt: skip
 @folder("--cache", "Feature cache; by default in the user's cache.")
 @FORMAT
 def evaluate(
-    encoder: str, data: tuple[str, ...], out: Path | None, seeds: int, settings: dict[str, Any], cache: Path | None,
-    format: str,
+    encoder: str, data: tuple[str, ...], out: Path | None, seeds: int, settings: dict[str, Any], sea: dict[str, Any],
+    cache: Path | None, format: str,
 ) -> None:  # fmt: skip
     """Measure how well an encoder works on real images."""
-    config = EvalConfig(seeds=tuple(range(seeds)), **settings)
+    for name in ("shots", "episode_shots"):
+        settings[name] = _numbers(name, settings[name], int)
+    for name in ("eta", "smoothing", "margin", "alpha", "learning_rate", "weight_decay"):
+        sea[name] = _numbers(name, sea[name], float)
+    config = EvalConfig(seeds=tuple(range(seeds)), sea=SeaSettings(**sea), **settings)
     show(pipeline.evaluate(encoder, _named(data), config, out=out, cache=cache), format, _print_results)
 
 
@@ -63,6 +78,13 @@ def cog(source: dict[str, str], out: Path, format: str) -> None:
 def report(results: tuple[Path, ...], out: Path, settings: dict[str, Any], format: str) -> None:
     """Write a page with all that was measured, the papers' numbers beside it, figures and sample images."""
     show(pipeline.report(list(results), out, **settings), format, _print_report)
+
+
+def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(":") if text)
+    except ValueError:
+        raise ImagenetSDError(f"{name} is {text!r}", "write numbers with colons between them, such as 1:2:4") from None
 
 
 def _named(data: tuple[str, ...]) -> dict[str, str]:

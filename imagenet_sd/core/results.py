@@ -5,7 +5,6 @@ schema. All accuracies are fractions in [0, 1].
 """
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
@@ -23,6 +22,7 @@ from imagenet_sd.core.documents import (
     Versions,
     clean,
 )
+from imagenet_sd.core.training_facts import known_facts
 from imagenet_sd.core.types import Suite
 
 
@@ -281,37 +281,6 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-TRAINING_FACTS = (
-    "model.backbone", "model.projector_layers", "model.projector_hidden", "model.projector_bottleneck",
-    "objective.loss", "objective.memory_size", "crops.local_crops_number", "crops.global_crops_scale",
-    "crops.local_crops_scale", "optimizer.epochs",
-)  # fmt: skip
-"""The settings of a training run that the rows of the papers' tables differ in; paths in `TrainConfig`."""
-
-
-def training_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The `TRAINING_FACTS` of nested settings, without those that are absent."""
-    facts = {}
-    for key in TRAINING_FACTS:
-        section, _, name = key.partition(".")
-        inner = settings.get(section)
-        if isinstance(inner, Mapping) and name in inner:
-            facts[key] = list(inner[name]) if isinstance(inner[name], tuple) else inner[name]
-    return _training(facts)
-
-
-def _training(values: dict[str, Any]) -> dict[str, Any]:
-    """The known settings that are texts, numbers or short lists of numbers; texts cleaned."""
-    kept: dict[str, Any] = {}
-    for key in TRAINING_FACTS:
-        value = values.get(key)
-        if isinstance(value, str):
-            kept[key] = clean(value)
-        elif _is_number(value) or (isinstance(value, list) and len(value) <= 4 and all(map(_is_number, value))):
-            kept[key] = value
-    return kept
-
-
 class StudyCell(Document):
     """One encoder of a study: what tells it from the others, its folders, and its numbers again."""
 
@@ -324,7 +293,7 @@ class StudyCell(Document):
     epochs: NotNegative | None = None
     model: Text = ""
     """Generator of its images; "" for real ones."""
-    training: Annotated[dict[Text, Any], AfterValidator(_training)] = Field(default_factory=dict)
+    training: Annotated[dict[Text, Any], AfterValidator(known_facts)] = Field(default_factory=dict)
     """The settings of its training that `TRAINING_FACTS` names."""
     results: Annotated[tuple[RelativePath, ...], Field(max_length=10_000)] = ()
     metrics: dict[Annotated[Text, Field(pattern="/")], Accuracies] = Field(default_factory=dict)

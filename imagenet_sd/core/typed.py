@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar
 
-from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.errors import ImagenetSDError, one_line
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SettingsError(f"no file {path}", "give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path} is not readable as YAML: {one_line(error)}") from None
     if not isinstance(content or {}, dict):
         raise SettingsError(f"{path} is {content!r}, not a mapping of keys to values", "write `key: value` lines")
     return content or {}

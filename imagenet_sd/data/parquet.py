@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.layout import holds_dataset
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import LabelledImage
@@ -86,7 +86,7 @@ def _damage_named(name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{name}: {' '.join(str(error).split())}", "run `imagenet-sd verify --repair`") from None
+        raise DatasetError(f"{name}: {one_line(error)}", "run `imagenet-sd verify --repair`") from None
 
 
 def _class_names(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], str]:
@@ -132,7 +132,6 @@ def hub_parquet(repository: str, split: str) -> ParquetSet:
     try:
         paths = sorted(files.glob(f"datasets/{repository}/**/*.parquet"))
     except Exception as error:  # the hub client raises many kinds; each means that the data cannot be read
-        reason = " ".join(str(error).split())[:200]
-        raise DatasetError(f"{name} cannot be read: {reason}", "check the name and the network") from None
+        raise DatasetError(f"{name} cannot be read: {one_line(error)}", "check the name and the network") from None
     of_split = [path for path in paths if Path(str(path)).name.startswith(split)] or paths
     return ParquetSet(name, [str(path) for path in of_split], partial(files.open, mode="rb"))

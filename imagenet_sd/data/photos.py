@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.files import atomic_write, cache_dir
 from imagenet_sd.data.sources import Source, hub_files, npm_package
 
@@ -309,4 +309,4 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:150] or type(error).__name__
+    return one_line(error, 150) or type(error).__name__

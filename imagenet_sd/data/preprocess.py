@@ -59,7 +59,7 @@ def invariance_preprocessing(crop_size: int) -> Preprocessing:
 
 
 def imagenet_preprocessing(crop_size: int) -> Preprocessing:
-    """Shorter edge to 256 pixels, bilinear, and a crop of 224: what classifiers are scored with on ImageNet's test sets.
+    """Shorter edge to 256 pixels, bilinear, and a crop of 224: how classifiers are scored on ImageNet's test sets.
 
     The classifiers of thesis Tab. 5.2 were validated so by torchvision, and t-ReX by its authors. The margin belongs to
     crops of 224; another size, such as that of small images, has none and is as in `transfer_preprocessing`.

@@ -97,7 +97,11 @@ def _pooled_digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndar
 
 
 def bench_stream(
-    share: float = 0.125, images: int = 1_281_167, dimension: int = 2048, classes: int = 1000, folder: Path | None = None
+    share: float = 0.125,
+    images: int = 1_281_167,
+    dimension: int = 2048,
+    classes: int = 1000,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """One pass of the SGD probe over a part of features of the size of ImageNet-1k, which lie in a file.
 

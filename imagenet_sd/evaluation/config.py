@@ -57,10 +57,17 @@ class SeaSettings:
         grids = ("smoothing", "margin", "alpha", "learning_rate", "weight_decay")
         _check(
             self,
-            (self.augmentation in get_args(Augmentation), "augmentation", f"one of {', '.join(get_args(Augmentation))}"),
+            (
+                self.augmentation in get_args(Augmentation),
+                "augmentation",
+                f"one of {', '.join(get_args(Augmentation))}",
+            ),
             (min((0.0, *self.eta)) >= 0, "eta", "give numbers from 0"),
             *((len(getattr(self, name)) > 0, name, "give at least one value") for name in grids),
-            *((min((1.0, *getattr(self, n))) > 0, n, "give numbers above 0") for n in ("smoothing", "alpha", "learning_rate")),
+            *(
+                (min((1.0, *getattr(self, n))) > 0, n, "give numbers above 0")
+                for n in ("smoothing", "alpha", "learning_rate")
+            ),
             *((min((0.0, *getattr(self, n))) >= 0, n, "give numbers from 0") for n in ("margin", "weight_decay")),
             (self.batch_size >= 2, "batch_size", "give at least 2: directions come from the other images of a batch"),
             (self.epochs >= 1, "epochs", "give at least 1"),
@@ -97,14 +104,14 @@ class EvalConfig:
     validation_share: float = 0.2
     """Share of the training images held out, stratified, to choose hyper-parameters."""
     selection: Selection = "auto"
-    """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy for
-    path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
+    """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy
+    for path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
     sea: SeaSettings = field(default_factory=SeaSettings)
     """Settings of the probe sea."""
     crop_size: int = field(default=224, metadata={"formerly": "side"})
     """Pixels: the edge of the centre crop."""
     preprocessing: Preprocessing = "protocol"
-    """protocol: the papers', the shorter edge resized to the crop size, and for the imagenet suite and a crop of 224 to 256.
+    """protocol: the papers', the shorter edge to the crop size, or to 256 in the imagenet suite for crops of 224;
     model: size, crop_pct, interpolation, mean and standard deviation of the model's own configuration."""
     batch_size: int = 128
     """Images per forward pass."""
@@ -188,12 +195,15 @@ _LATER = ("fusion", "transformations", "strengths", "measured_images", "targets"
 def recorded(config: EvalConfig) -> dict[str, Any]:
     """`to_mapping` as version 0.1.0 had it, so that old evaluations count as done wherever their numbers are the same.
 
-    Fields have their first names; later ones are left out at their defaults, and those of episodes where the suite has
-    none.
+    Fields have their first names, and later ones are left out where they change nothing: those of episodes where the
+    suite has none, and at their defaults those of the search, save for the probes that searched in another way then.
     """
     values: dict[str, Any] = to_mapping(config)
     values["side"] = values.pop("crop_size")
-    for name in ("selection", "sea", *_LATER):
+    for name in ("selection", "sea"):
+        if config.probe not in ("sea", "path") and getattr(config, name) == getattr(EvalConfig(), name):
+            del values[name]
+    for name in _LATER:
         if getattr(config, name) == getattr(EvalConfig(), name):
             del values[name]
     if config.suite != "fewshot":

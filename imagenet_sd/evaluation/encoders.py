@@ -20,19 +20,11 @@ from imagenet_sd.data.preprocess import (
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.
-_HEADS = (
-    "fc.",
-    "head.",
-    "head_dist.",
-    "classifier.",
-    "projector.",
-    "projection_head.",
-    "prototypes.",
-    "predictor.",
-    "last_layer.",
-)
+_HEADS = ("fc.", "head.", "head_dist.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.",
+          "last_layer.", "momentum_encoder.")  # fmt: skip
 _WRAPPERS = ("state_dict", "model", "teacher", "student")
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.")
+_PREFIXES = ("", "module.", "backbone.", "module.backbone.", "encoder.", "module.encoder.", "encoder_q.",
+             "base_encoder.", "module.base_encoder.")  # fmt: skip
 _HINT = (
     "the imagenet suite scores a run folder or a model with a classifier of ImageNet's classes; use --suite transfer"
 )
@@ -114,8 +106,8 @@ def imagenet_classes(count: int, name: str) -> tuple[str, ...]:
     """The wnids of a published classifier's logits, which their number tells: timm has one list for each.
 
     Args:
-        count: 1,000 for ImageNet-1k in standard order; 11,821 for the 12k list, 11,221, 21,841, 21,842 or 21,843 for those
-            of 21k.
+        count: 1,000 for ImageNet-1k in standard order; 11,821 for the 12k list; 11,221, 21,841, 21,842 or 21,843 for
+            those of 21k.
         name: of the model, for messages.
 
     Raises:
@@ -152,7 +144,8 @@ def own_preprocessing(module: nn.Module, name: str) -> Preprocessing:
     )
 
 
-def _create(spec: EncoderSpec, **options: Any) -> nn.Module:
+def _create(spec: EncoderSpec, **options: Any) -> Any:
+    """A timm model, with the attributes that timm gives it."""
     if spec.random:
         torch.manual_seed(0)
     try:
@@ -164,7 +157,7 @@ def _create(spec: EncoderSpec, **options: Any) -> nn.Module:
         ) from None
 
 
-def _with_classifier(spec: EncoderSpec) -> nn.Module:
+def _with_classifier(spec: EncoderSpec) -> Any:
     """A trained model with its classifier: timm's, or one as large as that of the checkpoint."""
     if spec.random:
         raise EvaluationError(f"{spec} is untrained and has no classifier", _HINT)
@@ -172,7 +165,7 @@ def _with_classifier(spec: EncoderSpec) -> nn.Module:
         return _create(spec, pretrained=True)
     module = _create(spec, num_classes=0)
     left_out = load_checkpoint(module, Path(spec.path))
-    weight = left_out.get(f"{module.pretrained_cfg.get('classifier')}.weight")  # pyright: ignore
+    weight = left_out.get(f"{module.pretrained_cfg.get('classifier')}.weight")
     if weight is None:
         raise EvaluationError(f"{spec.path} has no classifier of one layer for {spec.model}", _HINT)
     module = _create(spec, num_classes=len(weight))

@@ -19,7 +19,7 @@ from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
 from imagenet_sd.evaluation.suites.invariance import measure_invariance
 from imagenet_sd.evaluation.suites.probing import few_shot, probe_dataset
 from imagenet_sd.evaluation.suites.readout import measure_readouts
-from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere
+from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere, training_set
 
 _OF_IMAGES = {"invariance": measure_invariance, "readout": measure_readouts, "gradient": measure_gradient}
 """What needs the images and not only their features: by the name of the suite, or `gradient`."""
@@ -91,8 +91,9 @@ def _measure(
 ) -> Iterator[AnyResult]:  # fmt: skip
     """What the suite measures; `features` gives those of one split of a data set."""
     if config.suite == "imagenet-probe":
-        (name, source), tests = next(iter(data.items())), {name: features(spec, "test") for name, spec in data.items()}
-        yield from score_elsewhere(name, features(source, "train"), tests, config)
+        tests = {name: features(spec, "test") for name, spec in data.items()}
+        name = training_set(data)
+        yield from score_elsewhere(name, features(data[name], "train"), tests, config)
         return
     if config.suite == "label-noise":
         sets = {name: (features(spec, "train"), features(spec, "test")) for name, spec in data.items()}

@@ -124,7 +124,9 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
 
 
-def _compute_parts(encoder: Encoder, images: ImageSet, folder: Path, preprocessing: Preprocessing, config: EvalConfig) -> bool:
+def _compute_parts(
+    encoder: Encoder, images: ImageSet, folder: Path, preprocessing: Preprocessing, config: EvalConfig
+) -> bool:
     """Write the parts that are missing or damaged; whether there were none."""
     all_cached = True
     with Progress("images", sum(images.group_sizes)) as progress:
@@ -171,7 +173,11 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int])
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(file, header)
             for block in blocks:
                 file.write(np.ascontiguousarray(block, np.float32).data)

@@ -17,8 +17,12 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
         labels: int64 [N].
         k: at least 1.
     """
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return (order == labels[:, None]).any(1)
+    correct = np.zeros(len(labels), bool)
+    for start in range(0, len(labels), 4096):  # of thousands of classes and images the order alone takes gigabytes
+        part = slice(start, start + 4096)
+        order = np.argsort(-scores[part], axis=1, kind="stable")[:, :k]
+        correct[part] = (order == labels[part, None]).any(1)
+    return correct
 
 
 def mean_per_class(correct: np.ndarray, labels: np.ndarray) -> float:

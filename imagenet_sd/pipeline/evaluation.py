@@ -31,9 +31,9 @@ def evaluate(
     Args:
         encoder: an encoder, or several joined by `+`; see `EncoderSpec`.
         data: name -> data spec, see `DataSpec`. For the suite `cog`: name -> `LEVELS@IMAGENET21K`, the folder that
-            `cog` wrote and the folder of images; it becomes five data sets. For `imagenet-probe`: the first trains the
-            classifier, which scores its test images and those of the others. For `label-noise`: two sets without a
-            class in common.
+            `cog` wrote and the folder of images; it becomes five data sets. For `imagenet-probe`: the first with
+            training images trains the classifier, which scores its test images and those of the others. For
+            `label-noise`: two sets without a class in common.
         config: what to measure.
         out: file for the results.
         cache: folder of the feature cache; None: in the user's cache.

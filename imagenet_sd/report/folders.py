@@ -25,7 +25,8 @@ from imagenet_sd.core.documents import (
 )
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.layout import DESCRIPTION
-from imagenet_sd.core.results import ProbeResult, training_facts
+from imagenet_sd.core.results import ProbeResult
+from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
 from imagenet_sd.report.text import TIMES
 from imagenet_sd.storage.dataset import upgrade

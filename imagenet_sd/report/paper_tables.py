@@ -1,6 +1,7 @@
 """The published tables, with the settings that answer their rows beside them, and those that answer none apart."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import IN1K
 from imagenet_sd.report.matching import answer, nearest_row
-from imagenet_sd.report.measurements import Measurements, Setting, Summaries
+from imagenet_sd.report.measurements import Measurements, Setting, Summaries, Summary
 from imagenet_sd.report.paper import PaperRow
 from imagenet_sd.report.tables import Table, TableCell, summary_cell, text_cell
 from imagenet_sd.report.text import DASH, TIMES, slug
@@ -118,54 +119,42 @@ def _trex_tables(measured: Measurements) -> list[Table]:
     """Tab. 4.1 to 4.3 and D.1; apart stand only models of chapter 4's objectives, as the others have tables above."""
     own = [s for s in measured.settings if s.encoders[0].training.get("objective.loss") in ("cosine_softmax", "ocm")]
     given = [s for s in measured.settings if not s.encoders[0].run and "data" not in s.factors]
-    settings, apart = own + given, {setting.number for setting in own}
-    in1k = measured.summarise(probe_values(measured, "in1k"))
-    odds = measured.summarise(mean_log_odds(measured))
-    shift = [in1k, *(measured.summary("probe", name) for name in list(paper.SHIFT_SETS)[1:])]
-    tail = [measured.summary("transfer", name) for name in paper.LONG_TAIL_SETS]
-    plane = [measured.summarise(probe_values(measured, name)) for name in (*LEVELS, *paper.SMALL)]
-    sets = (*LEVELS, *(paper.TRANSFER_TITLES[name] for name in paper.SMALL))
+    table = partial(_table, own + given, apart={setting.number for setting in own}, lead=2)
+    in1k, odds = measured.summarise(probe_values(measured, "in1k")), measured.summarise(mean_log_odds(measured))
+    sets = (*LEVELS, *paper.SMALL)
+    titles = (*LEVELS, *(paper.TRANSFER_TITLES[name] for name in paper.SMALL))
     on13 = "natural logarithm, over the five levels of ImageNet-CoG and eight small sets"
-    common = {"apart": apart, "lead": 2}
     return [
-        _table(
-            settings,
+        table(
             paper.PROJECTOR_ROWS,
             [in1k, odds],
             title="Tab. 4.1: size of the projector",
             caption=f"Top-1 on ImageNet-1K of a linear classifier, in percent; mean log odds ({on13}). {_BESIDE}",
             columns=("IN-1K", "Transfer"),
             plain={1: 2},
-            **common,
         ),
-        _table(
-            settings,
+        table(
             paper.SHIFT_ROWS,
-            shift,
+            [in1k, *(measured.summary("probe", name) for name in list(paper.SHIFT_SETS)[1:])],
             title="Tab. 4.2: ImageNet test sets under a linear classifier",
             caption="Top-1 in percent of one linear classifier, trained on frozen features of ImageNet-1K; v2 is the "
             f"mean of its three test sets. {_BESIDE}",
             columns=tuple(paper.SHIFT_SETS.values()),
-            **common,
         ),
-        _table(
-            settings,
+        table(
             paper.LONG_TAIL_ROWS,
-            tail,
+            [measured.summary("transfer", name) for name in paper.LONG_TAIL_SETS],
             title="Tab. 4.3: long-tailed transfer sets",
             caption=f"Top-1 in percent of linear classifiers. {_BESIDE}",
             columns=tuple(paper.LONG_TAIL_SETS.values()),
-            **common,
         ),
-        _table(
-            settings,
+        table(
             paper.PLANE_ROWS,
-            [in1k, *plane, odds],
+            [in1k, *(measured.summarise(probe_values(measured, name)) for name in sets), odds],
             title="Tab. D.1: training and transfer, by data set",
             caption=f"Top-1 in percent of linear classifiers, and the mean log odds ({on13}). {_BESIDE}",
-            columns=("IN-1K", *sets, "Mean LO"),
-            plain={1 + len(plane): 3},
-            **common,
+            columns=("IN-1K", *titles, "Mean LO"),
+            plain={1 + len(sets): 3},
         ),
     ]
 
@@ -179,7 +168,7 @@ def _table(
     caption: str,
     columns: tuple[str, ...],
     groups: tuple[tuple[str, int], ...] = (),
-    apart: Iterable[int] | None = None,
+    apart: Collection[int] | None = None,
     lead: int = 4,
     plain: Mapping[int, int] | None = None,
 ) -> Table:
@@ -208,17 +197,13 @@ def _table(
         if setting:
             answered = True
             left.pop(setting.number, None)
-        cells = [
-            summary_cell(summary, digits, value, scale)
-            for summary, value, (digits, scale) in zip(ours, row.values, units, strict=True)
-        ]
-        rows.append((*_lead(row.training, factors, label, lead), *cells))
-    others = [setting for number, setting in left.items() if apart is None or number in set(apart)]
+        rows.append((*_lead(row.training, factors, label, lead), *_numbers(ours, row.values, units)))
+    others = [setting for number, setting in left.items() if apart is None or number in apart]
     for setting in others:
         reason = nearest_row(setting, published)
         label = text_cell(f"{setting.label}: {reason}" if reason else setting.label, reason or "not in the paper")
         ours = [mean.get(setting.number) for mean in means]
-        cells = [summary_cell(each, digits, None, scale) for each, (digits, scale) in zip(ours, units, strict=True)]
+        cells = _numbers(ours, [None] * len(means), units)
         rows.append((*_lead(setting.class_list or "ours", setting.factors, label, lead), *cells))
     return Table(
         key=slug(title.partition(":")[0]),
@@ -230,6 +215,16 @@ def _table(
         numeric=frozenset({*range(1, lead - 1), *range(lead, lead + len(columns))}),
         has_ours=answered or bool(others),
     )
+
+
+def _numbers(
+    ours: Sequence[Summary | None], theirs: Sequence[float | None], units: Sequence[tuple[int, float]]
+) -> list[TableCell]:
+    """The cells of a row; `units`: digits and scale of each column."""
+    return [
+        summary_cell(summary, digits, value, scale)
+        for summary, value, (digits, scale) in zip(ours, theirs, units, strict=True)
+    ]
 
 
 def _lead(training: str, factors: Mapping[str, Any], label: TableCell, columns: int) -> tuple[TableCell, ...]:

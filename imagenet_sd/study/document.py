@@ -11,8 +11,9 @@ from typing import Any
 from imagenet_sd import __version__
 from imagenet_sd.core.documents import read_document
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, training_facts
+from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults
 from imagenet_sd.core.specs import EncoderSpec
+from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
 
@@ -21,7 +22,8 @@ _BY_AUGMENTATION = ("pytorch", "imagenet-sd")
 METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
-             "train.augmentation", "train.data", "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
+             "train.augmentation", "train.data", "train.also",
+             "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
 
 
 def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list[StudyCell]:
@@ -89,7 +91,7 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     factors: dict[str, Any] = {"augmentation": augmentation(study), "seed": train.config().seed}
     if is_generated(study):
         factors |= {
-            "data": "synthetic",
+            "data": "both" if train.also else "synthetic",
             "prompt": generate.prompt,
             "guidance_scale": float(generate.guidance_scale),
             "num_inference_steps": generate.num_inference_steps,
@@ -100,7 +102,7 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
         count = read_stamp(run).get("num_images")
         if planner and count:
             factors["multiple"] = round(count * generate.multiple / planner.num_images(study), 3)
-    return factors | others
+    return factors | ({"also": train.also} if train.also else {}) | others
 
 
 def _metrics(files: list[Path]) -> dict[str, Accuracies]:

@@ -19,9 +19,8 @@ def make_encoder(config: ModelConfig) -> nn.Module:
     try:
         encoder = create_backbone(config.backbone, zero_init_last=config.zero_init_last, num_classes=0)
     except RuntimeError as error:
-        reason = one_line(error)
         raise TrainingError(
-            f"no backbone {config.backbone!r}: {reason}", "use a name from timm.list_models()"
+            f"no backbone {config.backbone!r}: {one_line(error)}", "use a name from timm.list_models()"
         ) from None
     if config.small_images:
         if not hasattr(encoder, "maxpool"):

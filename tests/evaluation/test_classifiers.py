@@ -1,4 +1,4 @@
-"""Published classifiers on the ImageNet sets: their classes, their preprocessing, and the weights that encoders start from."""
+"""Published classifiers on the ImageNet sets: their classes and preprocessing; the weights that encoders start from."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ from imagenet_sd.core.backbones import create_backbone
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.files import cache_dir
 from imagenet_sd.core.specs import EncoderSpec
-from imagenet_sd.data.images import FolderSet
 from imagenet_sd.data.imagenet_family import open_imagenet
+from imagenet_sd.data.images import FolderSet
 from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.evaluation import encoders as E
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
@@ -32,9 +32,13 @@ from imagenet_sd.pipeline import evaluate
 from imagenet_sd.prompts.classes import load_classes
 from imagenet_sd.training.config import ModelConfig
 from imagenet_sd.training.model import make_encoder
+from imagenet_sd.training.validate import Validator
 from tests.conftest import CliRun
 
 IMAGENET = EvalConfig(suite="imagenet")
+VALIDATION = T.Compose([  # of torchvision's classifiers
+    T.Resize(256), T.CenterCrop(224), T.PILToTensor(), T.ToDtype(torch.float32, scale=True), T.Normalize(MEAN, STD)
+])  # fmt: skip
 WNIDS = [spec.wnid for spec in load_classes("imagenet-1k")]
 LISTS = Path(timm.data.__file__).parent / "_info"
 
@@ -144,14 +148,11 @@ def photos(tmp_path: Path) -> Path:
 def test_a_published_classifier_is_scored_as_torchvision_scores_it(photos: Path, num_classes: int, tmp_path: Path):
     """Resize 256, crop 224, the whole model, its logits masked to the classes that are there: by hand and by us."""
     model = classifier(tmp_path / "w.pth", num_classes)
-    prepare = T.Compose([
-        T.Resize(256), T.CenterCrop(224), T.PILToTensor(), T.ToDtype(torch.float32, scale=True), T.Normalize(MEAN, STD)
-    ])  # fmt: skip
     names = sorted(path.name for path in photos.iterdir())
     columns = [E.imagenet_classes(num_classes, "x").index(name) for name in names]
     files = sorted(photos.glob("*/*.jpg"))
     with torch.inference_mode():
-        logits = model(torch.stack([prepare(Image.open(file)) for file in files]))[:, columns]
+        logits = model(torch.stack([VALIDATION(Image.open(file)) for file in files]))[:, columns]
     correct = logits.argmax(1) == torch.tensor([names.index(file.parent.name) for file in files])
     document = evaluate(
         f"timm:test_resnet@{tmp_path}/w.pth", {"val": f"imagefolder:{photos}"}, IMAGENET, cache=tmp_path / "c"
@@ -167,6 +168,20 @@ def test_a_published_classifier_is_scored_as_torchvision_scores_it(photos: Path,
     ]  # fmt: skip
     transfer = timm_encoder(f"timm:test_resnet@{tmp_path}/w.pth", EvalConfig())
     assert document["encoder_fingerprints"] == [transfer.fingerprint]  # one encoder, one row in the report
+
+
+def test_training_validates_on_the_images_of_the_imagenet_suite(photos: Path):
+    shown = []
+
+    class Spy(nn.Module):
+        def forward(self, crops: list[torch.Tensor]) -> torch.Tensor:
+            shown.extend(crops)
+            return torch.zeros(len(crops[0]), 3)
+
+    names = tuple(sorted(path.name for path in photos.iterdir()))
+    Validator(FolderSet(photos), names, 224)(Spy(), torch.device("cpu"))
+    expected = torch.stack([VALIDATION(Image.open(file)) for file in sorted(photos.glob("*/*.jpg"))])
+    assert torch.allclose(torch.cat(shown), expected, atol=1e-5)
 
 
 def test_a_family_member_can_be_cut_to_imagenet_100(photos: Path):
@@ -296,7 +311,7 @@ def test_a_published_classifier_knows_photographs(
     efficientnet: Path, twenty: Path, preprocessing: str, top1: int, top5: int, of_1000: tuple[int, int], cli: CliRun,
     tmp_path: Path,
 ):  # fmt: skip
-    """Its 1,000 logits are masked to the 19 classes that are there, which is easy; the last assertion is without the mask."""
+    """Masked to the 19 classes that are there, which is easy; and, in the last assertion, among all 1,000."""
     encoder, cache = f"timm:tf_efficientnet_lite0@{efficientnet}", tmp_path / "cache"
     arguments = ["--suite", "imagenet", "--preprocessing", preprocessing, "--data", f"photos=imagefolder:{twenty}"]
     done = cli("evaluate", encoder, *arguments, "--cache", cache, "--format", "json")

@@ -58,7 +58,7 @@ def renamed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
     return {prefix + key: value for key, value in state.items()}
 
 
-@pytest.mark.parametrize("kind", ["torchvision", "dino", "t-rex", "moco", "safetensors"])
+@pytest.mark.parametrize("kind", ["torchvision", "dino", "t-rex", "moco", "moco-v3", "safetensors"])
 def test_checkpoints_of_others_load_strictly(resnet, kind: str, tmp_path: Path):
     backbone = {key: value for key, value in resnet.items() if not key.startswith("fc.")}
     heads = {"head.mlp.0.weight": torch.zeros(3, 3), "head.last_layer.weight_g": torch.zeros(2, 1)}
@@ -75,6 +75,11 @@ def test_checkpoints_of_others_load_strictly(resnet, kind: str, tmp_path: Path):
         )
     elif kind == "moco":
         torch.save({"state_dict": renamed(backbone, "module.")}, path)
+    elif kind == "moco-v3":
+        slow = {key: value + 1 for key, value in backbone.items()}
+        heads = {"module.base_encoder.fc.0.weight": torch.ones(1), "module.predictor.0.weight": torch.ones(1)}
+        state = renamed(backbone, "module.base_encoder.") | renamed(slow, "module.momentum_encoder.") | heads
+        torch.save({"state_dict": state}, path)
     else:
         path = tmp_path / "c.safetensors"
         save_file(backbone, path)

@@ -1,4 +1,4 @@
-"""Probes on sets that do not fit: read from a file in windows, without a copy, with the numbers of the whole in memory."""
+"""Probes on sets that do not fit: read from a file in windows, without a copy, with the same numbers as in memory."""
 
 import os
 import subprocess
@@ -70,7 +70,11 @@ def test_where_the_features_are_changes_no_number(mapped, small_windows, monkeyp
         linear = train_sgd(FeatureRows(x, device=CPU).select(train), y[train], 5, config)
         scores = linear_scores(linear.weight.detach(), linear.bias.detach(), x)
         sea = SeaConfig(epochs=2, batch_size=64, eta=0.2)
-        return [scores, train_sea(FeatureRows(x, train, CPU), y[train], 5, sea).numpy(), knn_scores(x[:900], y, x[900:1000], 5, k=7, device=CPU)]
+        return [
+            scores,
+            train_sea(FeatureRows(x, train, CPU), y[train], 5, sea).numpy(),
+            knn_scores(x[:900], y, x[900:1000], 5, k=7, device=CPU),
+        ]
 
     streamed = results()
     monkeypatch.setattr(rows, "fits", lambda num_bytes, device: True)
@@ -137,7 +141,12 @@ def test_a_probe_takes_the_memory_of_a_window_and_not_of_the_set(tmp_path: Path)
     np.lib.format.open_memmap(path, "w+", np.float32, (500_000, 256)).flush()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", STREAM, str(path)], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [sys.executable, "-c", STREAM, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 250

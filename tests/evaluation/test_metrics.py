@@ -16,6 +16,13 @@ def test_top_k_with_ties_and_masks():
     assert M.top_k(scores, np.array([2, 1, 1]), 2).tolist() == [True, True, True]
 
 
+def test_top_k_of_more_images_than_are_sorted_at_once():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(9000, 4)), rng.integers(0, 4, 9000)
+    rank = (scores > scores[np.arange(9000), labels][:, None]).sum(1)
+    assert np.array_equal(M.top_k(scores, labels, 2), rank < 2)
+
+
 def test_mean_per_class_is_not_top1():
     correct, labels = np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1])
     assert M.mean_per_class(correct, labels) == 0.5 and correct.mean() == 0.75

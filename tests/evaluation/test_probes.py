@@ -1,5 +1,7 @@
 """The probes against scikit-learn, autograd, numerical optima and plain loops, on real features."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,9 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from imagenet_sd.data.builtin import mnist_digits
+from imagenet_sd.evaluation.config import Augmentation
+from imagenet_sd.evaluation.probes import logreg
+from imagenet_sd.evaluation.probes import rows as rows_module
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
 from imagenet_sd.evaluation.probes.sea import (
     SeaConfig,
@@ -161,6 +166,30 @@ def test_every_probe_finds_a_good_classifier(digits, kind: str):
     scores, best = PROBES[kind](x, y, 10, rows, 3, 0)
     assert (scores(test).argmax(1) == labels).mean() > 0.85
     assert best
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("held", [True, False])
+def test_the_accelerator_finds_what_the_cpu_finds(digits, held: bool, monkeypatch: pytest.MonkeyPatch):
+    """All probes on the GPU: features held there, or passed through it in windows."""
+    x, y, test, labels = digits
+    if not held:
+        monkeypatch.setattr(rows_module, "LARGE", 0)
+        monkeypatch.setattr(rows_module, "fits", lambda num_bytes, device: False)
+        monkeypatch.setattr(logreg, "fits", lambda num_bytes, device: False)
+    split = stratified_split(y, 0.2, "d", 0)
+    for kind in PROBES:
+        scores, best = PROBES[kind](x, y, 10, split, 2, 0)
+        found = (scores(test).argmax(1) == labels).mean()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.accelerator, "is_available", lambda: False)
+            reference, expected = PROBES[kind](x, y, 10, split, 2, 0)
+            accuracy = (reference(test).argmax(1) == labels).mean()
+        assert best.keys() == expected.keys() and abs(found - accuracy) < 0.02, kind
+    weights = {augmentation: train_sea(x, y, 10, SeaConfig(augmentation=augmentation, epochs=1, eta=0.02))
+               for augmentation in get_args(Augmentation)}  # fmt: skip
+    assert all(w.device.type != "cpu" and bool(w.isfinite().all()) for w in weights.values())
 
 
 def test_the_validation_split_is_stratified_and_rounds_down():

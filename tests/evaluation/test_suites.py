@@ -13,7 +13,7 @@ from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted
 from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
-from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere
+from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere, training_set
 from imagenet_sd.pipeline import evaluate
 
 
@@ -109,6 +109,10 @@ def test_both_suites_run_from_a_spec(tmp_path: Path):
         ("digits", 200, 200),
         ("mnist", 100, 200),
     ]
+    specs = {"a": DataSpec.parse("imagenet:a@/x"), "in1k": DataSpec.parse("imagefolder:/y")}
+    assert training_set(specs) == "in1k"  # in any order
+    with pytest.raises(EvaluationError, match="no training images"):
+        training_set({"a": specs["a"]})
     data = {"digits": data["digits"], "faces": "builtin:faces"}
     document = evaluate("timm:test_resnet@random", data, EvalConfig(suite="label-noise", **base), cache=tmp_path)
     assert [(r["dataset"], r["classifier"]) for r in document["results"]] == [("faces", "digits"), ("digits", "faces")]

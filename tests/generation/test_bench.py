@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +16,7 @@ from imagenet_sd import pipeline
 from imagenet_sd.cli import main
 from imagenet_sd.cli.bench import bench as bench_command
 from imagenet_sd.core.errors import ImagenetSDError, ModelError, PlanError
-from imagenet_sd.evaluation.bench import bench_probe
+from imagenet_sd.evaluation.bench import bench_probe, bench_stream
 from imagenet_sd.generation.bench import calibrate
 from imagenet_sd.generation.bench.compare import compare
 from imagenet_sd.generation.bench.config import BenchConfig
@@ -27,6 +30,7 @@ from imagenet_sd.generation.plan import make_plan
 from imagenet_sd.generation.worker import Worker, make_worker
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.training.bench import bench_loader
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(model="embedded", num_inference_steps=2, batch_size=2, batches=2, rounds=2).resolved(CPU)
@@ -251,6 +255,27 @@ def test_the_probe_benchmark_compares_equal_solutions():
     assert result["ratio"] == pytest.approx(sklearn / ours)
     assert result["worst_excess"] < 1e-4 and result["agreement_with_loose_sklearn"] > 0.9
     assert len(result["sklearn_tolerances"]) == 45
+
+
+def test_the_streaming_benchmark_extrapolates_the_protocol(tmp_path: Path):
+    result = bench_stream(share=0.5, images=6400, dimension=16, classes=10, folder=tmp_path)
+    assert result["images_in_the_pass"] == 3200 and result["weight_norm"] > 0
+    passes = 25 * 100 * 0.8 + 100  # trials on the training part, and the refit
+    assert result["hours_per_seed"] == pytest.approx(passes * 6400 / result["images_per_second"] / 3600)
+    assert result["hours_per_seed_of_a_hundredth"] == pytest.approx(result["hours_per_seed"] / 100)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_probe_of_the_size_of_imagenet_streams_within_4_gb(tmp_path: Path):
+    """1,281,167 x 2,048 features, 10.5 GB in a file (most of it holes); an eighth of a pass."""
+    command = [sys.executable, "-m", "imagenet_sd", "bench", "probe", "--stream", "--format", "json"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["file_gib"] > 9.7 and result["images_in_the_pass"] > 160_000
+    assert result["peak_gib"] < 4e9 / 2**30 and result["expected_gib"] < 1
 
 
 def test_the_loader_benchmark_adds_up(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""The shipped studies: each reads, plans without torch, and two of them run with small settings put in."""
+"""The shipped studies: each reads, plans without torch, and some of them run with small settings put in."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from imagenet_sd.study.planner import Planner, unique_stages
 from imagenet_sd.study.runner import dry_run_study, run
 from tests.conftest import ROOT, CliRun
 
-FILES = sorted((ROOT / "pipelines").glob("*.yaml"))
+FILES = [path for path in sorted((ROOT / "pipelines").glob("*.yaml")) if "\nevaluate:" in path.read_text()]
 TINY = [
     "generate.model=embedded", "generate.classes=digits-10", "generate.match=", "generate.images_per_class=2",
     "generate.num_inference_steps=2", "generate.shard_size=10", "generate.batch_size=10", "train.steps=2",
@@ -34,7 +34,8 @@ def as_options(settings: list[str]) -> list[str]:
 def test_the_studies_are_there():
     assert {path.stem for path in FILES} >= {
         "mini", "mini_findings", "imagenet100", "imagenet100_table_5_1", "imagenet100_table_5_2", "imagenet1k_c_dc",
-        "transfer_table_5_3", "cog_table_5_4",
+        "transfer_table_5_3", "cog_table_5_4", "imagenet1k_table_5_2", "imagenet100_figure_5_4",
+        "imagenet100_figure_5_5", "imagenet100_figure_5_6", "trex_table_4_1", "trex_table_d_1",
     }  # fmt: skip
 
 
@@ -117,7 +118,9 @@ def test_tables_that_share_a_folder_share_their_runs():
     assert pipeline("imagenet100_table_5_1").out == pipeline("imagenet100_table_5_2").out == pipeline("imagenet100").out
     assert runs("imagenet100") < runs("imagenet100_table_5_2")
     assert len(runs("imagenet100_table_5_1") & runs("imagenet100_table_5_2")) == 2  # c at 7.5, and real, with DINO's
-    assert runs("cog_table_5_4") < runs("imagenet1k_c_dc") < runs("transfer_table_5_3")
+    assert runs("cog_table_5_4") < runs("imagenet1k_c_dc") < runs("imagenet1k_table_5_2") < runs("transfer_table_5_3")
+    assert runs("imagenet100_figure_5_6") < runs("imagenet100_table_5_2")
+    assert len(runs("trex_table_4_1") & runs("trex_table_d_1")) == 2  # t-ReX_1 with d_h = 2048 and 4096
 
 
 def test_the_findings_vary_one_factor_at_a_time_and_train_equally_long():
@@ -183,16 +186,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 VAL = "evaluate.data={val: 'imagefolder:REAL'}"
 FACES = ["evaluate.0.data={faces: 'builtin:faces'}", "evaluate.0.seeds=[0]", "evaluate.0.trials=1"]
 RUNS = {
-    "imagenet100": ([VAL], 1, {"val/test"}),
     "imagenet100_table_5_2": (
         [VAL, "paths.imagenet100=REAL", "grid.1.generate.guidance_scale=[2]", "grid.1.generate.prompt=[c_dc]",
          "grid.2.generate.multiple=[2]"], 3, {"val/test"},
-    ),
-    "imagenet1k_c_dc": ([VAL, "grid.0.generate.guidance_scale=[2]"], 1, {"val/test"}),
-    "transfer_table_5_3": (
-        [*FACES, "evaluate.1.data={digits: 'imagefolder:REAL'}", "evaluate.1.seeds=[0]", "evaluate.1.trials=1",
-         "paths.imagenet100=REAL", "grid.0.encoder=['timm:resnet10t@random']", "grid.2.generate.classes=digits-10",
-         "grid.2.generate.multiple=2", "grid.3.generate.guidance_scale=[2]"], 4, {"faces/test", "digits/test"},
     ),
     "cog_table_5_4": (
         [*FACES, "evaluate.1.seeds=[0]", "evaluate.1.trials=1", "paths.levels=LEVELS", "paths.imagenet21k=REAL",
@@ -201,12 +197,7 @@ RUNS = {
 }  # fmt: skip
 
 
-REPEATED = {"imagenet100", "imagenet1k_c_dc", "transfer_table_5_3"}  # their parts are those of the other two
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in REPEATED else name for name in RUNS]
-)
+@pytest.mark.parametrize("name", RUNS)  # all studies run so in test_shrunk.py, which is slow
 def test_the_studies_of_the_tables_run_in_small(name: str, places: dict[str, Path], tmp_path: Path):
     settings, cells, measured = RUNS[name]
     filled = [s.replace("REAL", str(places["real"])).replace("LEVELS", str(places["levels"])) for s in settings]

@@ -161,7 +161,7 @@ def replace_seed(cut: MultiCrop) -> MultiCrop:
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (224, 224), (100, 500), (225, 224), (98, 49), (45, 20)])
 @pytest.mark.parametrize("suite", ["imagenet", "transfer"])
 def test_the_evaluation_crop_equals_torchvision(size: tuple[int, int], suite: str):
-    """torchvision validates its classifiers with Resize(256), bilinear; the theses extract features with 224, bicubic."""
+    """torchvision validates its classifiers with Resize(256), bilinear; the thesis takes features at 224, bicubic."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
     resize, filter, ours = {
         "imagenet": (256, T.InterpolationMode.BILINEAR, imagenet_preprocessing(224)),

@@ -27,7 +27,7 @@ def probe_device(double: bool = False) -> torch.device:
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
-    """Whether features of that size are held on the device: on a GPU in 60% of its free memory, on a CPU if not large."""
+    """Whether features of that size are held: on a GPU if 60% of its free memory will do, on a CPU up to `LARGE`."""
     if device.type == "cuda":
         return num_bytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
     return num_bytes <= LARGE

@@ -93,6 +93,13 @@ def fit_lbfgs(
     x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
     """L-BFGS on raw features; C in [1e-5, 1e6] by TPE."""
+    best = _search_c(x, y, classes, rows, trials, seed, settings)
+    return _refit(x, y, classes, best["C"]), best
+
+
+def _search_c(
+    x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings
+) -> dict[str, float]:
     train, held = rows
     problem = LogisticProblem(x, y, classes, train)
 
@@ -101,9 +108,7 @@ def fit_lbfgs(
         solution = problem.solve([c], tolerance=1e-4, max_iterations=500)
         return accuracy(lambda features: solution.scores(features, 0), x, y, held, settings.metric)
 
-    best = _optimize(objective, trials, seed)
-    del problem
-    return _refit(x, y, classes, best["C"]), best
+    return _optimize(objective, trials, seed)
 
 
 def fit_path(

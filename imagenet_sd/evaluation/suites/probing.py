@@ -42,7 +42,7 @@ def aligned(train: Extracted, test: Extracted, name: str) -> tuple[np.ndarray, n
 
 
 def selection_metric(spec: DataSpec | None, probe: str, config: EvalConfig) -> Metric:
-    """What hyper-parameters are chosen by: what the user says, else the measure of the probe's protocol on this data."""
+    """What hyper-parameters are chosen by: what the user asks for, else the measure of the probe's protocol."""
     if config.selection != "auto":
         return config.selection
     if spec is None or spec.kind != "torchvision":
@@ -65,7 +65,9 @@ def probe_dataset(
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
     if len(y) == len(np.unique(y)):
-        raise EvaluationError(f"{name}: no class has a second training image", "hyper-parameters need validation images")
+        raise EvaluationError(
+            f"{name}: no class has a second training image", "hyper-parameters need validation images"
+        )
     print(memory_line(name, kind, len(y), x.shape[1], classes), file=sys.stderr)
     settings = SearchSettings(
         metric=selection_metric(spec, kind, config), sea=config.sea, concatenations=train.concatenations
@@ -96,7 +98,7 @@ def few_shot(
     """Few-shot classifiers (CoG) and episodes (AugSelf) of one data set.
 
     Raises:
-        EvaluationError: a class has too few images for a number of shots, or too few classes have enough for an episode.
+        EvaluationError: a class has too few images for the shots, or too few classes have enough for an episode.
     """
     pool = test
     if config.episode_pool == "all" or (
@@ -143,6 +145,8 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
     everything = np.arange(len(y))
+    if config.shots:
+        print(memory_line(name, "sgd", len(y), x.shape[1], classes), file=sys.stderr)
     for shots in config.shots:
         results, chosen = [], []
         for seed in config.seeds:
@@ -188,10 +192,9 @@ def pooled(train: Extracted, test: Extracted, name: str) -> Extracted:
 
 
 def episodes(name: str, pool: Extracted, config: EvalConfig, split: str = "test") -> Iterator[ProbeResult]:
-    """(N, K) tasks: N classes, K training and some test images each; one-vs-rest logistic regression with C = 1 on raw
-    features (AugSelf).
+    """(N, K) tasks of AugSelf: N classes, K training and some test images each, logistic regression on raw features.
 
-    Top-1 is the mean over the episodes; `top1_interval` its normal 95% interval.
+    One-vs-rest with C = 1. Top-1 is the mean over the episodes; `top1_interval` its normal 95% interval.
     """
     if not config.episodes:
         return
@@ -215,7 +218,7 @@ def episodes(name: str, pool: Extracted, config: EvalConfig, split: str = "test"
             num_classes=config.ways,
             seeds=config.seeds[:1],
             hyper_parameters=({"C": 1.0},),
-            **_provenance(name, pool) | {"split": split},
+            **_provenance(name, pool, split=split),
         )
 
 
@@ -238,10 +241,10 @@ def _episode_accuracies(x: np.ndarray, sampled: list[np.ndarray], shots: int, ta
     return (one_vs_rest(support, labels, query).argmax(2).numpy() == targets).mean(1)
 
 
-def _provenance(name: str, *features: Extracted) -> dict[str, Any]:
+def _provenance(name: str, *features: Extracted, split: str = "test") -> dict[str, Any]:
     return {
         "dataset": name,
-        "split": "test",
+        "split": split,
         "cache_keys": tuple(each.cache_key for each in features),
         "unreadable": tuple(image for each in features for image in each.unreadable),
     }

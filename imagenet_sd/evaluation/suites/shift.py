@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from imagenet_sd.core.results import LabelNoise, Mistake, ProbeResult
+from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted
@@ -34,6 +35,18 @@ class _ProbeHead(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.scores(features.numpy())))
+
+
+def training_set(data: Mapping[str, DataSpec]) -> str:
+    """The name of the data set that trains the probe of `imagenet-probe`: the first that has training images.
+
+    Raises:
+        EvaluationError: all are test sets of the ImageNet family.
+    """
+    for name, spec in data.items():
+        if spec.kind != "imagenet":
+            return name
+    raise EvaluationError("there are no training images", "give ImageNet's as --data in1k=imagefolder:DIR")
 
 
 def fit_probe(name: str, train: Extracted, config: EvalConfig, seed: int) -> tuple[str, Scores, dict[str, float]]:
