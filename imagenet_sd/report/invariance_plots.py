@@ -42,8 +42,8 @@ def heat_map(measured: Measurements) -> tuple[str, list[Panel]]:
     shown = _measured_settings(measured)[:_MOST_COLUMNS]
     panels = []
     for key, title, value, colours, top in (
-        ("cosine", "cosine of whitened features (1: invariant)", lambda r: r.cosine, "RdYlGn", 1.0),
-        ("distance", "Mahalanobis distance (0: invariant)", lambda r: r.distance, "RdYlGn_r", None),
+        ("cosine", "cosine of whitened features (1: invariant)", lambda r: r.cosine, "Blues", 1.0),
+        ("distance", "Mahalanobis distance (0: invariant)", lambda r: r.distance, "Oranges", None),
     ):
         columns = [_summaries(setting, value) for setting in shown]
         rows = sorted({row for column in columns for row in column}, key=lambda row: (_FAMILIES.index(row[0]), row[1]))
@@ -51,11 +51,13 @@ def heat_map(measured: Measurements) -> tuple[str, list[Panel]]:
             continue
         values = [[column[row].mean if row in column else math.nan for column in columns] for row in rows]
         figure, axes = new_axes(2.6 + 0.75 * len(shown), 1.2 + 0.27 * len(rows))
-        image = axes.imshow(values, aspect="auto", cmap=colours, vmin=0, vmax=top, alpha=0.75)
+        high = top or float(np.nanpercentile(values, 95)) or 1.0  # one wild distance must not pale all others
+        image = axes.imshow(values, aspect="auto", cmap=colours, vmin=0, vmax=high)
         for y, line in enumerate(values):
             for x, each in enumerate(line):
                 text = "" if math.isnan(each) else f"{each:.2f}" if top else f"{each:.1f}"
-                axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color=INK)
+                dark = each > 0.55 * high  # the cells have colours of their own on light and dark pages
+                axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
         axes.set_xticks(range(len(shown)), [name(s.short, 22) for s in shown], rotation=30, ha="right")
         axes.set_yticks(range(len(rows)), [f"{transformation} ({family})" for family, transformation in rows])
         axes.grid(visible=False)
