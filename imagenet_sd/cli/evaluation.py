@@ -24,8 +24,11 @@ NUMBERS = {"metavar": "N:N:..."}
 @click.option("--seeds", type=AT_LEAST_1, default=5, help="Number of seeds.")
 @options(
     EvalConfig, "settings",
-    only=("suite", "probe", "trials", "selection", "crop_size", "preprocessing", "amp", "shots", "ways",
-          "episode_shots", "queries", "episodes", "episode_pool"),
+    only=(
+        "suite", "probe", "trials", "selection", "crop_size", "preprocessing", "amp", "shots", "ways",
+        "episode_shots", "queries", "episodes", "episode_pool", "fusion", "transformations", "strengths",
+        "measured_images", "targets", "blocks", "gradient_training", "gradient_steps", "ntk", "controls",
+    ),
     suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1}, crop_size={"flags": ["--crop-size", "--side"]},
     shots=NUMBERS, episode_shots=NUMBERS,
 )  # fmt: skip
@@ -105,8 +108,9 @@ def _print_results(document: dict[str, Any]) -> None:
             )
         else:
             facts = ", ".join(f"{key} {value:.4g}" for key, value in result.items() if isinstance(value, float))
-            click.echo(f"{result['dataset']:20s} {facts}")
-    for used in document["preprocessing"]:
+            what = result.get("transformation", result["probe"])
+            click.echo(f"{result['dataset']:20s} {what:24s} {facts}")
+    for used in document.get("preprocessing", ()):
         click.echo(
             f"images resized to {used['resize_size']} ({used['interpolation']}, {used['crop_mode']}), "
             f"cropped to {used['crop_size']}, as the {used['chosen_by']} has it"

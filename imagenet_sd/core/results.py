@@ -4,86 +4,26 @@
 schema. All accuracies are fractions in [0, 1].
 """
 
-import json
 import math
-import re
-import unicodedata
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+
+from imagenet_sd.core.documents import (
+    Count,
+    Document,
+    Fraction,
+    IntervalEnd,
+    NotNegative,
+    Number,
+    RelativePath,
+    Text,
+    Texts,
+    Versions,
+    clean,
 )
-
-from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.training_facts import known_facts
 from imagenet_sd.core.types import Suite
-
-JSON_LIMIT = 64 << 20
-"""Bytes of the largest JSON file that is read."""
-TEXT_LIMIT = 400
-"""Characters of a text that are kept of a file."""
-_HINT = "write the file again with the command that made it"
-
-
-class ResultsError(ImagenetSDError):
-    """A file of results, a study, a run or a dataset is missing, damaged or not of its format."""
-
-
-def clean(text: str) -> str:
-    """`text` on one line without control and direction characters, cut to `TEXT_LIMIT`."""
-    line = " ".join(text[: 4 * TEXT_LIMIT].split())
-    line = "".join("\ufffd" if unicodedata.category(c)[0] == "C" else c for c in line)
-    return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
-
-
-def _from_file(text: str, info: ValidationInfo) -> str:
-    return clean(text) if info.context else text
-
-
-def _inside(relative: str, info: ValidationInfo) -> str:
-    """Refuse a path that leaves the folder of the file that names it, also through a link."""
-    if info.context:
-        root = info.context.parent.resolve()
-        try:
-            contained = (root / relative).resolve().is_relative_to(root) and not Path(relative).is_absolute()
-        except (OSError, ValueError, RuntimeError):
-            contained = False
-        if not contained:
-            raise ValueError(f"{clean(relative)[:80]!r} is outside the folder of the file; paths are relative to it")
-    return relative
-
-
-Text = Annotated[str, AfterValidator(_from_file)]
-"""A text; one that comes from a file is cleaned for display."""
-RelativePath = Annotated[str, AfterValidator(_inside)]
-"""A path below the folder of the file that names it."""
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-IntervalEnd = Annotated[Number, Field(ge=-1, le=2)]  # the normal interval of episodes may pass 0 or 1 by a little
-Count = Annotated[int, Field(strict=True, ge=1, le=1 << 53)]
-Texts = Annotated[tuple[Text, ...], Field(max_length=10_000)]
-Versions = Annotated[dict[Text, Text], Field(max_length=200)]
-
-
-class Document(BaseModel):
-    """A part of a JSON file. Keys that it does not know are left out when it is read."""
-
-    model_config = ConfigDict(frozen=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object: what was given, without the defaults of what was not."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Accuracies(Document):
@@ -146,7 +86,7 @@ class ProbeResult(Accuracies, _Measured):
     """One object per seed."""
     selected_by: Text = ""
     """The measure that they were chosen by: "top1" or "mean_per_class"."""
-    per_class: Annotated[dict[Text, Fraction], Field(max_length=100_000)] = {}
+    per_class: Annotated[dict[Text, Fraction], Field(max_length=100_000)] = Field(default_factory=dict)
     """Accuracy by class id."""
     masked: Masked | None = None
     mean_of: Texts = ()
@@ -190,7 +130,58 @@ class LabelNoise(_Measured):
     """The surest first: image, its class, and the class of the other set that was predicted."""
 
 
-_KINDS = {"analysis": "FeatureAnalysis", "label-noise": "LabelNoise"}
+Cosine = Annotated[Number, Field(ge=-1.000001, le=1.000001)]
+Curve = Annotated[tuple[Number, ...], Field(max_length=100_000)]
+
+
+class InvarianceResult(_Measured):
+    """How far whitened features move under one transformation (Ericsson et al., 2022)."""
+
+    probe: Literal["invariance"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    transformation: Text
+    family: Literal["spatial", "appearance", "real"]
+    """Of the transformation; `real`: pairs of images of one object."""
+    cosine: Cosine
+    """Mean over images, then over strengths; 1 is invariant."""
+    cosine_sd: NotNegative
+    """Population standard deviation over images (or pairs)."""
+    distance: NotNegative
+    """Mahalanobis distance, averaged likewise; 0 is invariant."""
+    distance_sd: NotNegative
+    strengths: Annotated[tuple[Annotated[tuple[Number, ...], Field(max_length=8)], ...], Field(max_length=100_000)] = ()
+    """The grid."""
+    cosines: Curve = ()
+    """Mean over images at each strength."""
+    distances: Curve = ()
+    rank: Count | None = None
+    """Directions in which the features vary."""
+    num_test: Count | None = None
+    """Images (or pairs) that were compared."""
+
+
+class RegressionResult(_Measured):
+    """Ridge regression from features to continuous targets."""
+
+    probe: Literal["ridge"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    targets: Texts
+    r2: Annotated[Number, Field(le=1)]
+    """Coefficient of determination on the test images, the mean over targets."""
+    r2_per_target: Curve = ()
+    r2_folds: Annotated[Number, Field(le=1)] | None = None
+    """Mean over the validation folds, at the chosen penalty."""
+    r2_folds_sd: NotNegative | None = None
+    """Population standard deviation over the folds."""
+    num_train: Count | None = None
+    num_test: Count | None = None
+    hyper_parameters: Annotated[tuple[dict[str, Any], ...], Field(max_length=10_000)] = ()
+
+
+_KINDS = {
+    "analysis": "FeatureAnalysis",
+    "label-noise": "LabelNoise",
+    "invariance": "InvarianceResult",
+    "ridge": "RegressionResult",
+}
 
 
 def _kind_of(result: Any) -> str:
@@ -201,7 +192,9 @@ def _kind_of(result: Any) -> str:
 AnyResult = Annotated[
     Annotated[ProbeResult, Tag("ProbeResult")]
     | Annotated[FeatureAnalysis, Tag("FeatureAnalysis")]
-    | Annotated[LabelNoise, Tag("LabelNoise")],
+    | Annotated[LabelNoise, Tag("LabelNoise")]
+    | Annotated[InvarianceResult, Tag("InvarianceResult")]
+    | Annotated[RegressionResult, Tag("RegressionResult")],
     Discriminator(_kind_of),
 ]
 
@@ -234,7 +227,7 @@ class EvaluationResults(Document):
     """SHA-256 of the weights, one per encoder."""
     preprocessing: Annotated[tuple[PreprocessingRecord, ...], Field(max_length=10_000)] = ()
     """One per encoder."""
-    versions: Versions = {}
+    versions: Versions = Field(default_factory=dict)
 
     @property
     def scores(self) -> list[ProbeResult]:
@@ -245,6 +238,16 @@ class EvaluationResults(Document):
     def analyses(self) -> list[FeatureAnalysis]:
         """The results that describe features."""
         return [result for result in self.results if isinstance(result, FeatureAnalysis)]
+
+    @property
+    def invariances(self) -> list[InvarianceResult]:
+        """The results that say how far features move."""
+        return [result for result in self.results if isinstance(result, InvarianceResult)]
+
+    @property
+    def regressions(self) -> list[RegressionResult]:
+        """The results for continuous targets."""
+        return [result for result in self.results if isinstance(result, RegressionResult)]
 
     @property
     def noise(self) -> list[LabelNoise]:
@@ -290,10 +293,10 @@ class StudyCell(Document):
     epochs: NotNegative | None = None
     model: Text = ""
     """Generator of its images; "" for real ones."""
-    training: Annotated[dict[Text, Any], AfterValidator(known_facts)] = {}
+    training: Annotated[dict[Text, Any], AfterValidator(known_facts)] = Field(default_factory=dict)
     """The settings of its training that `TRAINING_FACTS` names."""
     results: Annotated[tuple[RelativePath, ...], Field(max_length=10_000)] = ()
-    metrics: dict[Annotated[Text, Field(pattern="/")], Accuracies] = {}
+    metrics: dict[Annotated[Text, Field(pattern="/")], Accuracies] = Field(default_factory=dict)
     """By "DATASET/SPLIT"."""
 
 
@@ -302,7 +305,7 @@ class StudyResults(Document):
 
     name: Text
     commands: Texts = ()
-    versions: Versions = {}
+    versions: Versions = Field(default_factory=dict)
     machine: Text = ""
     cells: Annotated[tuple[StudyCell, ...], Field(max_length=10_000)]
 
@@ -311,78 +314,3 @@ class StudyResults(Document):
         if len({(c.id, *sorted((k, str(v)) for k, v in c.factors.items())) for c in self.cells}) < len(self.cells):
             raise ValueError("one cell is there twice; every cell needs its own id or factors")
         return self
-
-
-D = TypeVar("D", bound=BaseModel)
-
-
-def read_text(path: Path, limit: int = JSON_LIMIT) -> str:
-    """The text of a file of at most `limit` bytes.
-
-    Raises:
-        ResultsError: the file is missing, larger, or not UTF-8.
-    """
-    try:
-        if (size := path.stat().st_size) > limit:
-            raise ResultsError(f"{path} has {size:,} bytes; files over {limit:,} are not read", "is it the right file?")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ResultsError(f"{path} does not exist", "check the path") from None
-    except (OSError, UnicodeError) as error:
-        raise ResultsError(f"{path} cannot be read: {clean(str(error))}", _HINT) from None
-
-
-def parse_json(text: str, path: Path) -> Any:
-    """The JSON value in `text`.
-
-    Raises:
-        ResultsError: it is not JSON, or holds NaN or an infinity.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path} is not JSON: {clean(str(error))[:200]}", _HINT) from None
-
-
-def validate(kind: type[D], value: Any, path: Path) -> D:
-    """`value`, which was read from `path`, as a typed document.
-
-    Raises:
-        ResultsError: a value is missing, of a wrong type or out of its range; the message names its place.
-    """
-    try:
-        return kind.model_validate(value, context=path)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        reason, value = first["msg"].removeprefix("Value error, "), first["input"]
-        if first["type"] == "missing":
-            reason = "is missing"
-        elif first["type"] != "value_error":
-            shown = {dict: "an object", list: "a list"}.get(type(value)) or clean(repr(value))[:60]
-            reason = f"is {shown}; {_plain(reason)}"
-        raise ResultsError(f"{path}: {_place(first['loc'])} {reason}".replace(":  ", ": "), _HINT) from None
-
-
-def read_document(kind: type[D], path: Path) -> D:
-    """The typed document in a JSON file.
-
-    Raises:
-        ResultsError: the file cannot be read, or a value in it is missing, of a wrong type or out of its range.
-    """
-    return validate(kind, parse_json(read_text(path), path), path)
-
-
-def _place(location: Iterable[int | str]) -> str:
-    """Such as "results[2].top1"."""
-    parts = [part for part in location if part not in ("ProbeResult", *_KINDS.values())]  # the tags of the union
-    return clean("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix("."))
-
-
-def _plain(reason: str) -> str:
-    """A sentence of pydantic in the words of JSON."""
-    reason = re.sub("valid dictionary or instance of .*", "JSON object", reason)
-    return reason.replace("Input should", "it should").replace("tuple", "list").replace("dictionary", "object")
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

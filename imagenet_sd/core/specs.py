@@ -11,7 +11,7 @@ from typing import Literal
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
 from imagenet_sd.core.layout import holds_dataset
 
-DataKind = Literal["dataset", "imagefolder", "parquet", "hf", "builtin", "torchvision", "imagenet", "cog"]
+DataKind = Literal["dataset", "imagefolder", "parquet", "hf", "builtin", "torchvision", "imagenet", "targets", "cog"]
 _FORMS: dict[DataKind, str] = {
     "imagefolder": "DIR",
     "parquet": "DIR",
@@ -19,11 +19,13 @@ _FORMS: dict[DataKind, str] = {
     "builtin": "NAME",
     "torchvision": "NAME@ROOT",
     "imagenet": "NAME@ROOT",
+    "targets": "TSV",
 }
 DATA_SPECS = f"a dataset folder, {', '.join(f'{kind}:{form}' for kind, form in _FORMS.items())}"
 ENCODER_SPECS = "a run folder, timm:NAME, timm:NAME@CHECKPOINT or timm:NAME@random; A+B for an ensemble"
 _PARTS = {
     "DIR": "(?P<root>.+)",
+    "TSV": "(?P<root>.+)",
     "REPO": "(?P<name>.+)",
     "NAME": "(?P<name>.+)",
     "NAME@ROOT": "(?P<name>[^@]+)@(?P<root>.+)",
@@ -41,7 +43,7 @@ class DataSpec:
             prefixes in the text.
         name: the set (`builtin`, `torchvision`, `imagenet`), the Hub repository (`hf`), or the folder with the lists
             of the levels (`cog`).
-        root: the folder of the images; for `cog` that of ImageNet-21K.
+        root: the folder of the images; for `cog` that of ImageNet-21K, for `targets` the table.
         level: "L1" ... "L5" for `cog`; "" for all five.
         limit: "per_class" keeps the first `number` images of each class, "rounds" the first rounds of a dataset.
         number: at least 1 where there is a limit, else 0.
@@ -98,7 +100,7 @@ class DataSpec:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The local folders that it needs."""
+        """The local folders (for `targets`, the table) that it needs."""
         folders = (self.name, self.root) if self.kind == "cog" else (self.root,)
         return tuple(Path(folder).expanduser() for folder in folders if folder)
 

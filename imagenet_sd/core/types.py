@@ -13,7 +13,9 @@ from imagenet_sd.core.seeds import Permutation, image_seed
 if TYPE_CHECKING:
     import numpy as np
 
-Suite = Literal["imagenet", "transfer", "fewshot", "analysis", "cog", "imagenet-probe", "label-noise"]
+Suite = Literal[
+    "imagenet", "transfer", "fewshot", "analysis", "cog", "imagenet-probe", "label-noise", "invariance", "readout"
+]  # fmt: skip
 """What an evaluation measures."""
 
 

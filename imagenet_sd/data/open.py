@@ -12,6 +12,7 @@ from imagenet_sd.data.cog_lists import open_level
 from imagenet_sd.data.imagenet_family import open_imagenet
 from imagenet_sd.data.images import FirstOfEach, FolderSet, ImageSet
 from imagenet_sd.data.parquet import hub_parquet, parquet_folder
+from imagenet_sd.data.targets import read_targets
 from imagenet_sd.data.transfer import open_transfer
 
 
@@ -46,6 +47,8 @@ def open_images(spec: str | DataSpec, split: str = "train") -> ImageSet:
             raise DatasetError(f"{spec} is a test set", "give the training images as imagefolder:DIR")
         case "cog":
             return _level(spec, part)
+        case "targets":
+            return read_targets(spec.paths[0], part, str(spec))
         case "imagefolder":
             return FolderSet(_split_folder(spec.paths[0], part))
         case "parquet":

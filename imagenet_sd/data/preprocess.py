@@ -53,6 +53,11 @@ def transfer_preprocessing(crop_size: int) -> Preprocessing:
     return Preprocessing(resize_size=crop_size, crop_size=crop_size)
 
 
+def invariance_preprocessing(crop_size: int) -> Preprocessing:
+    """Shorter edge to 256/224 of the crop, bilinear: the crop hides what a small shift brings in (Ericsson et al.)."""
+    return Preprocessing(resize_size=round(crop_size * 256 / 224), crop_size=crop_size, interpolation="bilinear")
+
+
 def imagenet_preprocessing(crop_size: int) -> Preprocessing:
     """Shorter edge to 256 pixels, bilinear, and a crop of 224: how classifiers are scored on ImageNet's test sets.
 

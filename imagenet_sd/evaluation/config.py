@@ -8,7 +8,9 @@ from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.core.types import Suite
 
 SUITES = get_args(Suite)
-Probe = Literal["auto", "lbfgs", "sgd", "sea", "knn", "path"]
+Probe = Literal["auto", "lbfgs", "sgd", "sea", "knn", "path", "gradient"]
+Fusion = Literal["normalised", "raw"]
+GradientTraining = Literal["paper", "code"]
 Preprocessing = Literal["protocol", "model"]
 Metric = Literal["top1", "mean_per_class"]
 Selection = Literal["auto", "top1", "mean_per_class"]
@@ -90,9 +92,9 @@ class EvalConfig:
     """
 
     suite: str = "transfer"
-    """imagenet, transfer, fewshot, analysis, cog, imagenet-probe or label-noise."""
+    """imagenet, transfer, fewshot, analysis, cog, imagenet-probe, label-noise, invariance or readout."""
     probe: Probe = "auto"
-    """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd."""
+    """Classifier on frozen features; auto: lbfgs, from `large` training images on sgd; gradient: see `blocks`."""
     large: int = 100_000
     """Training images from which `auto` takes SGD."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -127,9 +129,34 @@ class EvalConfig:
     """Number of episodes of the few-shot suite; 0 for none."""
     episode_pool: EpisodePool = "auto"
     """Images that episodes are sampled from: the test split or all; auto: all of cub, as AugSelf has it, else test."""
+    fusion: Fusion = "normalised"
+    """Features of encoders A+B side by side: of unit length each (SeA), or raw with a wider range of penalties."""
+    transformations: str = ""
+    """Of the suite invariance, with commas: empty is all; `variants` compares files OBJECT_VARIANT in pairs."""
+    strengths: int = 256
+    """Strengths of a transformation, about; the suite invariance takes the mean over them."""
+    measured_images: int = 1000
+    """Images that the suite invariance transforms; mean and covariance come from all."""
+    targets: str = "class"
+    """Of the suite readout, with commas: class, hue, brightness, rotation. `targets:TSV` data bring their own."""
+    blocks: str = ""
+    """Blocks whose weights the probe gradient linearises, with commas, such as layer4 or blocks.10,blocks.11."""
+    gradient_training: GradientTraining = "paper"
+    """Of the probe gradient: the paper's Adam, or the SGD of the official code."""
+    gradient_steps: int = 50_000
+    """Training steps of the probe gradient."""
+    ntk: bool = False
+    """NTK parametrisation of the blocks for the probe gradient, as paper and code have it; their learning rates belong
+    to it."""
+    controls: str = ""
+    """Rivals that the probe gradient trains as well, with commas: activations, random-omega, random-theta2,
+    random-theta1, fine-tuned; or all."""
 
     def __post_init__(self) -> None:
-        choices = {"probe": Probe, "preprocessing": Preprocessing, "selection": Selection, "episode_pool": EpisodePool}
+        choices = {
+            "probe": Probe, "preprocessing": Preprocessing, "selection": Selection, "episode_pool": EpisodePool,
+            "fusion": Fusion, "gradient_training": GradientTraining,
+        }  # fmt: skip
         _check(
             self,
             (self.suite in SUITES, "suite", f"one of {', '.join(SUITES)}"),
@@ -143,6 +170,14 @@ class EvalConfig:
             (self.ways >= 2, "ways", "give at least 2"),
             (self.queries >= 1, "queries", "give at least 1"),
             (self.episodes >= 0, "episodes", "give at least 1, or 0 for none"),
+            (self.strengths >= 2, "strengths", "give at least 2; the paper uses 256"),
+            (self.measured_images >= 2, "measured_images", "give at least 2; the paper uses 1000"),
+            (self.gradient_steps >= 1, "gradient_steps", "give at least 1"),
+            (
+                self.probe != "gradient" or bool(self.blocks),
+                "blocks",
+                "the probe gradient needs --blocks, such as layer4 of a ResNet or blocks.11 of a ViT",
+            ),
         )
 
 
@@ -150,6 +185,11 @@ def _check(config: Any, *checks: tuple[bool, str, str]) -> None:
     for holds, name, hint in checks:
         if not holds:
             raise EvaluationError(f"{name} is {getattr(config, name)!r}", hint)
+
+
+_LATER = ("fusion", "transformations", "strengths", "measured_images", "targets", "blocks", "gradient_training",
+          "gradient_steps", "ntk", "controls")  # fmt: skip
+"""Fields that version 0.1.0 did not have, and whose defaults change nothing."""
 
 
 def recorded(config: EvalConfig) -> dict[str, Any]:
@@ -162,6 +202,9 @@ def recorded(config: EvalConfig) -> dict[str, Any]:
     values["side"] = values.pop("crop_size")
     for name in ("selection", "sea"):
         if config.probe not in ("sea", "path") and getattr(config, name) == getattr(EvalConfig(), name):
+            del values[name]
+    for name in _LATER:
+        if getattr(config, name) == getattr(EvalConfig(), name):
             del values[name]
     if config.suite != "fewshot":
         values |= {"episodes": 200}

@@ -11,7 +11,12 @@ from torch import nn
 from imagenet_sd.core.backbones import create_backbone
 from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.specs import ENCODER_SPECS, EncoderSpec
-from imagenet_sd.data.preprocess import Preprocessing, imagenet_preprocessing, transfer_preprocessing
+from imagenet_sd.data.preprocess import (
+    Preprocessing,
+    imagenet_preprocessing,
+    invariance_preprocessing,
+    transfer_preprocessing,
+)
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.
@@ -49,7 +54,8 @@ class Encoder:
 
     def preprocessing(self, config: EvalConfig) -> Preprocessing:
         """How images are shown to it: by the papers' protocol for the suite, or by its own configuration."""
-        protocol = imagenet_preprocessing if config.suite == "imagenet" else transfer_preprocessing
+        suites = {"imagenet": imagenet_preprocessing, "invariance": invariance_preprocessing}
+        protocol = suites.get(config.suite, transfer_preprocessing)
         if config.preprocessing == "protocol":
             return protocol(config.crop_size)
         return self.own or protocol(self.crop_size or config.crop_size)

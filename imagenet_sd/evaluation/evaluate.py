@@ -14,9 +14,15 @@ from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
 from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
+from imagenet_sd.evaluation.suites.gradient import measure_gradient
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
+from imagenet_sd.evaluation.suites.invariance import measure_invariance
 from imagenet_sd.evaluation.suites.probing import few_shot, probe_dataset
+from imagenet_sd.evaluation.suites.readout import measure_readouts
 from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere, training_set
+
+_OF_IMAGES = {"invariance": measure_invariance, "readout": measure_readouts, "gradient": measure_gradient}
+"""What needs the images and not only their features: by the name of the suite, or `gradient`."""
 
 
 def evaluate(
@@ -48,11 +54,16 @@ def evaluate(
     def features(spec: DataSpec, split: str) -> Extracted:
         nonlocal from_cache
         images = open_images(spec, split)
-        joined = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
+        joined = concatenate([extract(encoder, images, config, cache) for encoder in encoders], config.fusion)
         from_cache &= joined.from_cache
         return joined
 
-    results = list(_measure(encoders, data, features, config))
+    if of_images := _OF_IMAGES.get("gradient" if config.probe == "gradient" else config.suite):
+        measured = [of_images(encoders, name, spec, config, cache) for name, spec in data.items()]
+        results: list[AnyResult] = [result for found, _ in measured for result in found]
+        from_cache = all(cached for _, cached in measured)
+    else:
+        results = list(_measure(encoders, data, features, config))
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))

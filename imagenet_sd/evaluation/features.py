@@ -24,7 +24,7 @@ from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.data.preprocess import Preprocessing
 from imagenet_sd.evaluation.analysis import unit
-from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.config import EvalConfig, Fusion
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.probes.rows import LARGE
 
@@ -46,6 +46,7 @@ class Extracted:
         unreadable: names of images that could not be read.
         cache_key: names the cache entry.
         from_cache: whether nothing had to be computed.
+        concatenations: with how many other encoders' raw features they stand side by side.
     """
 
     data: FeatureSet
@@ -53,6 +54,7 @@ class Extracted:
     unreadable: tuple[str, ...]
     cache_key: str
     from_cache: bool
+    concatenations: int = 0
 
 
 def versions() -> dict[str, str]:
@@ -264,20 +266,26 @@ def _read_part(path: Path, tensor: Literal["features", "labels"]) -> dict[str, A
         return None  # not there, or damaged: it is computed again
 
 
-def concatenate(parts: list[Extracted]) -> Extracted:
-    """Features of several encoders side by side: each of unit length, and the whole of unit length (SeA, eq. 1)."""
+def concatenate(parts: list[Extracted], fusion: Fusion = "normalised") -> Extracted:
+    """Features of several encoders side by side.
+
+    Args:
+        parts: of the same images.
+        fusion: `normalised`: each of unit length, and the whole of unit length (SeA, eq. 1); `raw`: as they are
+            (Ericsson et al., 2022), for probes with a wider range of penalties.
+    """
     if len(parts) == 1:
         return parts[0]
     first, features = parts[0], [part.data.features for part in parts]
     shape = len(features[0]), sum(each.shape[1] for each in features)
     starts = range(0, len(features[0]), _PART)
-    blocks = (_side_by_side([each[start : start + _PART] for each in features]) for start in starts)
+    blocks = (_side_by_side([each[start : start + _PART] for each in features], fusion) for start in starts)
     key = "+".join(part.cache_key for part in parts)
     at = next((each.filename for each in features if isinstance(each, np.memmap)), None)
     if at is None or 4 * shape[0] * shape[1] <= LARGE:
         joined = np.concatenate(list(blocks))
     else:
-        path = Path(at).with_name(f"ensemble-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy")
+        path = Path(at).with_name(f"{fusion}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy")
         joined = np.load(path, mmap_mode="r") if path.is_file() else write_rows(path, blocks, shape)
     return Extracted(
         data=FeatureSet(features=joined, labels=first.data.labels),
@@ -285,8 +293,11 @@ def concatenate(parts: list[Extracted]) -> Extracted:
         unreadable=first.unreadable,
         cache_key=key,
         from_cache=all(part.from_cache for part in parts),
+        concatenations=len(parts) - 1 if fusion == "raw" else 0,
     )
 
 
-def _side_by_side(blocks: list[np.ndarray]) -> np.ndarray:
+def _side_by_side(blocks: list[np.ndarray], fusion: Fusion) -> np.ndarray:
+    if fusion == "raw":
+        return np.concatenate(blocks, axis=1)
     return unit(np.concatenate([unit(block) for block in blocks], axis=1)).astype(np.float32)

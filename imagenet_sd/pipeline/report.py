@@ -33,7 +33,7 @@ def report(
     Raises:
         ImagenetSDError: a path holds nothing to report on, or a file is damaged.
     """
-    from imagenet_sd.core.results import ResultsError, clean
+    from imagenet_sd.core.documents import ResultsError, clean
     from imagenet_sd.report.collect import collect
     from imagenet_sd.report.page import build, write_report
 

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.results import (
-    EvaluationResults,
-    ProbeResult,
-    ResultsError,
-    StudyCell,
-    StudyResults,
-    parse_json,
-    read_document,
-    read_text,
-    validate,
-)
+from imagenet_sd.core.documents import ResultsError, parse_json, read_document, read_text, validate
+from imagenet_sd.core.results import EvaluationResults, ProbeResult, StudyCell, StudyResults
 from imagenet_sd.report.encoders import IN1K, TRANSFER, DatasetFolder, EvaluatedEncoder, RunFolder, Score, merge
 from imagenet_sd.report.folders import known_class_list, read_dataset, read_run
 
@@ -176,6 +167,8 @@ def _encoder(
         factors=factors,
         scores=kept,
         analyses=tuple(analysis for document in documents for analysis in document.analyses),
+        invariances=tuple(result for document in documents for result in document.invariances),
+        regressions=tuple(result for document in documents for result in document.regressions),
         noise=tuple(noise for document in documents for noise in document.noise),
         dataset=dataset,
         run=run,

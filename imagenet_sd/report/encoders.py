@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from imagenet_sd.core.results import FeatureAnalysis, LabelNoise, ProbeResult
+from imagenet_sd.core.results import FeatureAnalysis, InvarianceResult, LabelNoise, ProbeResult, RegressionResult
 
 TRANSFER = ("aircraft", "cars196", "dtd", "eurosat", "flowers", "pets", "food101", "sun397", "inat18", "inat19")
 """The ten transfer sets of Tab. 5.3, as the suites call them, in its order."""
@@ -31,13 +31,13 @@ class Score:
         """What was scored.
 
         `training`: the encoder's own classifier; `probe`: logistic regression on frozen features on the classes of
-        ImageNet-1K; `transfer`: the same on other data; `other`: few-shot and episodes.
+        ImageNet-1K; `transfer`: the same on other data; `other`: few-shot, episodes, read-outs.
         """
         if self.suite == "imagenet-probe" or (self.suite == "transfer" and self.result.dataset in IN1K):
             return "probe"
         if self.suite in ("transfer", "cog"):
             return "transfer"
-        return "other" if self.suite == "fewshot" else "training"
+        return "other" if self.suite in ("fewshot", "readout") else "training"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +84,8 @@ class EvaluatedEncoder:
     factors: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Score, ...] = ()
     analyses: tuple[FeatureAnalysis, ...] = ()
+    invariances: tuple[InvarianceResult, ...] = ()
+    regressions: tuple[RegressionResult, ...] = ()
     noise: tuple[LabelNoise, ...] = ()
     dataset: DatasetFolder | None = None
     run: RunFolder | None = None

@@ -9,15 +9,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AliasPath, Field
 
-from imagenet_sd.core.files import data_path
-from imagenet_sd.core.layout import DESCRIPTION
-from imagenet_sd.core.results import (
+from imagenet_sd.core.documents import (
     Count,
     Document,
     Fraction,
     NotNegative,
     Number,
-    ProbeResult,
     ResultsError,
     Text,
     Texts,
@@ -26,6 +23,9 @@ from imagenet_sd.core.results import (
     read_text,
     validate,
 )
+from imagenet_sd.core.files import data_path
+from imagenet_sd.core.layout import DESCRIPTION
+from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
 from imagenet_sd.report.text import TIMES

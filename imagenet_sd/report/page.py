@@ -18,7 +18,7 @@ from imagenet_sd.report.paper_tables import paper_tables
 from imagenet_sd.report.pictures import contact_sheets, worst_classes
 from imagenet_sd.report.plots import draw_all
 from imagenet_sd.report.svg import standalone
-from imagenet_sd.report.tables import augmentation_tables, noise_table, results_table, study_table
+from imagenet_sd.report.tables import augmentation_tables, noise_table, regression_table, results_table, study_table
 from imagenet_sd.report.text import template
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
@@ -47,6 +47,8 @@ def build(inputs: Inputs, *, title: str, classes: int, images: int, made_with: s
         tables += [study_table(study, measured), *augmentation_tables(study, measured)]
     if len(measured.scores):
         tables.append(results_table(measured))
+    if table := regression_table(measured):
+        tables.append(table)
     if noise := noise_table(measured):
         tables.append(noise)
     datasets, published, drawings = list(inputs.datasets.values()), paper_tables(measured), draw_all(measured)

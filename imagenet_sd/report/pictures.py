@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from PIL import Image
 
+from imagenet_sd.core.documents import clean
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.core.results import ProbeResult, clean
+from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.report.encoders import DatasetFolder
 from imagenet_sd.report.gallery import choose_images, data_uri
 from imagenet_sd.report.measurements import Setting, label_of

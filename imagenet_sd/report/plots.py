@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import matplotlib
 
+from imagenet_sd.report import invariance_plots
 from imagenet_sd.report.feature_plots import features, singular_values
 from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.planes import plane, radar
@@ -92,5 +93,6 @@ _FIGURES: list[tuple[str, str, Callable[[Measurements], Captioned]]] = [
         "encoder and for the baseline, timm:resnet50.tv_in1k unless `--baseline` names another",
         relative,
     ),
+    *invariance_plots.FIGURES,
 ]
 """Figures in the order of the page: title, what it needs, and the function that makes it."""

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imagenet_sd.core.results import clean
+from imagenet_sd.core.documents import clean
 
 Panel = tuple[str, str, str]
 """Key, alternative text, SVG."""

@@ -121,6 +121,36 @@ def _result_row(title: str, name: str, score: Score) -> tuple[TableCell, ...]:
     )
 
 
+def regression_table(measured: Measurements) -> Table | None:
+    """Every ridge regression of every encoder; None where there is none."""
+    named = zip(measured.titles, measured.encoders, strict=True)
+    rows = [
+        (
+            text_cell(title, encoder.name),
+            text_cell(f"{result.dataset}/{result.split}"),
+            text_cell(", ".join(result.targets[:4]) + (", ..." if len(result.targets) > 4 else "")),
+            number_cell(result.r2, "{:.3f}".format),
+            number_cell(result.r2_folds, "{:.3f}".format),
+            number_cell(result.r2_folds_sd, "{:.3f}".format),
+            number_cell(result.num_test, "{:,}".format),
+        )
+        for title, encoder in named
+        for result in encoder.regressions
+    ]
+    if not rows:
+        return None
+    return Table(
+        key="regressions",
+        title="Continuous targets",
+        caption="Ridge regression on frozen features: R squared on the test images, mean over targets; on the "
+        "validation folds that the penalty was chosen on, mean and population standard deviation."
+        + measured.names_note,
+        columns=("Encoder", "Data set", "Targets", "R²", "R² on folds", "sd", "Images"),
+        rows=tuple(rows),
+        numeric=frozenset(range(3, 7)),
+    )
+
+
 def study_table(study: StudyResults, measured: Measurements) -> Table:
     """Rows: settings; columns: factors, number of seeds, then top-1 and top-5 on each data set (layout of Tab. 5.2)."""
     settings = [setting for setting in measured.settings if setting.study == study.name]

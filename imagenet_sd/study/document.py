@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd import __version__
+from imagenet_sd.core.documents import read_document
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.results import (
-    Accuracies,
-    EvaluationResults,
-    StudyCell,
-    StudyResults,
-    read_document,
-)
+from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.core.typed import to_mapping

@@ -132,9 +132,10 @@ def _run_stage(
     lock = out / ".locks" / digest(str(stage.folder.relative_to(out)))
     lock.parent.mkdir(exist_ok=True)
     with suppress(_Taken), exclusive(lock, _Taken()):
-        if stage.is_done() or not all(s.is_done() for s in needed if s.kind != "evaluate"):
+        ready = {done.folder for done, _ in finished}
+        if stage.is_done() or not all(s.folder in ready or s.is_done() for s in needed if s.kind != "evaluate"):
             return False
-        left = _time_left(finished, [s for s in stages if s not in [done for done, _ in finished]])
+        left = _time_left(finished, [s for s in stages if s.folder not in ready])
         _log(f"[{stages.index(stage) + 1}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{left}")
         start = time.monotonic()
         facts = STAGES[stage.kind](stage, out)

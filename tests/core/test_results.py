@@ -8,7 +8,8 @@ import pytest
 from jsonschema import ValidationError
 
 from imagenet_sd import pipeline
-from imagenet_sd.core.results import EvaluationResults, ResultsError, StudyResults, read_document
+from imagenet_sd.core.documents import ResultsError, read_document
+from imagenet_sd.core.results import EvaluationResults, StudyResults
 from tests.conftest import ROOT
 
 OLD = Path(__file__).parent / "results_78c9a3a"

@@ -14,6 +14,7 @@ DATA = {  # text -> kind, name, root, level, limit, number, the folders it needs
     "torchvision:dtd@/t@here@per_class=9": ("torchvision", "dtd", "/t@here", "", "per_class", 9, ["/t@here"]),
     "imagenet:v2-top-images@/i": ("imagenet", "v2-top-images", "/i", "", "", 0, ["/i"]),
     "builtin:mnist@per_class=3": ("builtin", "mnist", "", "", "per_class", 3, []),
+    "targets:/a/t.tsv": ("targets", "", "/a/t.tsv", "", "", 0, ["/a/t.tsv"]),
     "hf:me/data": ("hf", "me/data", "", "", "", 0, []),
     "/a/dataset@rounds=2": ("dataset", "", "/a/dataset", "", "rounds", 2, ["/a/dataset"]),
     "digits-sd": ("dataset", "", "digits-sd", "", "", 0, ["digits-sd"]),

@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 
-from imagenet_sd.core.results import EvaluationResults, read_document
+from imagenet_sd.core.documents import read_document
+from imagenet_sd.core.results import EvaluationResults
 from imagenet_sd.data.imagenet_family import family_members
 from imagenet_sd.prompts.classes import load_classes
 from imagenet_sd.study import Study, expand, load_study

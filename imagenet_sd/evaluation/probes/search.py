@@ -31,6 +31,8 @@ class SearchSettings:
     """What is maximised on the validation part."""
     sea: SeaSettings = field(default_factory=SeaSettings)
     """Grids of `fit_sea`."""
+    concatenations: int = 0
+    """Of raw features: each lets `fit_lbfgs` and `fit_path` try a hundredth of their smallest C."""
 
 
 DEFAULT = SearchSettings()
@@ -102,7 +104,7 @@ def _search_c(
     problem = LogisticProblem(x, y, classes, train)
 
     def objective(trial: Any) -> float:
-        c = trial.suggest_float("C", 1e-5, 1e6, log=True)
+        c = trial.suggest_float("C", 10.0 ** (-5 - 2 * settings.concatenations), 1e6, log=True)
         solution = problem.solve([c], tolerance=1e-4, max_iterations=500)
         return accuracy(lambda features: solution.scores(features, 0), x, y, held, settings.metric)
 
@@ -114,7 +116,7 @@ def fit_path(
 ) -> Fitted:
     """L-BFGS over the 45 values of lambda at once (Kornblith et al., 2019); the best on validation is refitted."""
     train, held = rows
-    cs = np.sort(1 / lambda_path())
+    cs = np.sort(1 / lambda_path(settings.concatenations))
     path = LogisticProblem(x, y, classes, train).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)
     accuracies = [
         accuracy(lambda features, k=k: path.scores(features, k), x, y, held, settings.metric) for k in range(len(cs))

@@ -69,7 +69,9 @@ def probe_dataset(
             f"{name}: no class has a second training image", "hyper-parameters need validation images"
         )
     print(memory_line(name, kind, len(y), x.shape[1], classes), file=sys.stderr)
-    settings = SearchSettings(metric=selection_metric(spec, kind, config), sea=config.sea)
+    settings = SearchSettings(
+        metric=selection_metric(spec, kind, config), sea=config.sea, concatenations=train.concatenations
+    )
     results, chosen = [], []
     for seed in config.seeds:
         rows = stratified_split(y, config.validation_share, name, seed)

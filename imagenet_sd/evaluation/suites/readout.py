@@ -1,0 +1,132 @@
+"""Linear read-outs of frozen features: ridge regression for numbers, logistic regression for classes.
+
+Both choose among 45 penalties from 1e-6 to 1e5 by 5-fold cross-validation and refit on all training images (Ericsson et
+al., 2022). Features of several encoders side by side widen the range.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from imagenet_sd.core.results import ProbeResult, RegressionResult
+from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.images import ImageSet
+from imagenet_sd.data.open import open_images
+from imagenet_sd.data.targets import OWN_TARGETS, Rotated, TargetSet, own_targets
+from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
+from imagenet_sd.evaluation.encoders import Encoder
+from imagenet_sd.evaluation.features import Extracted, concatenate, extract
+from imagenet_sd.evaluation.metrics import combine, score
+from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
+from imagenet_sd.evaluation.probes.ridge import cross_validate_ridge, folds, r_squared
+from imagenet_sd.evaluation.suites.probing import aligned
+
+FOLDS = 5
+Features = tuple[Extracted, Extracted]
+"""Of the training and of the test images."""
+
+
+def measure_readouts(
+    encoders: list[Encoder], name: str, spec: DataSpec, config: EvalConfig, cache: Path
+) -> tuple[list[ProbeResult | RegressionResult], bool]:
+    """The read-outs of one data set.
+
+    Args:
+        encoders: one, or several whose features stand side by side.
+        name: of the data.
+        spec: the data; `targets:TSV` brings its targets, of other data `config.targets` says which.
+        config: targets, fusion, crop and batch size.
+        cache: folder of the feature cache.
+
+    Returns:
+        One result per target, and whether all features came from the cache.
+
+    Raises:
+        EvaluationError: there is no such target.
+    """
+    if spec.kind == "targets" and spec.limit:
+        raise EvaluationError(f"{spec}: a table of targets has no classes", "leave @per_class out")
+    sets = (open_images(spec, "train"), open_images(spec, "test"))
+    concatenations = len(encoders) - 1 if config.fusion == "raw" else 0
+
+    def features(change: Callable[[ImageSet], ImageSet] = lambda images: images) -> Features:
+        train, test = (
+            concatenate([extract(encoder, change(images), config, cache) for encoder in encoders], config.fusion)
+            for images in sets
+        )
+        return train, test
+
+    if isinstance(sets[0], TargetSet) and isinstance(sets[1], TargetSet):
+        found = features()
+        numbers = _readable(sets[0], found[0]), _readable(sets[1], found[1])
+        result = _ridge(name, found, numbers, sets[0].target_names, concatenations)
+        return [result], all(each.from_cache for each in found)
+    results, cached = [], True
+    for target in filter(None, (part.strip() for part in config.targets.split(","))):
+        if target != "class" and target not in OWN_TARGETS:
+            raise EvaluationError(f"no target {target!r}", f"use some of class, {', '.join(OWN_TARGETS)}, with commas")
+        found = features(Rotated) if target == "rotation" else features()
+        cached &= all(each.from_cache for each in found)
+        if target == "class":
+            results.append(_logistic(name, found, concatenations))
+        else:
+            numbers = own_targets(sets[0], target), own_targets(sets[1], target)
+            results.append(_ridge(f"{name}-{target}", found, numbers, OWN_TARGETS[target], concatenations))
+    return results, cached
+
+
+def _readable(images: TargetSet, found: Extracted) -> np.ndarray:
+    lost = set(found.unreadable)
+    return images.targets[[path not in lost for path, _ in images.files]]
+
+
+def _ridge(
+    name: str, found: Features, targets: tuple[np.ndarray, np.ndarray], names: tuple[str, ...], concatenations: int
+) -> RegressionResult:
+    train, test = found
+    x, y = train.data.features, targets[0]
+    penalties = lambda_path(concatenations).tolist()
+    chosen = cross_validate_ridge(x, y, penalties, folds(len(x), FOLDS, name))
+    per_target = r_squared(chosen.solution.predict(test.data.features, 0), targets[1])
+    return RegressionResult(
+        dataset=name,
+        split="test",
+        probe="ridge",
+        targets=names,
+        r2=float(per_target.mean()),
+        r2_per_target=tuple(per_target.tolist()),
+        r2_folds=chosen.mean,
+        r2_folds_sd=chosen.sd,
+        num_train=len(x),
+        num_test=len(targets[1]),
+        hyper_parameters=({"penalty": chosen.penalty},),
+        cache_keys=(train.cache_key, test.cache_key),
+        unreadable=(*train.unreadable, *test.unreadable),
+    )
+
+
+def _logistic(name: str, found: Features, concatenations: int) -> ProbeResult:
+    train, test = found
+    x_test, y_test, classes = aligned(train, test, name)
+    x, y = train.data.features, train.data.labels
+    cs = np.sort(1 / lambda_path(concatenations))
+    scores = np.zeros((FOLDS, len(cs)))
+    for number, held in enumerate(folds(len(x), FOLDS, name)):
+        rows = np.delete(np.arange(len(x)), held)
+        path = LogisticProblem(x, y, classes, rows).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)
+        scores[number] = [(path.scores(x[held], k).argmax(1) == y[held]).mean() for k in range(len(cs))]
+    best = float(cs[scores.mean(0).argmax()])
+    solution = LogisticProblem(x, y, classes).solve([best], tolerance=1e-6)
+    return ProbeResult(
+        dataset=name,
+        split="test",
+        probe=f"logistic-{FOLDS}-fold",
+        **combine([score(solution.scores(x_test, 0), y_test)]),
+        num_train=len(y),
+        num_classes=classes,
+        seeds=(),
+        hyper_parameters=({"C": best},),
+        cache_keys=(train.cache_key, test.cache_key),
+        unreadable=(*train.unreadable, *test.unreadable),
+    )
