@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 
-from imagenet_sd.core.errors import TemplateError
+from imagenet_sd.core.errors import TemplateError, control_character
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.types import PromptTemplate
 
@@ -38,7 +38,8 @@ def load_templates(path: Path | None = None) -> dict[str, PromptTemplate]:
     """The shipped templates, and those of a user's YAML file (`key: "text"`) over them.
 
     Raises:
-        TemplateError: the file is not a mapping from key to text, or a text has an unknown field.
+        TemplateError: the file is not a mapping from key to text, or a text is empty, holds a control character, or has
+            an unknown field.
     """
     templates = _read(data_path("prompts", "templates.yaml"))
     if path is not None:
@@ -71,7 +72,16 @@ def _read(path: Path) -> dict[str, PromptTemplate]:
         raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')
     for key, text in entries.items():
         try:
+            _check_text(text)
             parse_template(text)
         except TemplateError as error:
             raise TemplateError(f"{path}, key {key!r}: {error}", error.hint) from None
     return {key: PromptTemplate(key=key, text=text) for key, text in entries.items()}
+
+
+def _check_text(text: str) -> None:
+    """What a new template may not be; templates that old datasets record are taken as they are."""
+    if not text.strip():
+        raise TemplateError("the template is empty", "write text with fields, such as  a photo of a {name}")
+    if control := control_character(text, allowed="\t\n"):
+        raise TemplateError(f"the template holds the control character {control}", "take it out")

@@ -22,7 +22,7 @@ from imagenet_sd.generation.diffusion.guidance import ClassifierFreeGuidance
 from imagenet_sd.generation.diffusion.kernels import compile_now, set_kernels
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.diffusion.schedulers import extra_step_kwargs, make_scheduler
+from imagenet_sd.generation.diffusion.schedulers import check_timesteps, extra_step_kwargs, make_scheduler
 
 T = TypeVar("T")
 _ENCODER_THREADS = 2
@@ -88,6 +88,7 @@ class ImageGenerator:
         self._negative_prompt_embed = self._encode_prompts([negative_prompt])[0]
         self.options, self.checker = options, checker
         self.scheduler = make_scheduler(pipeline, options.scheduler)
+        check_timesteps(self.scheduler, num_inference_steps)
         set_kernels(pipeline, options)
         self._deep_cache = DeepCache(pipeline.unet) if options.cache_interval > 1 else None
         # torch.compile would stop at each of its hooks.
