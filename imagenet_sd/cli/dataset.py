@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, parse_size, show
+from imagenet_sd.cli.common import DATASET, FORMAT, app, echo, folder, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.progress import counted, duration
@@ -111,7 +111,7 @@ def generate(
             plan["calibration"] = pipeline.calibrate(config)
         return show(plan, format, _print_plan)
     if config.embedded and config.class_list != "digits-10":
-        click.echo("warning: the embedded model can generate digits only (--classes digits-10)", err=True)
+        echo("warning: the embedded model can generate digits only (--classes digits-10)", err=True)
     show(pipeline.generate(config, out, **work), format, _print_summary)
 
 
@@ -181,36 +181,36 @@ def _parse_interval(text: str) -> tuple[float, float]:
 def _print_classes(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         hypernyms = f" ({', '.join(row['hypernyms'])})" if row["hypernyms"] else ""
-        click.echo(
+        echo(
             f"{row['class_index']:4d}  {row['wnid']}  {', '.join(row['lemmas'])}{hypernyms}: {row['definition']}"
         )
 
 
 def _print_warnings(warnings: list) -> None:
     for warning in warnings:
-        click.echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
+        echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
-    click.echo(f"folder    {plan['out']}")
-    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
-    click.echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
-    click.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
+    echo(f"folder    {plan['out']}")
+    echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
+    echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
+    echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
     for key, value in plan["settings"].items():
-        click.echo(f"  {key:20s} {value}")
+        echo(f"  {key:20s} {value}")
     if measured := plan.get("calibration"):
         rate, hours = measured["images_per_second"], measured["device_hours"]
-        click.echo(f"measured  {rate:.2f} images/s on one {measured['device']}, {hours:.2f} device-hours in all")
-        click.echo(f"          {measured['hours']:.2f} h with the {measured['devices']} of this machine")
-        click.echo(f"          {measured['estimated_bytes'] / 1e9:.3f} GB")
+        echo(f"measured  {rate:.2f} images/s on one {measured['device']}, {hours:.2f} device-hours in all")
+        echo(f"          {measured['hours']:.2f} h with the {measured['devices']} of this machine")
+        echo(f"          {measured['estimated_bytes'] / 1e9:.3f} GB")
     for text in plan["prompts"]:
-        click.echo(f"prompt    {text}")
+        echo(f"prompt    {text}")
     for warning in plan["warnings"]:
-        click.echo(f"warning   {warning}")
+        echo(f"warning   {warning}")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    click.echo(
+    echo(
         f"{summary['out']}: {summary['num_images']:,} images in {counted(summary['num_shards'], 'shard')} are done, "
         f"{counted(summary['shards_generated'], 'shard')} generated in this run"
     )
@@ -218,12 +218,12 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _print_verdict(result: dict[str, Any]) -> None:
     for fault in result["faults"]:
-        click.echo(f"{fault['shard']}: {fault['message']}")
+        echo(f"{fault['shard']}: {fault['message']}")
     for shard in result["repaired"]:
         words = {True: "the same bytes as before", False: "other bytes than before", None: "generated"}
-        click.echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
+        echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
     verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` generates bad shards again)"
-    click.echo(
+    echo(
         f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}"
     )
 
@@ -231,24 +231,28 @@ def _print_verdict(result: dict[str, Any]) -> None:
 def _print_comparison(result: dict[str, Any]) -> None:
     place = f"in {result['shard']}, row {result['row']}"
     if result["identical"]:
-        click.echo(f"{result['image_id']}: the same pixels as {place}")
+        echo(f"{result['image_id']}: the same pixels as {place}")
     else:
         difference = f"the largest difference is {result['largest_difference']} of 255"
-        click.echo(f"{result['image_id']}: other pixels than {place}; {difference}")
+        echo(f"{result['image_id']}: other pixels than {place}; {difference}")
 
 
 def _print_state(state: dict[str, Any]) -> None:
     share = state["images_done"] / state["num_images"]
-    click.echo(
-        f"{state['out']}: {state['shards_done']:,} of {state['num_shards']:,} shards, "
-        f"{state['images_done']:,} of {state['num_images']:,} images ({share:.1%})"
+    echo(
+        f"{state['out']}: {state['shards_done']:,} of {counted(state['num_shards'], 'shard')}, "
+        f"{state['images_done']:,} of {counted(state['num_images'], 'image')} ({share:.1%})"
     )
-    left = "complete" if state["complete"] else "no worker is running"
-    if state["eta_seconds"]:
+    left = "no worker is running"
+    if state["complete"]:
+        left = "complete"
+    elif state["eta_seconds"]:
         left = f"{duration(state['eta_seconds'])} left at {state['images_per_second']:.1f} images/s"
-    click.echo(
-        f"{left}; {state['workers_live']} live workers, {state['workers_stale']} stale, "
-        f"{state['shards_at_work']} shards in progress, {len(state['failed'])} failed"
+    elif state["workers_live"]:
+        left = "at work, time left unknown until a shard is done"
+    echo(
+        f"{left}; {counted(state['workers_live'], 'live worker')}, {state['workers_stale']} stale, "
+        f"{counted(state['shards_at_work'], 'shard')} in progress, {len(state['failed'])} failed"
     )
     for path, error in state["failed"].items():
-        click.echo(f"failed {path}: {error}")
+        echo(f"failed {path}: {error}")

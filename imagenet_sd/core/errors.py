@@ -1,5 +1,6 @@
 """The errors that a user can fix: one line that says what is wrong and where, and a hint that says how to fix it."""
 
+import errno
 import re
 
 # C0 and C1 controls, line and paragraph separator, characters that turn the direction of writing, lone surrogates.
@@ -66,6 +67,16 @@ class Interrupted(Exception):
 def printable(text: str) -> str:
     """A text in one line, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+_FULL, _CLOSED = {errno.ENOSPC, errno.EDQUOT}, {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def os_hint(error: OSError) -> str:
+    """How to fix what the operating system refused; "" where that is not known."""
+    if error.errno in _FULL:
+        return "free space there, then run the same command again: what is finished stays"
+    return "name a folder that you may write to, or change its permissions" if error.errno in _CLOSED else ""
 
 
 def visible(text: str) -> str:

@@ -35,9 +35,11 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
             ours = os.fstat(file.fileno())
         _replace(temporary, path, ours)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            name_file(error, path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -57,6 +59,12 @@ def _replace(temporary: Path, path: Path, ours: os.stat_result) -> None:
             there = None
         if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             raise
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Let an error say which file it was about; a full disk does not say it by itself."""
+    if error.filename is None:
+        error.filename = str(path)
 
 
 def write_json(path: Path, value: Any) -> None:

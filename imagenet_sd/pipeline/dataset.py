@@ -3,12 +3,13 @@
 The heavy rooms (torch, diffusers) are imported inside the functions that need them.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
-from imagenet_sd.core.progress import Progress, counted
+from imagenet_sd.core.progress import Progress, counted, note
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
@@ -37,8 +38,8 @@ def generate(
         metrics_file: Prometheus text file to keep up to date.
 
     Returns:
-        A summary: `out`, `fingerprint`, `num_images`, `num_shards`, and of this run `shards_generated` and
-        `images_per_second`.
+        A summary: `out`, `fingerprint`, `num_images`, `num_shards`, `rounds`, and of this run, without the work of
+        others, `shards_generated` and `images_per_second`.
 
     Raises:
         PlanError: the folder holds another dataset (the differences are named).
@@ -51,21 +52,24 @@ def generate(
     dataset = _plan_dataset(out or Path(default_folder(config)), config)
     dataset.write_description()
     plan, todo = dataset.plan, dataset.unfinished()
-    rate = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else 0.0
+    started = time.monotonic()
+    generated = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else set()
+    rate = dataset.count_images(generated) / max(1e-9, time.monotonic() - started)
     return {
         "out": str(dataset.folder),
         "fingerprint": plan.fingerprint,
         "num_images": plan.num_images,
         "num_shards": plan.num_shards,
-        "shards_generated": len(todo),
+        "rounds": plan.rounds,
+        "shards_generated": len(generated),
         "images_per_second": round(rate, 2),
     }
 
 
 def _run_engine(
     dataset: Dataset, todo: list[int], engine: str, workers: int, gpus: float | None, metrics_file: Path | None
-) -> float:
-    """Generate what is missing; returns images a second."""
+) -> set[int]:
+    """Generate what is missing; returns the numbers of the shards that this run has generated."""
     from imagenet_sd.generation.workers.engines.local import run_local
     from imagenet_sd.generation.workers.engines.ray import run_ray
     from imagenet_sd.generation.workers.status import RunProgress, failures
@@ -78,7 +82,6 @@ def _run_engine(
         else:
             run_local(dataset, workers, progress, len(todo))
         progress.update(last=True)
-        rate = bar.rate()
     if left := dataset.unfinished():
         failed = failures(dataset)
         listed = "; ".join(f"{path}: {error}" for path, error in list(failed.items())[:10])
@@ -88,7 +91,7 @@ def _run_engine(
             f"{listed}{more}",
             f"run the same command again to try them again; `imagenet-sd status {dataset.folder}` lists them",
         )
-    return rate
+    return progress.generated
 
 
 def status(folder: Path, metrics_file: Path | None = None) -> dict[str, Any]:
@@ -240,6 +243,9 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
             f"{folder} holds another dataset: {'; '.join(different)}",
             "give --out a new folder, or run the command that began this dataset",
         )
+    if existing.plan.rounds > plan.rounds:
+        there, asked = counted(existing.plan.rounds, "round"), counted(plan.rounds, "round")
+        note(f"note: {folder} holds {there} already; nothing is removed for a --multiple of {asked}, all are completed")
     document["rounds"] = max(plan.rounds, existing.plan.rounds)
     document["made_with"] = existing.document["made_with"]
     return Dataset.from_document(folder, document)
