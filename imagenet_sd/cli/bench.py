@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import click
-
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import FORMAT, app, echo, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options

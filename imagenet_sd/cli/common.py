@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def main() -> None:
         sys.exit(app(prog_name="imagenet-sd", standalone_mode=False))
     except click.ClickException as error:
         if not _wants_json(sys.argv):
+            error.message = visible(error.message)
             error.show()
             sys.exit(error.exit_code)
         _fail(error.format_message(), "`--help` lists the options", error.exit_code)
@@ -80,7 +82,9 @@ def main() -> None:
     except OSError as error:
         _fail(one_line(error, 1000), os_hint(error), 1)
     except Interrupted as stopped:
-        _fail("stopped, unfinished shards were given back; run the same command again to go on", "", 128 + stopped.signum)
+        _fail(
+            "stopped, unfinished shards were given back; run the same command again to go on", "", 128 + stopped.signum
+        )
     except click.Abort:  # Ctrl-C
         _fail("interrupted; run the same command again to go on", "", 130)
 
@@ -98,7 +102,7 @@ def _fail(message: str, hint: str, code: int) -> None:
 
 def _wants_json(arguments: list[str]) -> bool:
     """Whether the output is for programs; told from the arguments alone, since they may be the error."""
-    pairs = {*zip(arguments, arguments[1:], strict=False)}
+    pairs = {*pairwise(arguments)}
     formats = ("json", "jsonl")
     return "--json" in arguments or any(
         ("--format", name) in pairs or f"--format={name}" in arguments for name in formats

@@ -44,6 +44,10 @@ class GenerationError(ImagenetSDError):
     """A shard could not be generated."""
 
 
+class UnusableImageError(GenerationError):
+    """An image holds values that are not numbers, or one single colour."""
+
+
 class GenerationMemoryError(GenerationError):
     """The device has too little memory for a batch; results never change silently, so the run stops."""
 
@@ -80,7 +84,7 @@ def os_hint(error: OSError) -> str:
 
 
 def visible(text: str) -> str:
-    """A text that is safe on a terminal: control characters other than tab and line feed as `\\u001b`."""
+    """A text that is safe on a terminal: control characters other than tab and line feed by number, as in JSON."""
     return _CONTROL.sub(lambda match: match[0] if match[0] in "\t\n" else f"\\u{ord(match[0]):04x}", text)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -94,6 +95,14 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk of a path, which need not exist yet."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def is_image(name: str) -> bool:

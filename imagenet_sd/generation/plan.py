@@ -26,8 +26,10 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     """Work out the plan, and the content of `dataset.json`, from which `Dataset.open` reads it back.
 
     Raises:
-        ImagenetSDError: the class list, the template, the counts or the number of steps are wrong, or do not go together.
+        ImagenetSDError: the class list, the template, the counts or the number of steps are wrong.
     """
+    if not config.batch_size:
+        raise PlanError("batch_size is auto, which only `generate` can find", "give a number, such as 16")
     classes = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
     PromptBuilder(template).check_fields(classes)

@@ -3,15 +3,21 @@
 The heavy rooms (torch, diffusers) are imported inside the functions that need them.
 """
 
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
-from imagenet_sd.core.progress import Progress, counted, note
+from imagenet_sd.core.files import free_bytes
+from imagenet_sd.core.progress import Progress, counted, note, size
+from imagenet_sd.core.types import PromptTemplate
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
+from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_warning
+from imagenet_sd.generation.estimate import estimate_time
+from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, scheduler_config
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
 from imagenet_sd.storage.dataset import Dataset
 
@@ -52,6 +58,8 @@ def generate(
     dataset = _plan_dataset(out or Path(default_folder(config)), config)
     dataset.write_description()
     plan, todo = dataset.plan, dataset.unfinished()
+    if todo:
+        _warn(config, dataset, todo)
     started = time.monotonic()
     generated = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else set()
     rate = dataset.count_images(generated) / max(1e-9, time.monotonic() - started)
@@ -64,6 +72,16 @@ def generate(
         "shards_generated": len(generated),
         "images_per_second": round(rate, 2),
     }
+
+
+def _warn(config: GenerationConfig, dataset: Dataset, todo: list[int]) -> None:
+    """Say before the work begins what will be wrong with its images."""
+    from imagenet_sd.prompts.lint import lint_same_prompts
+
+    same = lint_same_prompts(dataset.plan.classes, _template(dataset.settings))
+    num_bytes = estimate_bytes(dataset.plan, *dataset.image_size) * len(todo) // dataset.plan.num_shards
+    for text in [*[f"{w.wnid} {w.code}: {w.message}" for w in same], *_warnings(config, dataset.folder, num_bytes)]:
+        note(f"warning: {text}")
 
 
 def _run_engine(
@@ -132,26 +150,45 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     """What `generate` would do, without a model, a network or a file written.
 
     Returns:
-        The settings, counts, shards, disk estimate, folder, sample prompts and lint warnings.
+        The settings, counts, shards, folder, sample prompts, warnings, estimates of disk (beside what is free) and of
+        time; the time is by GPU, see `imagenet_sd.generation.estimate.estimate_time`.
     """
-    from imagenet_sd.core.types import PromptTemplate
     from imagenet_sd.prompts.lint import lint
 
+    folder, auto = out or Path(default_folder(config)), not config.batch_size
+    config = replace(config, batch_size=config.batch_size or 16)  # the plan is the same but for its fingerprint
     plan, document = make_plan(config, offline_identity(config))
-    settings = document["settings"]
-    warnings = lint(plan.classes, PromptTemplate(key=settings["prompt"], text=settings["template"]))
+    settings = document["settings"] | ({"batch_size": "auto"} if auto else {})
+    scheduler = scheduler_class(scheduler_config(config), config.scheduler)
+    linted = lint(plan.classes, _template(settings))
+    num_bytes = estimate_bytes(plan, settings["width"], settings["height"])
     samples = [plan.prompts.prompt(spec, 0).text for spec in plan.classes[:5]]
     return {
-        "out": str(out or default_folder(config)),
+        "out": str(folder),
         "settings": settings,
         "num_classes": len(plan.classes),
         "num_images": plan.num_images,
         "num_shards": plan.num_shards,
         "rounds": plan.rounds,
-        "estimated_bytes": estimate_bytes(plan, settings["width"], settings["height"]),
+        "estimated_bytes": num_bytes,
+        "free_bytes": free_bytes(folder),
+        "estimated_time": estimate_time(plan, settings, config.model, scheduler),
         "prompts": samples,
-        "warnings": [f"{w.wnid} {w.code}: {w.message}" for w in warnings],
+        "warnings": [*[f"{w.wnid} {w.code}: {w.message}" for w in linted], *_warnings(config, folder, num_bytes)],
     }
+
+
+def _template(settings: dict[str, Any]) -> PromptTemplate:
+    return PromptTemplate(key=settings["prompt"], text=settings["template"])
+
+
+def _warnings(config: GenerationConfig, folder: Path, num_bytes: int) -> list[str]:
+    """What will go wrong with a plan that is possible: too few steps, too little space."""
+    steps, scale = config.num_inference_steps, config.guidance_scale
+    warnings = [steps_warning(scheduler_config(config), config.scheduler, steps, scale)]
+    if num_bytes > (free := free_bytes(folder)):
+        warnings.append(f"the images need about {size(num_bytes)}, and {size(free)} are free at {folder}")
+    return [warning for warning in warnings if warning]
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -232,8 +269,11 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
             raise PlanError(
                 f"{folder} has a data folder but no dataset.json", "restore dataset.json, or name another folder"
             )
+        if not config.batch_size:
+            return _begin_with_batch_size(folder, config)
         return Dataset.from_document(folder, make_plan(config, identify(config))[1])
     existing = Dataset.open(folder)
+    config = replace(config, batch_size=config.batch_size or existing.plan.batch_size)
     recorded = ModelIdentity.recorded(existing.settings)
     pinned = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
     # A pinned model: no need to ask the hub again what the newest commit is.
@@ -249,3 +289,23 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
     document["rounds"] = max(plan.rounds, existing.plan.rounds)
     document["made_with"] = existing.document["made_with"]
     return Dataset.from_document(folder, document)
+
+
+def _begin_with_batch_size(folder: Path, config: GenerationConfig) -> Dataset:
+    """Find the largest batch that fits this device, and begin the dataset with it; or join who was faster."""
+    from imagenet_sd.generation.batch_size import find_batch_size
+    from imagenet_sd.generation.worker import make_worker
+
+    model = identify(config)
+    trial = make_plan(replace(config, batch_size=1, compile=False), model)[1]  # compiling takes minutes for each size
+    with tempfile.TemporaryDirectory() as empty:
+        size, device = find_batch_size(make_worker(Dataset.from_document(Path(empty), trial)))
+    config = replace(config, batch_size=size)
+    dataset = Dataset.from_document(folder, make_plan(config, model)[1])
+    if not dataset.begin():
+        return _plan_dataset(folder, replace(config, batch_size=0))
+    note(
+        f"note: batches of {counted(size, 'image')}, found on {device} and recorded in the plan. A GPU with less memory "
+        "that joins later stops with an error and gives its shard back; it never takes another batch size"
+    )
+    return dataset

@@ -37,7 +37,9 @@ def export_dataset(
     with export.claimed():
         survey = export.survey(verify=verify)
         todo = [*survey["todo"], *survey["damaged"]]
-        done, images = (sum(shard.num_rows for shard in shards) for shards in (survey["done"], [*survey["done"], *todo]))
+        done, images = (
+            sum(shard.num_rows for shard in shards) for shards in (survey["done"], [*survey["done"], *todo])
+        )
         with Progress("images", images, done) as progress:
             for shard in todo:
                 export.export(shard)

@@ -56,7 +56,7 @@ def lint_prompt(prompt: Prompt) -> list[LintWarning]:
 
 
 def lint_same_prompts(classes: Sequence[ClassSpec], template: PromptTemplate) -> list[LintWarning]:
-    """Classes whose prompts coincide, in the same scene where the template names one: one warning for each such text."""
+    """Classes whose prompts coincide, in the same scene where there is one: one warning for each such text."""
     builder, wnids_of = PromptBuilder(template), defaultdict(list)
     for spec in classes:
         wnids_of[builder.render(spec, "(a scene)")].append(spec.wnid)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,6 +80,24 @@ class Dataset:
     def image_size(self) -> tuple[int, int]:
         """(width, height) of every image in pixels."""
         return self.settings["width"], self.settings["height"]
+
+    def begin(self) -> bool:
+        """Write `dataset.json` unless there is one; of several processes at the same time, one does.
+
+        Returns:
+            Whether this one has written it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / layout.DESCRIPTION
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        write_json(draft, self.document)
+        try:
+            os.link(draft, path)  # fails where there is one, unlike a rename
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        return True
 
     def write_description(self) -> None:
         """Write `dataset.json` and the card where they do not say this already.
@@ -226,7 +245,6 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
                 f"dataset.json has format {document['format_version']}, this version reads 1 to {FORMAT_VERSION}",
                 "use the version of imagenet-sd that made the dataset",
             )
-        settings = document["settings"]
         if document["fingerprint"] != fingerprint(document):
             raise DatasetError(
                 "dataset.json does not match its fingerprint: it was changed after the dataset was begun",

@@ -1,4 +1,4 @@
-"""The number of steps: refused when planning where the scheduler has no timesteps for it, warned of where it is too low."""
+"""The number of steps: refused where the scheduler has no timesteps for it, warned of where it is too low."""
 
 import inspect
 import json
@@ -13,7 +13,14 @@ import torch
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.diffusion.schedulers import SCHEDULERS, check_steps, check_timesteps, make_scheduler, schedule
+from imagenet_sd.generation.diffusion.schedulers import (
+    SCHEDULERS,
+    check_steps,
+    check_timesteps,
+    make_scheduler,
+    schedule,
+    steps_warning,
+)
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity
 from imagenet_sd.generation.plan import make_plan
 from tests.conftest import SMALL, CliRun
@@ -63,7 +70,7 @@ def sampled(scheduler: Any, steps: int) -> str:
 def test_planning_knows_which_numbers_of_steps_a_scheduler_can_space(name: str):
     """Against diffusers itself: what planning accepts works and begins where it says, what it refuses goes wrong."""
     for config in configurations():
-        for steps in (*range(1, TRAINING + 2), 60):
+        for steps in (1, 2, 3, 5, 8, 10, 13, *range(17, TRAINING + 2), 60):
             plan, fault = schedule(config, name, steps), sampled(make(config, name), steps)
             case = f"{config}, {steps} steps: {fault}"
             if plan.usable:
@@ -117,3 +124,54 @@ def test_too_many_steps_are_one_line_and_nothing_is_written(tmp_path: Path, cli:
     done = cli(*SMALL, "--steps", 1001, "--out", tmp_path / "out", *more)
     assert done.returncode == 1 and "num_inference_steps is 1001" in done.stderr and "at most" in done.stderr
     assert len(done.stderr.splitlines()) == 2 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "scale", "said"),
+    [
+        (
+            "",
+            4,
+            7.5,
+            "4 steps of PNDMScheduler at guidance scale 7.5: images may have nothing to do with their prompts",
+        ),
+        ("", 14, 7.5, "at least 15 --steps"),
+        ("", 15, 7.5, ""),
+        ("", 5, 2.0, "at least 6 --steps"),
+        ("", 6, 2.0, ""),
+        ("dpm++", 4, 7.5, ""),
+        ("dpm++", 1, 7.5, "1 step of DPMSolverMultistepScheduler"),
+        ("", 50, 7.5, ""),
+        ("", 333, 7.5, ""),
+        ("", 334, 7.5, "334 steps begin at timestep 667 of 1000, which is not pure noise"),
+        ("", 600, 7.5, "600 steps begin at timestep 600 of 1000"),
+        ("euler", 334, 7.5, ""),
+    ],
+)
+def test_steps_that_are_known_to_be_too_few_are_warned_of(name: str, steps: int, scale: float, said: str):
+    warning = steps_warning({}, name, steps, scale)
+    assert said in warning and bool(said) == bool(warning)
+
+
+def test_a_warning_names_the_next_number_of_steps_that_begins_at_noise():
+    assert "333 --steps begin where they should" in steps_warning({}, "", 334, 7.5)
+    assert "500 --steps begin where they should" in steps_warning({}, "", 600, 7.5)
+
+
+@pytest.mark.parametrize("run", [("--dry-run",), ("--workers", 1)], ids=["dry run", "generate"])
+def test_the_command_warns_before_it_generates(tmp_path: Path, cli: CliRun, run: tuple):
+    """Few steps at a high scale, as a new user may try for speed, and a template in which all classes are one."""
+    (tmp_path / "t.yaml").write_text("same: a photo\n")
+    few = ("--scheduler", "pndm", "--steps", 4, "--scale", 7.5, "--templates", tmp_path / "t.yaml", "--prompt", "same")
+    done = cli(*SMALL, "--images-per-class", 1, *few, "--out", tmp_path / "out", *run)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout if "--dry-run" in run else done.stderr
+    assert "4 steps of PNDMScheduler at guidance scale 7.5" in text
+    assert "n13742358 same-prompt: n13742573, n13743269, n13744044, n13744304, n13744521 and 4 more" in text
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_no_scheduler_clips_latents(name: str):
+    """DDIM's default is to clip to [-1, 1], as pixels are; the published Stable Diffusion turns it off."""
+    scheduler = make(next(configurations()), name)
+    assert not scheduler.config.get("clip_sample", False) and not scheduler.config.get("thresholding", False)

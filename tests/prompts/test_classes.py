@@ -132,7 +132,7 @@ def test_an_unknown_list_names_the_known_ones():
 
 
 def test_lines_end_at_line_feeds_alone_and_fields_may_be_long(tmp_path: Path):
-    """NEL, form feed and the like would end a line for `str.splitlines`; they are refused, spaces of all kinds are not."""
+    """NEL, form feed and the like would end a line for `str.splitlines`; they are refused, spaces are not."""
     path, long = tmp_path / "mine.tsv", "x" * 200_000  # Python's csv module refuses fields above 131,072 characters
     path.write_text(f"id\tname\tdefinition\thypernym\r\na\tb\u00a0c \u3042\u200d\t{long}\t\r\n", newline="")
     (spec,) = load_classes(str(path))

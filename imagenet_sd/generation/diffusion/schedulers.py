@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core.errors import ModelError, PlanError
+from imagenet_sd.core.progress import counted
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,19 @@ SCHEDULERS = {
 }
 """Names of schedulers and their classes in diffusers."""
 
+FEWEST_STEPS = {
+    "PNDMScheduler": (6, 15),
+    "DDIMScheduler": (4, 4),
+    "EulerDiscreteScheduler": (4, 4),
+    "EulerAncestralDiscreteScheduler": (4, 4),
+    "DPMSolverMultistepScheduler": (2, 2),
+    "UniPCMultistepScheduler": (2, 2),
+}
+"""Fewest steps at guidance scales up to `HIGH_SCALE`, and above. From these on, at scale 2 and at 7.5, a classifier of
+real digits reads at least 95% of the embedded model's digits as asked for; with fewer it may be hardly any (PNDM, 4
+steps, scale 7.5: 16%). Measured by `benchmarks/useful_steps.py`. A lower bound: larger models and finer pictures need
+more, such as the 15 to 20 of DPM++ with guidance (Lu et al., "DPM-Solver++", 2022)."""
+HIGH_SCALE = 3.0
 _STABLE_DIFFUSION: dict[str, Any] = {"_class_name": "PNDMScheduler", "steps_offset": 1}
 """What Stable Diffusion 1 and 2 publish, where it differs from the defaults below."""
 _LINSPACE = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
@@ -57,8 +71,7 @@ def schedule(config: Mapping[str, Any], name: str, steps: int) -> Schedule:
         name: a key of `SCHEDULERS`; "" for the model's own.
         steps: number of steps, at least 1.
     """
-    config = config or _STABLE_DIFFUSION
-    kind = SCHEDULERS.get(name) or str(config.get("_class_name"))
+    kind, config = scheduler_class(config, name), config or _STABLE_DIFFUSION
     training, more = int(config.get("num_train_timesteps", 1000)), kind in _ONE_MORE
     spacing = config.get("timestep_spacing", "linspace" if kind in _LINSPACE else "leading")
     if spacing == "leading":
@@ -87,6 +100,41 @@ def check_steps(config: Mapping[str, Any], name: str, steps: int) -> None:
     )
 
 
+def scheduler_class(config: Mapping[str, Any], name: str) -> str:
+    """Name of the class in diffusers of the scheduler that samples; arguments as in `schedule`."""
+    return SCHEDULERS.get(name) or str((config or _STABLE_DIFFUSION).get("_class_name"))
+
+
+def steps_warning(config: Mapping[str, Any], name: str, steps: int, guidance_scale: float) -> str:
+    """What will be wrong with the images of so many steps, though they can be generated; "" for nothing known.
+
+    Args:
+        config: as in `schedule`; the number of steps is usable.
+        name: likewise.
+        steps: likewise.
+        guidance_scale: the higher it is, the more steps are needed.
+    """
+    kind = scheduler_class(config, name)
+    fewest = FEWEST_STEPS.get(kind, (1, 1))[guidance_scale > HIGH_SCALE]
+    if steps < fewest:
+        return (
+            f"{counted(steps, 'step')} of {kind} at guidance scale {guidance_scale:g}: images may have nothing to do "
+            f"with their prompts; give at least {fewest} --steps, or a --scheduler that needs fewer (dpm++)"
+        )
+    if _skipped(asked := schedule(config, name, steps)) > max(0.1, 1.5 / steps):
+        better = next((n for n in range(steps - 1, 0, -1) if _skipped(schedule(config, name, n)) <= 0.1), 1)
+        return (
+            f"{steps} steps begin at timestep {asked.start:g} of {asked.training}, which is not pure noise: images "
+            f"will lack contrast (Lin et al., 2024); {better} --steps begin where they should"
+        )
+    return ""
+
+
+def _skipped(plan: Schedule) -> float:
+    """Share of the noisiest timesteps before the first one."""
+    return 1 - plan.start / (plan.training - 1)
+
+
 def check_timesteps(scheduler: Any, steps: int) -> None:
     """As `check_steps`, asked of the scheduler itself.
 
@@ -97,7 +145,7 @@ def check_timesteps(scheduler: Any, steps: int) -> None:
     try:
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.tolist()
-        in_range = 0 <= min(timesteps) and max(timesteps) < training and steps <= training
+        in_range = min(timesteps) >= 0 and max(timesteps) < training and steps <= training
         usable = in_range and 2 * len({*timesteps}) > steps  # a few repeat with Karras' spacing, which is rounded
     except (ValueError, IndexError, AssertionError):
         usable = False
