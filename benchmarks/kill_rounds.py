@@ -1,8 +1,8 @@
 """Workers killed with SIGKILL at random moments, on every engine: are the bytes always those of one undisturbed worker?
 
 Real processes, the embedded generator, real files. Each run generates one dataset, with `generate --workers 3`, with
-two ranks of torchrun, or with Ray; every few seconds one of its workers is killed, whatever it is doing. Engines start lost
-workers again themselves; where a run gives up (three restarts of a worker), the same command goes on, as a user would.
+two ranks of torchrun, or with Ray; every few seconds one of its workers is killed, whatever it is doing. Engines start
+lost workers again themselves; where a run gives up (three restarts of a worker), the same command goes on.
 Runs follow each other until every engine has had its share of the kills. Prints each kill, and for each run one SHA-256
 over all shards; ends with exit code 1 if any of them differs or an image id is missing or there twice.
 """

@@ -73,7 +73,6 @@ def main() -> None:
         sys.exit(app(prog_name="imagenet-sd", standalone_mode=False))
     except click.ClickException as error:
         if not _wants_json(sys.argv):
-            error.message = visible(error.message)
             error.show()
             sys.exit(error.exit_code)
         _fail(error.format_message(), "`--help` lists the options", error.exit_code)

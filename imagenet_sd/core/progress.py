@@ -2,8 +2,12 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from imagenet_sd.core.errors import visible
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -73,6 +77,14 @@ class Progress:
             self._last, self._printed = time.monotonic(), self.done
             line = ", ".join((f"{self.what} {self.done}/{self.total}", *rate_and_left))
             print(line, file=sys.stderr, flush=True)
+
+
+def tracked(what: str, items: Sequence[T]) -> Iterator[T]:
+    """The items one after the other, each counted when the next is asked for."""
+    with Progress(what, len(items)) as progress:
+        for item in items:
+            yield item
+            progress.advance(1)
 
 
 def note(text: str) -> None:

@@ -305,7 +305,7 @@ def _begin_with_batch_size(folder: Path, config: GenerationConfig) -> Dataset:
     if not dataset.begin():
         return _plan_dataset(folder, replace(config, batch_size=0))
     note(
-        f"note: batches of {counted(size, 'image')}, found on {device} and recorded in the plan. A GPU with less memory "
-        "that joins later stops with an error and gives its shard back; it never takes another batch size"
+        f"note: batches of {counted(size, 'image')}, found on {device} and recorded in the plan. A GPU with less "
+        "memory that joins later stops with an error and gives its shard back; it never takes another batch size"
     )
     return dataset

@@ -59,7 +59,7 @@ def test_a_dry_run_shows_time_cost_and_free_disk(tmp_path: Path, cli: CliRun):
     assert plan["free_bytes"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
     text = cli(*arguments).stdout
     assert "disk      about 12 GB; " in text and "are free there" in text
-    assert "29.0 GPU-hours on an A100, $58.06 (estimated; --calibrate measures)" in text
+    assert "29.0 GPU-hours on an A100, $58.02 (estimated; --calibrate measures)" in text
     done = cli("generate", "--model", "embedded", "--usd-per-gpu-hour", 2, "--out", tmp_path / "x")
     assert done.returncode == 1 and "give --dry-run with them" in done.stderr and not (tmp_path / "x").exists()
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from imagenet_sd.core.progress import tracked
 from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.evaluation.analysis import unit
@@ -60,7 +61,7 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
     """N training images per class, sampled after the validation split is taken off (CoG); C chosen on that split."""
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
-    for shots in config.shots:
+    for shots in tracked("few-shot sizes", config.shots):
         results, chosen = [], []
         for seed in config.seeds:
             kept, held = stratified_split(y, config.validation_share, name, seed)
@@ -109,7 +110,7 @@ def episodes(name: str, pool: Extracted, config: EvalConfig, queries: int = 15) 
         if len(usable) < config.ways or not config.episodes:
             continue
         accuracies = []
-        for episode in range(config.episodes):
+        for episode in tracked("episodes", range(config.episodes)):
             rng = np.random.default_rng(stable_hash("episode", name, shots, config.seeds[0], episode))
             picked = rng.choice(usable, config.ways, replace=False)
             chosen = [rng.permutation(np.flatnonzero(y == c))[: shots + queries] for c in picked]
