@@ -47,9 +47,7 @@ def _print_summary(result: dict[str, Any]) -> None:
     if result["finished"]:
         score = f", top-1 {result['val_top1']:.1%} on {result['validation']}" if "val_top1" in result else ""
         bad = result.get("bad_images", 0)
-        skipped = (
-            f"; {counted(bad, 'image')} skipped, unreadable" if bad else ""
-        )
+        skipped = f"; {counted(bad, 'image')} skipped, unreadable" if bad else ""
         click.echo(f"{result['run']}: {counted(result['epochs'], 'epoch')} done{score}{skipped}")
     else:
         click.echo(f"{result['run']}: interrupted and saved; run the same command again to go on")

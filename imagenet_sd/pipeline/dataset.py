@@ -78,7 +78,7 @@ def _warn(config: GenerationConfig, dataset: Dataset, todo: list[int]) -> None:
     """Say before the work begins what will be wrong with its images."""
     from imagenet_sd.prompts.lint import lint_same_prompts
 
-    same = lint_same_prompts(dataset.plan.classes, _template(dataset.settings))
+    same = lint_same_prompts(dataset.plan.classes, PromptTemplate.recorded(dataset.settings))
     num_bytes = estimate_bytes(dataset.plan, *dataset.image_size) * len(todo) // dataset.plan.num_shards
     for text in [*[f"{w.wnid} {w.code}: {w.message}" for w in same], *_warnings(config, dataset.folder, num_bytes)]:
         note(f"warning: {text}")
@@ -160,7 +160,7 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     plan, document = make_plan(config, offline_identity(config))
     settings = document["settings"] | ({"batch_size": "auto"} if auto else {})
     scheduler = scheduler_class(scheduler_config(config), config.scheduler)
-    linted = lint(plan.classes, _template(settings))
+    linted = lint(plan.classes, PromptTemplate.recorded(settings))
     num_bytes = estimate_bytes(plan, settings["width"], settings["height"])
     samples = [plan.prompts.prompt(spec, 0).text for spec in plan.classes[:5]]
     return {
@@ -176,10 +176,6 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
         "prompts": samples,
         "warnings": [*[f"{w.wnid} {w.code}: {w.message}" for w in linted], *_warnings(config, folder, num_bytes)],
     }
-
-
-def _template(settings: dict[str, Any]) -> PromptTemplate:
-    return PromptTemplate(key=settings["prompt"], text=settings["template"])
 
 
 def _warnings(config: GenerationConfig, folder: Path, num_bytes: int) -> list[str]:

@@ -41,7 +41,7 @@ def dataset_card(document: dict[str, Any]) -> str:
     """
     settings, classes = document["settings"], document["classes"]
     images = sum(entry["count"] for entry in classes) * document["rounds"]
-    prompts = PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]))
+    prompts = PromptBuilder(PromptTemplate.recorded(settings))
     spread = classes[:: max(1, len(classes) // _EXAMPLES)][:_EXAMPLES]
     license_ = _LICENSES.get(settings["model_id"], "other")
     return _template().render(
@@ -50,7 +50,7 @@ def dataset_card(document: dict[str, Any]) -> str:
         images=images,
         license=license_,
         wordnet=_from_wordnet(classes),
-        places="{background}" in settings["template"],
+        places="{background}" in settings["template"] and not settings.get("backgrounds"),
         checked=settings.get("nsfw_checker") is not None,
         examples=[(entry, prompts.render(ClassSpec.from_json(entry), _SCENE)) for entry in spread],
         max_classes=MAX_CLASSES,

@@ -279,5 +279,5 @@ def build_plan(document: dict[str, Any]) -> GenerationPlan:
         shard_size=shard_size,
         batch_size=batch_size,
         seed=settings["seed"],
-        prompts=PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]), settings["seed"]),
+        prompts=PromptBuilder(PromptTemplate.recorded(settings), settings["seed"]),
     )
