@@ -6,6 +6,7 @@ in `imagenet_sd/generation/diffusion/schedulers.py`.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from imagenet_sd.prompts.templates import load_templates
 ENOUGH = 0.95
 
 
-def shares(scheduler: str, scale: float, steps: list[int], requests: list[ImageRequest], judge: SVC) -> list[float]:
+def shares(
+    model: Path, scheduler: str, scale: float, steps: list[int], requests: list[ImageRequest], judge: SVC
+) -> list[float]:
     """Share of the images read as asked for, for each number of steps."""
     asked, found = np.array([request.prompt.class_index for request in requests]), []
     for number in steps:
         generator = ImageGenerator(
-            load_pipeline(EMBEDDED_FOLDER, torch.float32, torch.device("cpu")),
+            load_pipeline(model, torch.float32, torch.device("cpu")),
             guidance_scale=scale,
             num_inference_steps=number,
             width=32,
@@ -45,6 +48,7 @@ def shares(scheduler: str, scale: float, steps: list[int], requests: list[ImageR
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=EMBEDDED_FOLDER, help="a folder whose model knows the digits")
     parser.add_argument("--images-per-class", type=int, default=10)
     parser.add_argument("--schedulers", nargs="+", choices=list(SCHEDULERS), default=list(SCHEDULERS))
     parser.add_argument("--scales", nargs="+", type=float, default=[2.0, 7.5])
@@ -61,7 +65,7 @@ def main() -> None:
     print("|---" * (len(options.steps) + 3) + "|")
     for scheduler in options.schedulers:
         for scale in options.scales:
-            found = shares(scheduler, scale, options.steps, requests, judge)
+            found = shares(options.model, scheduler, scale, options.steps, requests, judge)
             good = [n for k, n in enumerate(options.steps) if min(found[k:]) >= ENOUGH]
             row = " | ".join(f"{share:.0%}" for share in found)
             print(f"| {scheduler} | {scale:g} | {row} | {good[0] if good else 'none'} |", flush=True)

@@ -33,7 +33,8 @@ FEWEST_STEPS = {
 }
 """Fewest steps at guidance scales up to `HIGH_SCALE`, and above. From these on, at scale 2 and at 7.5, a classifier of
 real digits reads at least 95% of the embedded model's digits as asked for; with fewer it may be hardly any (PNDM, 4
-steps, scale 7.5: 16%). Measured by `benchmarks/useful_steps.py`. A lower bound: larger models and finer pictures need
+steps, scale 7.5: 16%). Measured by `benchmarks/useful_steps.py` on the embedded model of commit 78c9a3a, which predicts
+noise, as Stable Diffusion 1 does; the one of now asks for less. A lower bound: larger models and finer pictures need
 more, such as the 15 to 20 of DPM++ with guidance (Lu et al., "DPM-Solver++", 2022)."""
 HIGH_SCALE = 3.0
 _STABLE_DIFFUSION: dict[str, Any] = {"_class_name": "PNDMScheduler", "steps_offset": 1}
