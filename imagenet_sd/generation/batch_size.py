@@ -1,13 +1,16 @@
 """The largest batch that a device has memory for: found by generating, before a plan is made."""
 
+import gc
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 import torch
 
 from imagenet_sd.core.errors import GenerationMemoryError, UnusableImageError
-from imagenet_sd.generation.diffusion.generator import ImageGenerator
-from imagenet_sd.generation.worker import Worker, generator_facts
+from imagenet_sd.generation.diffusion.loading import pick_device
+from imagenet_sd.generation.worker import Worker, make_worker
+from imagenet_sd.storage.dataset import Dataset
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Batches that are tried, in turn. Above 32, images per second hardly grow."""
@@ -17,11 +20,11 @@ _SAFE = 0.9
 _STEPS = 2  # of the trial: memory does not grow with steps, and the second finds the caches full
 
 
-def find_batch_size(worker: Worker) -> tuple[int, str]:
-    """The largest size of `SIZES` whose peak leaves a tenth of the device's free memory alone.
+def find_batch_size(dataset: Dataset) -> tuple[int, str]:
+    """The largest size of `SIZES` whose peak leaves a tenth of the free memory alone. Gives the memory back.
 
     Args:
-        worker: has the model; its plan's prompts are the trial's. Its generator is of no use afterwards.
+        dataset: its settings name the model, its prompts are those of the trial; nothing is written to its folder.
 
     Returns:
         (size, name of the device); `ON_CPU` on a CPU, where nothing is tried.
@@ -29,12 +32,17 @@ def find_batch_size(worker: Worker) -> tuple[int, str]:
     Raises:
         GenerationMemoryError: not even one image fits.
     """
-    generator, device = worker.generator, str(generator_facts(worker.generator)["device"])
-    if generator.device.type != "cuda":
-        return ON_CPU, device
-    free, _ = torch.cuda.mem_get_info(generator.device)
-    budget = _SAFE * (free + torch.cuda.memory_reserved(generator.device))
-    return largest_size(SIZES, lambda size: _peak(worker, generator, size), budget), device
+    device = pick_device()
+    if device.type != "cuda":
+        return ON_CPU, "a CPU"
+    budget = _SAFE * torch.cuda.mem_get_info(device)[0]
+    peak = partial(_peak, make_worker(dataset))
+    try:
+        return largest_size(SIZES, peak, budget), torch.cuda.get_device_name(device)
+    finally:
+        del peak  # a worker of another process may need the memory
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def largest_size(sizes: Iterable[int], peak: Callable[[int], int], budget: float) -> int:
@@ -61,9 +69,9 @@ def largest_size(sizes: Iterable[int], peak: Callable[[int], int], budget: float
     return found
 
 
-def _peak(worker: Worker, generator: ImageGenerator, size: int) -> int:
+def _peak(worker: Worker, size: int) -> int:
     """Most bytes reserved on the GPU while a batch is generated, flagged and encoded."""
-    plan = worker.dataset.plan
+    plan, generator = worker.dataset.plan, worker.generator
     generator.batch_size, generator.num_inference_steps = size, _STEPS
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(generator.device)

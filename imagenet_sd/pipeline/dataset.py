@@ -290,12 +290,11 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
 def _begin_with_batch_size(folder: Path, config: GenerationConfig) -> Dataset:
     """Find the largest batch that fits this device, and begin the dataset with it; or join who was faster."""
     from imagenet_sd.generation.batch_size import find_batch_size
-    from imagenet_sd.generation.worker import make_worker
 
     model = identify(config)
     trial = make_plan(replace(config, batch_size=1, compile=False), model)[1]  # compiling takes minutes for each size
     with tempfile.TemporaryDirectory() as empty:
-        size, device = find_batch_size(make_worker(Dataset.from_document(Path(empty), trial)))
+        size, device = find_batch_size(Dataset.from_document(Path(empty), trial))
     config = replace(config, batch_size=size)
     dataset = Dataset.from_document(folder, make_plan(config, model)[1])
     if not dataset.begin():

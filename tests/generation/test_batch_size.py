@@ -19,17 +19,15 @@ from tests.conftest import SMALL, CliRun
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
-@pytest.mark.parametrize(("memory", "found"), [(10, 1), (17, 1), (29, 4), (30, 4), (60, 8), (10_000, 64)])
+@pytest.mark.parametrize(("memory", "found"), [(11, 1), (13, 1), (17, 1), (26, 2), (29, 4), (60, 8), (10_000, 64)])
 def test_the_largest_size_leaves_a_margin(memory: int, found: int):
-    """A device of `memory` bytes, of which the model takes 8 and an image 5: what does not fit is an error there."""
+    """`memory` bytes may be used, and 3 more before the device fails; the model takes 8 and each image 5."""
 
     def peak(size: int) -> int:
-        if 8 + 5 * size > memory + 3:  # as with a GPU whose allocator is a little more generous than its figures
+        if 8 + 5 * size > memory + 3:
             raise GenerationMemoryError("too little")
         return 8 + 5 * size
 
-    if memory < 13 - 3:
-        return
     assert largest_size(SIZES, peak, memory) == found
 
 
@@ -50,14 +48,14 @@ def test_the_first_start_records_what_it_finds_and_later_ones_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CliRun
 ):
     out = tmp_path / "out"
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda worker: (3, "a GPU"))
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset: (3, "a GPU"))
     done = cli(*without_batch_size(), "--out", out)
     assert done.returncode == 0, done.stderr
     assert "note: batches of 3 images, found on a GPU and recorded in the plan" in done.stderr
     assert Dataset.open(out).plan.batch_size == 3
     first = next(out.glob("data/*/.manifests/*.json"))
     assert json.loads(first.read_text())["generator"]["batch_size"] == 3
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda worker: (64, "a larger GPU"))
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset: (64, "a larger GPU"))
     for given in ("auto", "3"):
         done = cli(*without_batch_size(), "--batch-size", given, "--out", out)
         assert done.returncode == 0 and "0 shards generated" in done.stdout, done.stderr
@@ -79,8 +77,7 @@ def test_two_that_start_at_the_same_time_agree(tmp_path: Path, monkeypatch: pyte
         return first
 
     monkeypatch.setattr(Dataset, "begin", together)
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda worker: (next(sizes), "a GPU"))
-    monkeypatch.setattr("imagenet_sd.generation.worker.make_worker", lambda dataset: None)
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset: (next(sizes), "a GPU"))
     plans: list[int] = []
     work = [
         threading.Thread(target=lambda: plans.append(pipeline._plan_dataset(tmp_path / "out", config).plan.batch_size))
