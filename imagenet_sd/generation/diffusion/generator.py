@@ -208,7 +208,7 @@ class ImageGenerator:
         raise GenerationMemoryError(
             f"the {self.device.type} device has too little memory for a batch of {self.batch_size} images",
             "free memory on the device and run the same command again, or begin a new folder with "
-            f"{remedy}, or --batch-size auto (the batch size is part of the plan: another one rounds differently)",
+            f"{remedy} (or --batch-size auto; it is part of the plan, because another one rounds differently)",
         )
 
 
