@@ -4,13 +4,17 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import click
 import pytest
 
 from imagenet_sd.cli import app
+from imagenet_sd.core import layout
+from imagenet_sd.core.errors import control_character
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.storage.dataset import Dataset
 from tests.conftest import CliRun
 
 
@@ -101,6 +105,70 @@ def test_no_option_names_two_defaults(name: str):
         assert text.count("default") <= 1, f"{name} {parameter.name}: {text}"
 
 
-def test_the_shell_completes_commands_and_options(cli: CliRun):
-    words = {"_IMAGENET_SD_COMPLETE": "bash_complete", "COMP_WORDS": "imagenet-sd generate --hyp", "COMP_CWORD": "2"}
-    assert cli(env={**os.environ, **words}).stdout.split() == ["plain,--hypernym-all-lemmas"]
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(cli: CliRun, shell: str):
+    """The script that the shell loads, and what it gets when it asks: bash and zsh by words, fish by the line."""
+    script = cli(env={**os.environ, "_IMAGENET_SD_COMPLETE": f"{shell}_source"})
+    assert script.returncode == 0 and f"_IMAGENET_SD_COMPLETE={shell}_complete" in script.stdout
+    for words, number, expected in (
+        ("imagenet-sd generate --hyp", 2, "--hypernym-all-lemmas"),
+        ("imagenet-sd reg", 1, "regenerate"),
+        ("imagenet-sd export --format web", 3, "webdataset"),
+    ):
+        last = words.split()[-1]
+        asked = {"COMP_WORDS": words, "COMP_CWORD": last if shell == "fish" else str(number)}
+        done = cli(env={**os.environ, "_IMAGENET_SD_COMPLETE": f"{shell}_complete", **asked})
+        found = re.split(r"[,\s]+", done.stdout)
+        assert expected in found, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        ("status nowhere --format json", 1, "nowhere holds no dataset"),
+        ("status nowhere --format=jsonl", 1, "nowhere holds no dataset"),
+        ("export nowhere --format imagefolder --out x --json", 1, "nowhere holds no dataset"),
+        ("generate --no-such-option --format json", 2, "No such option"),
+        ("generate --steps many --format json", 2, "'many' is not a valid integer"),
+        ("prompts --classes nothing.txt --format json", 1, "no class list"),
+    ],
+)
+def test_errors_for_programs_are_one_line_of_json(cli: CliRun, arguments: str, code: int, error: str):
+    done = cli(*arguments.split())
+    said = json.loads(done.stderr)
+    assert (done.returncode, said["exit_code"], done.stdout) == (code, code, "")
+    assert error in said["error"] and set(said) == {"error", "hint", "exit_code"} and done.stderr.count("\n") == 1
+    plain = cli(*arguments.replace("--json", "").replace("--format json", "").replace("--format=jsonl", "").split())
+    assert plain.returncode == code and error in plain.stderr and not plain.stderr.startswith("{")
+
+
+HOSTILE = "\x1b]0;owned\x07\x9b31m\u2028\u202e"
+
+
+def test_control_characters_of_a_file_never_reach_the_terminal(small_dataset: Path, tmp_path: Path, cli: CliRun):
+    """From a failure file, a class name in dataset.json and the name of a folder, for people and for programs."""
+    out = tmp_path / f"out{HOSTILE}"
+    shutil.copytree(small_dataset, out)
+    dataset = Dataset.open(out)
+    shard = dataset.plan.shard(0)
+    dataset.manifest_path(shard).unlink()
+    failure = layout.failure_path(out, shard)
+    failure.parent.mkdir(parents=True, exist_ok=True)
+    failure.write_text(json.dumps({"error": f"first\n{HOSTILE}second"}))
+    for arguments in (
+        ("status", out),
+        ("status", out, "--format", "json"),
+        ("verify", out),
+        ("export", out, "--format", "webdataset", "--out", tmp_path / f"x{HOSTILE}"),
+    ):
+        done = cli(*arguments)
+        text = done.stdout + done.stderr
+        assert text and not control_character(text, allowed="\n\t"), arguments
+        assert "\\u001b" in text
+    assert json.loads(cli("status", out, "--format", "json").stdout)["out"] == str(out)
+    assert "failed data/round-000/train-00000-of-00004.parquet: first" in cli("status", out).stdout
+
+
+def test_generation_refuses_control_characters_in_the_negative_prompt(tmp_path: Path, cli: CliRun):
+    done = cli("generate", "--model", "embedded", "--negative-prompt", "\x1b[2J", "--out", tmp_path / "x")
+    assert done.returncode == 1 and "negative_prompt holds the control character U+001B" in done.stderr

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import click
-
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import FORMAT, app, parse_size, show
+from imagenet_sd.cli.common import FORMAT, app, echo, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.generation.bench.config import BenchConfig
 
@@ -49,7 +47,7 @@ def probe(settings: dict[str, Any], format: str) -> None:
 def _print_result(result: dict[str, Any]) -> None:
     for name, value in result.items():
         if isinstance(value, (int, float, str)):
-            click.echo(f"{name:28s} {value:.4g}" if isinstance(value, float) else f"{name:28s} {value}")
+            echo(f"{name:28s} {value:.4g}" if isinstance(value, float) else f"{name:28s} {value}")
 
 
 def _print_generate(result: dict[str, Any]) -> None:
@@ -57,29 +55,29 @@ def _print_generate(result: dict[str, Any]) -> None:
 
     settings, images = result["settings"], result["images_per_round"]
     threads = f", {result['threads']} thread" if result["device_type"] == "cpu" else ""
-    click.echo(
+    echo(
         f"model      {settings['model']}, {settings['width']}x{settings['height']}, "
         f"{settings['num_inference_steps']} steps, guidance scale {settings['guidance_scale']:g}, "
         f"batches of {settings['batch_size']}, {result['dtype']}{', compiled' if settings['compile'] else ''}"
     )
-    click.echo(f"device     {result['device']}{threads}; {settings['rounds']} rounds of {images} images each, in turn")
+    echo(f"device     {result['device']}{threads}; {settings['rounds']} rounds of {images} images each, in turn")
     words = {"naive": "diffusers, one prompt at a time", "batched": "diffusers, lists of prompts", "ours": "ours"}
     for name, text in words.items():
         seconds = median(result["seconds"][name])
         ratio = f"   {result[f'ratio_{name}']:.2f}x as long as ours" if name != "ours" else ""
-        click.echo(f"{text:32s} {seconds:8.3f} s {images / seconds:8.2f} images/s{ratio}")
+        echo(f"{text:32s} {seconds:8.3f} s {images / seconds:8.2f} images/s{ratio}")
     if "ratio_naive_cpu" in result:
         ratios = f"{result['ratio_naive_cpu']:.2f}x and {result['ratio_batched_cpu']:.2f}x"
-        click.echo(f"           by processor time, which a busy machine disturbs less: {ratios}")
+        echo(f"           by processor time, which a busy machine disturbs less: {ratios}")
     parts = ", ".join(f"{name} {share:.1%}" for name, share in result["shares"].items())
-    click.echo(f"denoiser   {result['denoiser_share']:.1%} of our time is the model's ({parts})")
+    echo(f"denoiser   {result['denoiser_share']:.1%} of our time is the model's ({parts})")
     difference = f"differ from those of lists of prompts by up to {result['largest_pixel_difference']} of 255"
-    click.echo(f"pixels     {'equal those of lists of prompts' if result['pixels_equal'] else difference}")
+    echo(f"pixels     {'equal those of lists of prompts' if result['pixels_equal'] else difference}")
     if result["device_type"] == "cpu":
-        click.echo(
+        echo(
             f"machine    {result['images_per_second']:.2f} images/s with {result['workers']} workers of one thread "
             "each, JPEG files included"
         )
     if "matmul_tflops" in result:
         ours = f"{result['tflops']:.0f} TFLOP/s of " if "tflops" in result else ""
-        click.echo(f"GPU        {ours}{result['matmul_tflops']:.0f} TFLOP/s that a large bfloat16 product reaches")
+        echo(f"GPU        {ours}{result['matmul_tflops']:.0f} TFLOP/s that a large bfloat16 product reaches")

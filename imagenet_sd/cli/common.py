@@ -3,13 +3,14 @@
 import json
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
 from imagenet_sd import __version__
-from imagenet_sd.core.errors import ImagenetSDError, Interrupted
+from imagenet_sd.core.errors import ImagenetSDError, Interrupted, one_line, os_hint, visible
 
 FORMAT = click.option(
     "--format", type=click.Choice(["table", "json", "jsonl"]), default="table",
@@ -42,42 +43,69 @@ def show(result: Any, format: str, as_text: str | Callable[[Any], None]) -> None
     """
     if format == "table" and isinstance(as_text, str):
         for row in result if isinstance(result, list) else [result]:
-            click.echo(as_text.format(**row))
+            echo(as_text.format(**row))
     elif format == "table":
         as_text(result)  # pyright: ignore[reportCallIssue]
     elif format == "jsonl" and isinstance(result, list):
         for row in result:
-            click.echo(json.dumps(row, ensure_ascii=False))
+            echo(json.dumps(row, ensure_ascii=False))
     else:
         print_json(result)
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Print a line. Control characters, whichever file they came from, are spelt out: none steers the terminal."""
+    click.echo(visible(text), err=err)
+
+
 def print_json(value: object) -> None:
     """Print a value as one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def main() -> None:
-    """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage, 128 + signal when stopped."""
+    """Run the command line: exit code 0 when done, 1 for a known error, 2 for bad usage, 128 + signal when stopped.
+
+    An error is a line and a hint on standard error; with `--format json`, one line of JSON there: `error`, `hint` and
+    `exit_code`.
+    """
     try:
         sys.exit(app(prog_name="imagenet-sd", standalone_mode=False))
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        if not _wants_json(sys.argv):
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(error.format_message(), "`--help` lists the options", error.exit_code)
     except ImagenetSDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), error.hint, 1)
     except OSError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        _fail(one_line(error, 1000), os_hint(error), 1)
     except Interrupted as stopped:
-        print("stopped, unfinished shards were given back; run the same command again to go on", file=sys.stderr)
-        sys.exit(128 + stopped.signum)
+        _fail(
+            "stopped, unfinished shards were given back; run the same command again to go on", "", 128 + stopped.signum
+        )
     except click.Abort:  # Ctrl-C
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted; run the same command again to go on", "", 130)
+
+
+def _fail(message: str, hint: str, code: int) -> None:
+    """Print an error and end with its exit code; being stopped is none, so its line has no such word."""
+    if _wants_json(sys.argv):
+        print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
+    else:
+        print(visible(f"error: {message}" if code < 128 else message), file=sys.stderr)
+        if hint:
+            print(visible(f"hint: {hint}"), file=sys.stderr)
+    sys.exit(code)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether the output is for programs; told from the arguments alone, since they may be the error."""
+    pairs = {*pairwise(arguments)}
+    formats = ("json", "jsonl")
+    return "--json" in arguments or any(
+        ("--format", name) in pairs or f"--format={name}" in arguments for name in formats
+    )
 
 
 def parse_size(text: str) -> dict[str, Any]:

@@ -9,16 +9,25 @@ from typing import Any
 import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, parse_size, show
+from imagenet_sd.cli.common import DATASET, FORMAT, app, echo, folder, parse_size, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.core.progress import counted, duration
+from imagenet_sd.core.progress import counted, duration, size
 from imagenet_sd.generation.config import EMBEDDED_CLASSES, GenerationConfig
 
 _ALL_LEMMAS = {
     "flags": ["--hypernym-all-lemmas"], "flag_value": "all", "show_default": False,
     "help": "Name all lemmas of each hypernym, not the first alone.",
 }  # fmt: skip
+
+
+class _BatchSize(click.ParamType[int]):
+    """A number of images, or `auto`, which the configuration spells 0."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return 0 if value == "auto" else AT_LEAST_1.convert(value, param, ctx)
 
 
 def _class_options(*names: str) -> Callable[..., Any]:
@@ -84,7 +93,7 @@ def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format:
     num_inference_steps={"flags": ["--steps"], "type": AT_LEAST_1},
     classes={"metavar": "LIST"}, templates={"metavar": "YAML"}, match={"metavar": "DIR"},
     negative_prompt={"metavar": "TEXT"}, hypernym_lemmas=_ALL_LEMMAS,
-    images_per_class={"type": AT_LEAST_0}, shard_size={"type": AT_LEAST_1}, batch_size={"type": AT_LEAST_1},
+    images_per_class={"type": AT_LEAST_0}, shard_size={"type": AT_LEAST_1}, batch_size={"type": _BatchSize()},
     cache_interval={"type": AT_LEAST_1}, guidance_interval={"metavar": "A:B"},
 )  # fmt: skip
 @SIZE
@@ -94,25 +103,30 @@ def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format:
     workers={"type": AT_LEAST_0}, gpus_per_worker={"type": click.FloatRange(min=0)}, metrics_file={"metavar": "FILE"},
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing else.")
+@click.option(
+    "--usd-per-gpu-hour", type=click.FloatRange(min=0), metavar="USD", help="With --dry-run: also print what it costs."
+)
 @click.option("--calibrate", is_flag=True, help="With --dry-run: generate for up to 30 s; print rate, hours and disk.")
 @FORMAT
 def generate(
-    settings: dict[str, Any], size: str, out: Path | None, work: dict[str, Any], dry_run: bool, calibrate: bool,
-    format: str,
+    settings: dict[str, Any], size: str, out: Path | None, work: dict[str, Any], dry_run: bool,
+    usd_per_gpu_hour: float | None, calibrate: bool, format: str,
 ) -> None:  # fmt: skip
     """Generate a dataset: prompts to images to shards. Run it again to go on where it stopped."""
     settings["guidance_interval"] = _parse_interval(settings["guidance_interval"])
     config = GenerationConfig(**settings, **parse_size(size))
-    if calibrate and not dry_run:
-        raise ImagenetSDError("--calibrate measures for a plan and generates no dataset", "give --dry-run with it")
+    if (calibrate or usd_per_gpu_hour is not None) and not dry_run:
+        raise ImagenetSDError("--calibrate and --usd-per-gpu-hour are about a plan", "give --dry-run with them")
     if dry_run:
         plan = pipeline.dry_run(config, out)
         if calibrate:
             plan["calibration"] = pipeline.calibrate(config)
+        if usd_per_gpu_hour is not None:
+            _add_cost(plan, usd_per_gpu_hour)
         return show(plan, format, _print_plan)
     if config.embedded and config.class_list not in EMBEDDED_CLASSES:
         kinds = " and ".join(EMBEDDED_CLASSES)
-        click.echo(f"warning: the embedded model knows the classes of {kinds} only; others come out as these", err=True)
+        echo(f"warning: the embedded model knows the classes of {kinds} only; others come out as these", err=True)
     show(pipeline.generate(config, out, **work), format, _print_summary)
 
 
@@ -182,36 +196,47 @@ def _parse_interval(text: str) -> tuple[float, float]:
 def _print_classes(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         hypernyms = f" ({', '.join(row['hypernyms'])})" if row["hypernyms"] else ""
-        click.echo(
-            f"{row['class_index']:4d}  {row['wnid']}  {', '.join(row['lemmas'])}{hypernyms}: {row['definition']}"
-        )
+        echo(f"{row['class_index']:4d}  {row['wnid']}  {', '.join(row['lemmas'])}{hypernyms}: {row['definition']}")
 
 
 def _print_warnings(warnings: list) -> None:
     for warning in warnings:
-        click.echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
+        echo(f"warning: {warning.wnid} {warning.code}: {warning.message}", err=True)
+
+
+def _add_cost(plan: dict[str, Any], usd_per_hour: float) -> None:
+    for known in plan["estimated_time"].values():
+        known["usd"] = known["gpu_hours"] * usd_per_hour
+    if measured := plan.get("calibration"):
+        measured["usd"] = measured["device_hours"] * usd_per_hour
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
-    click.echo(f"folder    {plan['out']}")
-    click.echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
-    click.echo(f"shards    {plan['num_shards']:,} of {plan['settings']['shard_size']:,} images")
-    click.echo(f"disk      about {plan['estimated_bytes'] / 1e9:.2f} GB")
+    echo(f"folder    {plan['out']}")
+    echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
+    echo(f"shards    {plan['num_shards']:,} of {counted(plan['settings']['shard_size'], 'image')}")
+    echo(f"disk      about {size(plan['estimated_bytes'])}; {size(plan['free_bytes'])} are free there")
+    for gpu, known in plan["estimated_time"].items():
+        price = f", ${known['usd']:,.2f}" if "usd" in known else ""
+        echo(
+            f"time      about {known['gpu_hours']:,.1f} GPU-hours on an {gpu}{price} (estimated; --calibrate measures)"
+        )
     for key, value in plan["settings"].items():
-        click.echo(f"  {key:20s} {value}")
+        echo(f"  {key:20s} {value}")
     if measured := plan.get("calibration"):
         rate, hours = measured["images_per_second"], measured["device_hours"]
-        click.echo(f"measured  {rate:.2f} images/s on one {measured['device']}, {hours:.2f} device-hours in all")
-        click.echo(f"          {measured['hours']:.2f} h with the {measured['devices']} of this machine")
-        click.echo(f"          {measured['estimated_bytes'] / 1e9:.3f} GB")
+        echo(f"measured  {rate:.2f} images/s on one {measured['device']}, {hours:.2f} device-hours in all")
+        echo(f"          {measured['hours']:.2f} h with the {measured['devices']} of this machine")
+        price = f", ${measured['usd']:,.2f}" if "usd" in measured else ""
+        echo(f"          {size(measured['estimated_bytes'])}{price}")
     for text in plan["prompts"]:
-        click.echo(f"prompt    {text}")
+        echo(f"prompt    {text}")
     for warning in plan["warnings"]:
-        click.echo(f"warning   {warning}")
+        echo(f"warning   {warning}")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    click.echo(
+    echo(
         f"{summary['out']}: {summary['num_images']:,} images in {counted(summary['num_shards'], 'shard')} are done, "
         f"{counted(summary['shards_generated'], 'shard')} generated in this run"
     )
@@ -219,37 +244,39 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _print_verdict(result: dict[str, Any]) -> None:
     for fault in result["faults"]:
-        click.echo(f"{fault['shard']}: {fault['message']}")
+        echo(f"{fault['shard']}: {fault['message']}")
     for shard in result["repaired"]:
         words = {True: "the same bytes as before", False: "other bytes than before", None: "generated"}
-        click.echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
+        echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
     verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` generates bad shards again)"
-    click.echo(
-        f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}"
-    )
+    echo(f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}")
 
 
 def _print_comparison(result: dict[str, Any]) -> None:
     place = f"in {result['shard']}, row {result['row']}"
     if result["identical"]:
-        click.echo(f"{result['image_id']}: the same pixels as {place}")
+        echo(f"{result['image_id']}: the same pixels as {place}")
     else:
         difference = f"the largest difference is {result['largest_difference']} of 255"
-        click.echo(f"{result['image_id']}: other pixels than {place}; {difference}")
+        echo(f"{result['image_id']}: other pixels than {place}; {difference}")
 
 
 def _print_state(state: dict[str, Any]) -> None:
     share = state["images_done"] / state["num_images"]
-    click.echo(
-        f"{state['out']}: {state['shards_done']:,} of {state['num_shards']:,} shards, "
-        f"{state['images_done']:,} of {state['num_images']:,} images ({share:.1%})"
+    echo(
+        f"{state['out']}: {state['shards_done']:,} of {counted(state['num_shards'], 'shard')}, "
+        f"{state['images_done']:,} of {counted(state['num_images'], 'image')} ({share:.1%})"
     )
-    left = "complete" if state["complete"] else "no worker is running"
-    if state["eta_seconds"]:
+    left = "no worker is running"
+    if state["complete"]:
+        left = "complete"
+    elif state["eta_seconds"]:
         left = f"{duration(state['eta_seconds'])} left at {state['images_per_second']:.1f} images/s"
-    click.echo(
-        f"{left}; {state['workers_live']} live workers, {state['workers_stale']} stale, "
-        f"{state['shards_at_work']} shards in progress, {len(state['failed'])} failed"
+    elif state["workers_live"]:
+        left = "at work, time left unknown until a shard is done"
+    echo(
+        f"{left}; {counted(state['workers_live'], 'live worker')}, {state['workers_stale']} stale, "
+        f"{counted(state['shards_at_work'], 'shard')} in progress, {len(state['failed'])} failed"
     )
     for path, error in state["failed"].items():
-        click.echo(f"failed {path}: {error}")
+        echo(f"failed {path}: {error}")

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, show
+from imagenet_sd.cli.common import DATASET, FORMAT, app, echo, folder, show
 from imagenet_sd.cli.options import AT_LEAST_1, options
 from imagenet_sd.core.process import stoppable
+from imagenet_sd.core.progress import counted
 
 
 @app.command()
@@ -18,21 +19,18 @@ from imagenet_sd.core.process import stoppable
     help="A folder per class, or one tar per shard.",
 )  # fmt: skip
 @folder("--out", "Folder to write; new, empty, or begun before.", required=True)
+@click.option("--verify", is_flag=True, help="Compare what is there with the shards byte by byte, not by size alone.")
 @click.option("--json", is_flag=True, help="Print the summary for programs.")
-def export(dataset: Path, format: str, out: Path, json: bool) -> None:
+def export(dataset: Path, format: str, out: Path, verify: bool, json: bool) -> None:
     """Write a dataset as an ImageFolder or as WebDataset tars. Run it again to go on where it stopped."""
-    summary = pipeline.export_dataset(dataset, format, out)  # pyright: ignore[reportArgumentType]
+    summary = pipeline.export_dataset(dataset, format, out, verify=verify)  # pyright: ignore[reportArgumentType]
     if missing := summary["shards_missing"]:
-        click.echo(
-            f"warning: {missing} of {summary['num_shards']} shards are not generated yet; "
+        echo(
+            f"warning: {missing:,} of {counted(summary['num_shards'], 'shard')} are not generated yet; "
             "export again later to add them",
             err=True,
         )
-    text = (
-        "{target}: {images:,} images, {shards_written} shards written, "
-        "{shards_skipped} there before, {shards_missing} missing"
-    )
-    show(summary, "json" if json else "table", text)
+    show(summary, "json" if json else "table", _print_export)
 
 
 @app.command()
@@ -47,16 +45,25 @@ def push(dataset: Path, repo_id: str, settings: dict[str, Any], format: str) -> 
     """Upload the finished shards to the Hugging Face Hub. Run it again to go on; what is there is skipped."""
     with stoppable():
         result = pipeline.push(dataset, repo_id, **settings)
-    show(result, format, _print_summary)
+    show(result, format, _print_push)
     if result["refused"]:
-        click.echo("hint: `imagenet-sd verify --repair` generates damaged shards again", err=True)
+        echo("hint: `imagenet-sd verify --repair` generates damaged shards again", err=True)
         raise SystemExit(1)
 
 
-def _print_summary(result: dict[str, Any]) -> None:
+def _print_export(summary: dict[str, Any]) -> None:
+    again = f" ({summary['shards_restored']:,} of them again: files were gone or changed)"
+    echo(
+        f"{summary['target']}: {counted(summary['images'], 'image')}, {counted(summary['shards_written'], 'shard')} "
+        f"written{again if summary['shards_restored'] else ''}, {summary['shards_skipped']:,} there before, "
+        f"{summary['shards_missing']:,} missing"
+    )
+
+
+def _print_push(result: dict[str, Any]) -> None:
     refused = f", {len(result['refused'])} damaged and left out" if result["refused"] else ""
     missing = f", {result['shards_missing']:,} not generated yet" if result["shards_missing"] else ""
-    click.echo(
-        f"{result['repo_id']}: {result['shards_there']:,} of {result['num_shards']:,} shards are there, "
+    echo(
+        f"{result['repo_id']}: {result['shards_there']:,} of {counted(result['num_shards'], 'shard')} are there, "
         f"{result['shards_uploaded']:,} uploaded in this run{refused}{missing}"
     )

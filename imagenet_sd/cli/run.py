@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, show
+from imagenet_sd.cli.common import FORMAT, SETTINGS, app, echo, folder, show
 
 
 @app.command("run")
@@ -33,19 +33,19 @@ def run_study(study: Path, settings: tuple[str, ...], out: Path | None, dry_run:
 
 def _print_summary(summary: dict[str, Any]) -> None:
     if not summary["done"]:
-        click.echo(f"nothing to do: {summary['stages']} stages are up to date")
+        echo(f"nothing to do: {summary['stages']} stages are up to date")
     else:
-        click.echo(f"{summary['stages']} stages are done, {summary['done']} of them in this run")
-    click.echo(f"report: {summary['page']}")
+        echo(f"{summary['stages']} stages are done, {summary['done']} of them in this run")
+    echo(f"report: {summary['page']}")
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
     for number, stage in enumerate(plan["stages"], 1):
         state = "done" if stage["done"] else "to do"
-        click.echo(f"[{number}/{len(plan['stages']) + 1}] {stage['stage']:8s} {state:5s}  {stage['folder']}")
-    click.echo(
+        echo(f"[{number}/{len(plan['stages']) + 1}] {stage['stage']:8s} {state:5s}  {stage['folder']}")
+    echo(
         f"{plan['name']}: {plan['cells']} cells, {plan['images']:,} images in {plan['image_steps']:,} diffusion steps, "
         f"into {plan['out']}"
     )
     for key, place in plan["missing"].items():
-        click.echo(f"missing: {key}: there is no {place}")
+        echo(f"missing: {key}: there is no {place}")

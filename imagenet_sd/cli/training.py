@@ -8,6 +8,7 @@ import click
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, print_json, show
 from imagenet_sd.cli.options import options
+from imagenet_sd.core.progress import counted
 from imagenet_sd.core.specs import DATA_SPECS
 from imagenet_sd.core.typed import to_mapping
 
@@ -45,6 +46,8 @@ def train(
 def _print_summary(result: dict[str, Any]) -> None:
     if result["finished"]:
         score = f", top-1 {result['val_top1']:.1%} on {result['validation']}" if "val_top1" in result else ""
-        click.echo(f"{result['run']}: {result['epochs']} epochs done{score}")
+        bad = result.get("bad_images", 0)
+        skipped = f"; {counted(bad, 'image')} skipped, unreadable" if bad else ""
+        click.echo(f"{result['run']}: {counted(result['epochs'], 'epoch')} done{score}{skipped}")
     else:
         click.echo(f"{result['run']}: interrupted and saved; run the same command again to go on")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,9 +36,11 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
             ours = os.fstat(file.fileno())
         _replace(temporary, path, ours)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            name_file(error, path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -57,6 +60,12 @@ def _replace(temporary: Path, path: Path, ours: os.stat_result) -> None:
             there = None
         if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             raise
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Let an error say which file it was about; a full disk does not say it by itself."""
+    if error.filename is None:
+        error.filename = str(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,6 +95,14 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk of a path, which need not exist yet."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def is_image(name: str) -> bool:

@@ -2,6 +2,12 @@
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from imagenet_sd.core.errors import visible
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -42,6 +48,13 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line beside the bar."""
+        if self._bar is not None:
+            self._bar.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+        else:
+            note(text)
+
     def rate(self) -> float:
         """Units a second in this run; 0 before the first."""
         return (self.done - self._skipped) / max(1e-9, time.monotonic() - self._start)
@@ -66,12 +79,34 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
 
+def tracked(what: str, items: Sequence[T]) -> Iterator[T]:
+    """The items one after the other, each counted when the next is asked for."""
+    with Progress(what, len(items)) as progress:
+        for item in items:
+            yield item
+            progress.advance(1)
+
+
+def note(text: str) -> None:
+    """Print a line on standard error: what a user should know while work goes on."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: "42 s", "7 min", "3.5 h", "12.1 d"."""
     for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (129600, "h", 3600)):
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
     return f"{seconds / 86400:.1f} d"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as people say them, with two digits at least: "700 bytes", "38 kB", "1.2 GB"."""
+    for limit, unit in ((1e3, "bytes"), (1e6, "kB"), (1e9, "MB"), (1e12, "GB")):
+        if num_bytes < limit:
+            amount = num_bytes / (limit / 1e3)
+            return f"{amount:.0f} {unit}" if amount >= 10 or unit == "bytes" else f"{amount:.1f} {unit}"
+    return f"{num_bytes / 1e12:,.1f} TB"
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,6 +13,9 @@ from imagenet_sd.core.seeds import Permutation, image_seed
 if TYPE_CHECKING:
     import numpy as np
 
+MAX_IMAGES, MAX_SHARDS = 10**9, 10**6
+"""The largest plan. A worker lists all shards and keeps their numbers in memory; a million take some seconds."""
+
 Suite = Literal[
     "imagenet", "transfer", "fewshot", "analysis", "cog", "imagenet-probe", "label-noise", "invariance", "readout"
 ]  # fmt: skip
@@ -39,8 +42,15 @@ class ClassSpec:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "ClassSpec":
-        """The class that an entry of `dataset.json` describes."""
+        """The class that an entry of `dataset.json` describes.
+
+        Raises:
+            KeyError, TypeError: the entry is garbled.
+        """
         names = {key: tuple(entry[key]) for key in ("lemmas", "hypernyms")}
+        texts = [entry["wnid"], entry["definition"], *names["lemmas"], *names["hypernyms"]]
+        if not all(isinstance(text, str) for text in texts) or type(entry["class_index"]) is not int:
+            raise TypeError(f"the class {entry['wnid']!r}")
         return cls(**names, **{key: entry[key] for key in ("wnid", "class_index", "definition")})
 
 
@@ -199,6 +209,13 @@ class GenerationPlan:
     def num_shards(self) -> int:
         """Number of shards of the whole dataset."""
         return self.shards_per_round * self.rounds
+
+    @property
+    def excess(self) -> str:
+        """What is too large about the plan, in words; "" when it can be worked on."""
+        if self.num_images > MAX_IMAGES:
+            return f"more than {MAX_IMAGES:,} images"
+        return f"more than {MAX_SHARDS:,} shards" if self.num_shards > MAX_SHARDS else ""
 
     def shard(self, i: int) -> Shard:
         """Shard `i` of the whole dataset, 0 <= i < num_shards; the shards of round 0 come first.

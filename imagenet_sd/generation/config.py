@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from imagenet_sd.core.errors import PlanError
+from imagenet_sd.core.errors import PlanError, control_character
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS, Attention, SamplingOptions
 
 EMBEDDED = "embedded"
@@ -60,7 +60,8 @@ class GenerationConfig:
     shard_size: int = 1000
     """Images per shard, at least 1."""
     batch_size: int = 16
-    """Images per batch, at least 1; part of the plan, because other batch sizes round differently."""
+    """Images per batch, or auto (0): the largest that fits the first GPU, found once; part of the plan, because other
+    batch sizes round differently."""
     dtype: Dtype = "auto"
     """Compute dtype; auto is bfloat16 (else float16) on a GPU and float32 on a CPU."""
     scheduler: str = ""
@@ -81,13 +82,14 @@ class GenerationConfig:
             if not condition:
                 raise PlanError(message, hint)
 
-        for name in ("num_inference_steps", "shard_size", "batch_size"):
+        for name in ("num_inference_steps", "shard_size"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", f"give a {name} of at least 1")
         require(
             1 <= self.guidance_scale <= 100,
             f"guidance_scale is {self.guidance_scale}",
             "give a scale from 1 (no guidance) to 100; the papers use 2 and 7.5",
         )
+        require(self.batch_size >= 0, f"batch_size is {self.batch_size}", "give 1 or more, or auto")
         require(0 <= self.seed < 1 << 63, f"seed is {self.seed}", "give a seed from 0 to 2**63 - 1")
         require(self.images_per_class >= 0, f"images_per_class is {self.images_per_class}", "give 1 or more")
         require(
@@ -108,6 +110,8 @@ class GenerationConfig:
                 f"{name} is {pixels}",
                 "give multiples of 8 up to 4096, such as --size 512x384",
             )
+        control = control_character(self.negative_prompt, allowed="\t\n")
+        require(not control, f"negative_prompt holds the control character {control}", "take it out")
         for name, choices in (("dtype", Dtype), ("hypernym_lemmas", HypernymLemmas)):
             allowed = get_args(choices)
             require(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ def check_pipeline_folder(folder: Path) -> None:
             f"{folder} holds a {kind}, not a StableDiffusionPipeline",
             "use a model of the Stable Diffusion 1.x/2.x kind",
         )
+
+
+def scheduler_config(config: GenerationConfig) -> dict[str, Any]:
+    """The `scheduler_config.json` of a local model; {} for a model of the hub, whose files may not be here yet."""
+    if (folder := _local_folder(config)) is None:
+        return {}
+    with suppress(OSError, ValueError):
+        content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _local_folder(config: GenerationConfig) -> Path | None:

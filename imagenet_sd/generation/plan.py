@@ -11,23 +11,29 @@ from imagenet_sd.core.files import image_files
 from imagenet_sd.core.types import ClassSpec, GenerationPlan
 from imagenet_sd.generation.config import JPEG, GenerationConfig
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
-from imagenet_sd.generation.models import ModelIdentity, checker_identity
+from imagenet_sd.generation.diffusion.schedulers import check_steps
+from imagenet_sd.generation.models import ModelIdentity, checker_identity, scheduler_config
+from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates
-from imagenet_sd.storage.dataset import FORMAT_VERSION, fingerprint, load_plan
+from imagenet_sd.storage.dataset import FORMAT_VERSION, build_plan, fingerprint
 
 # Settings that a dataset.json names only where they differ from these, so that older datasets keep their fingerprints.
 _OPTIONAL: dict[str, Any] = {**json.loads(json.dumps(SAMPLING_DEFAULTS)), "nsfw_checker": None, "backgrounds": []}
 
 
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
-    """Work out the plan, and the content of `dataset.json`, from which `load_plan` reads it back.
+    """Work out the plan, and the content of `dataset.json`, from which `Dataset.open` reads it back.
 
     Raises:
-        ImagenetSDError: the class list, the template or the counts are wrong.
+        ImagenetSDError: the class list, the template, the counts or the number of steps are wrong.
     """
+    if not config.batch_size:
+        raise PlanError("batch_size is auto, which only `generate` can find", "give a number, such as 16")
     classes = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
+    PromptBuilder(template).check_fields(classes)
+    check_steps(scheduler_config(config), config.scheduler, config.num_inference_steps)
     counts = _counts(config, classes)
     width, height = config.size
     settings = {
@@ -63,7 +69,10 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     }
     document = json.loads(json.dumps(document))  # as it will be read back: lists for tuples
     document["fingerprint"] = fingerprint(document)
-    return load_plan(document), document
+    plan = build_plan(document)
+    if plan.excess:
+        raise PlanError(f"the plan has {plan.excess}", "give fewer images, or a larger --shard-size")
+    return plan, document
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

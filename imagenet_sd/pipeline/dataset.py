@@ -3,14 +3,21 @@
 The heavy rooms (torch, diffusers) are imported inside the functions that need them.
 """
 
+import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, GenerationError, PlanError
-from imagenet_sd.core.progress import Progress, counted
+from imagenet_sd.core.files import free_bytes
+from imagenet_sd.core.progress import Progress, counted, note, size
+from imagenet_sd.core.types import PromptTemplate
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity
+from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_warning
+from imagenet_sd.generation.estimate import estimate_time
+from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, scheduler_config
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
 from imagenet_sd.storage.dataset import Dataset
 
@@ -37,8 +44,8 @@ def generate(
         metrics_file: Prometheus text file to keep up to date.
 
     Returns:
-        A summary: `out`, `fingerprint`, `num_images`, `num_shards`, and of this run `shards_generated` and
-        `images_per_second`.
+        A summary: `out`, `fingerprint`, `num_images`, `num_shards`, `rounds`, and of this run, without the work of
+        others, `shards_generated` and `images_per_second`.
 
     Raises:
         PlanError: the folder holds another dataset (the differences are named).
@@ -51,21 +58,36 @@ def generate(
     dataset = _plan_dataset(out or Path(default_folder(config)), config)
     dataset.write_description()
     plan, todo = dataset.plan, dataset.unfinished()
-    rate = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else 0.0
+    if todo:
+        _warn(config, dataset, todo)
+    started = time.monotonic()
+    generated = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else set()
+    rate = dataset.count_images(generated) / max(1e-9, time.monotonic() - started)
     return {
         "out": str(dataset.folder),
         "fingerprint": plan.fingerprint,
         "num_images": plan.num_images,
         "num_shards": plan.num_shards,
-        "shards_generated": len(todo),
+        "rounds": plan.rounds,
+        "shards_generated": len(generated),
         "images_per_second": round(rate, 2),
     }
 
 
+def _warn(config: GenerationConfig, dataset: Dataset, todo: list[int]) -> None:
+    """Say before the work begins what will be wrong with its images."""
+    from imagenet_sd.prompts.lint import lint_same_prompts
+
+    same = lint_same_prompts(dataset.plan.classes, PromptTemplate.recorded(dataset.settings))
+    num_bytes = estimate_bytes(dataset.plan, *dataset.image_size) * len(todo) // dataset.plan.num_shards
+    for text in [*[f"{w.wnid} {w.code}: {w.message}" for w in same], *_warnings(config, dataset.folder, num_bytes)]:
+        note(f"warning: {text}")
+
+
 def _run_engine(
     dataset: Dataset, todo: list[int], engine: str, workers: int, gpus: float | None, metrics_file: Path | None
-) -> float:
-    """Generate what is missing; returns images a second."""
+) -> set[int]:
+    """Generate what is missing; returns the numbers of the shards that this run has generated."""
     from imagenet_sd.generation.workers.engines.local import run_local
     from imagenet_sd.generation.workers.engines.ray import run_ray
     from imagenet_sd.generation.workers.status import RunProgress, failures
@@ -78,7 +100,6 @@ def _run_engine(
         else:
             run_local(dataset, workers, progress, len(todo))
         progress.update(last=True)
-        rate = bar.rate()
     if left := dataset.unfinished():
         failed = failures(dataset)
         listed = "; ".join(f"{path}: {error}" for path, error in list(failed.items())[:10])
@@ -88,7 +109,7 @@ def _run_engine(
             f"{listed}{more}",
             f"run the same command again to try them again; `imagenet-sd status {dataset.folder}` lists them",
         )
-    return rate
+    return progress.generated
 
 
 def status(folder: Path, metrics_file: Path | None = None) -> dict[str, Any]:
@@ -129,26 +150,41 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     """What `generate` would do, without a model, a network or a file written.
 
     Returns:
-        The settings, counts, shards, disk estimate, folder, sample prompts and lint warnings.
+        The settings, counts, shards, folder, sample prompts, warnings, estimates of disk (beside what is free) and of
+        time; the time is by GPU, see `imagenet_sd.generation.estimate.estimate_time`.
     """
-    from imagenet_sd.core.types import PromptTemplate
     from imagenet_sd.prompts.lint import lint
 
+    folder, auto = out or Path(default_folder(config)), not config.batch_size
+    config = replace(config, batch_size=config.batch_size or 16)  # the plan is the same but for its fingerprint
     plan, document = make_plan(config, offline_identity(config))
-    settings = document["settings"]
-    warnings = lint(plan.classes, PromptTemplate.recorded(settings))
+    settings = document["settings"] | ({"batch_size": "auto"} if auto else {})
+    scheduler = scheduler_class(scheduler_config(config), config.scheduler)
+    linted = lint(plan.classes, PromptTemplate.recorded(settings))
+    num_bytes = estimate_bytes(plan, settings["width"], settings["height"])
     samples = [plan.prompts.prompt(spec, 0).text for spec in plan.classes[:5]]
     return {
-        "out": str(out or default_folder(config)),
+        "out": str(folder),
         "settings": settings,
         "num_classes": len(plan.classes),
         "num_images": plan.num_images,
         "num_shards": plan.num_shards,
         "rounds": plan.rounds,
-        "estimated_bytes": estimate_bytes(plan, settings["width"], settings["height"]),
+        "estimated_bytes": num_bytes,
+        "free_bytes": free_bytes(folder),
+        "estimated_time": estimate_time(plan, settings, config.model, scheduler),
         "prompts": samples,
-        "warnings": [f"{w.wnid} {w.code}: {w.message}" for w in warnings],
+        "warnings": [*[f"{w.wnid} {w.code}: {w.message}" for w in linted], *_warnings(config, folder, num_bytes)],
     }
+
+
+def _warnings(config: GenerationConfig, folder: Path, num_bytes: int) -> list[str]:
+    """What will go wrong with a plan that is possible: too few steps, too little space."""
+    steps, scale = config.num_inference_steps, config.guidance_scale
+    warnings = [steps_warning(scheduler_config(config), config.scheduler, steps, scale)]
+    if num_bytes > (free := free_bytes(folder)):
+        warnings.append(f"the images need about {size(num_bytes)}, and {size(free)} are free at {folder}")
+    return [warning for warning in warnings if warning]
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -229,8 +265,11 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
             raise PlanError(
                 f"{folder} has a data folder but no dataset.json", "restore dataset.json, or name another folder"
             )
+        if not config.batch_size:
+            return _begin_with_batch_size(folder, config)
         return Dataset.from_document(folder, make_plan(config, identify(config))[1])
     existing = Dataset.open(folder)
+    config = replace(config, batch_size=config.batch_size or existing.plan.batch_size)
     recorded = ModelIdentity.recorded(existing.settings)
     pinned = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
     # A pinned model: no need to ask the hub again what the newest commit is.
@@ -240,6 +279,28 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
             f"{folder} holds another dataset: {'; '.join(different)}",
             "give --out a new folder, or run the command that began this dataset",
         )
+    if existing.plan.rounds > plan.rounds:
+        there, asked = counted(existing.plan.rounds, "round"), counted(plan.rounds, "round")
+        note(f"note: {folder} holds {there} already; nothing is removed for a --multiple of {asked}, all are completed")
     document["rounds"] = max(plan.rounds, existing.plan.rounds)
     document["made_with"] = existing.document["made_with"]
     return Dataset.from_document(folder, document)
+
+
+def _begin_with_batch_size(folder: Path, config: GenerationConfig) -> Dataset:
+    """Find the largest batch that fits this device, and begin the dataset with it; or join who was faster."""
+    from imagenet_sd.generation.batch_size import find_batch_size
+
+    model = identify(config)
+    trial = make_plan(replace(config, batch_size=1, compile=False), model)[1]  # compiling takes minutes for each size
+    with tempfile.TemporaryDirectory() as empty:
+        size, device = find_batch_size(Dataset.from_document(Path(empty), trial))
+    config = replace(config, batch_size=size)
+    dataset = Dataset.from_document(folder, make_plan(config, model)[1])
+    if not dataset.begin():
+        return _plan_dataset(folder, replace(config, batch_size=0))
+    note(
+        f"note: batches of {counted(size, 'image')}, found on {device} and recorded in the plan. A GPU with less "
+        "memory that joins later stops with an error and gives its shard back; it never takes another batch size"
+    )
+    return dataset

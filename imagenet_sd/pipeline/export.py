@@ -7,19 +7,24 @@ from imagenet_sd.core.progress import Progress
 from imagenet_sd.pipeline.dataset import open_dataset
 
 
-def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], target: Path) -> dict[str, Any]:
+def export_dataset(
+    folder: Path, kind: Literal["imagefolder", "webdataset"], target: Path, *, verify: bool = False
+) -> dict[str, Any]:
     """Write the finished shards of a dataset as an image folder or as WebDataset tars; goes on where it stopped.
 
     An unfinished dataset is exported as far as it goes; a later call adds the rest and touches nothing that is there.
+    Files of the export that are gone or of another size are written again.
 
     Args:
         folder: dataset folder.
         kind: the format.
         target: folder to write: a new or empty one, or one with an export of this dataset in this format.
+        verify: compare files that are there with the shards byte by byte, not by size alone.
 
     Returns:
         A summary: `out`, `target`, `format`, `images` (in the target now), `num_shards`, `shards_written`,
-        `shards_skipped` (exported before), `shards_missing` (not generated yet).
+        `shards_restored` (of these: exported before, but files were gone or changed), `shards_skipped` (exported before
+        and still there), `shards_missing` (not generated yet).
 
     Raises:
         ImagenetSDError: the target holds something else; nothing was written.
@@ -30,11 +35,13 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
     dataset = open_dataset(folder)
     export = ExportTarget(dataset, kind, target)
     with export.claimed():
-        survey = export.survey()
-        done, todo = (sum(shard.num_rows for shard in survey[state]) for state in ("done", "todo"))
-        images = done + todo
+        survey = export.survey(verify=verify)
+        todo = [*survey["todo"], *survey["damaged"]]
+        done, images = (
+            sum(shard.num_rows for shard in shards) for shards in (survey["done"], [*survey["done"], *todo])
+        )
         with Progress("images", images, done) as progress:
-            for shard in survey["todo"]:
+            for shard in todo:
                 export.export(shard)
                 progress.advance(shard.num_rows)
         export.finish()
@@ -44,7 +51,8 @@ def export_dataset(folder: Path, kind: Literal["imagefolder", "webdataset"], tar
         "format": kind,
         "images": images,
         "num_shards": dataset.plan.num_shards,
-        "shards_written": len(survey["todo"]),
+        "shards_written": len(todo),
+        "shards_restored": len(survey["damaged"]),
         "shards_skipped": len(survey["done"]),
         "shards_missing": len(survey["missing"]),
     }

@@ -1,8 +1,9 @@
 """The prompt builder: a class, a template and a scene become one line of text (ImageNet-SD, sections 4.1 to 4.3)."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from imagenet_sd.core.errors import TemplateError
 from imagenet_sd.core.types import ClassSpec, Prompt, PromptTemplate
 from imagenet_sd.prompts.places import background_of
 from imagenet_sd.prompts.templates import parse_template, uses_background
@@ -41,17 +42,36 @@ class PromptBuilder:
 
     def render(self, spec: ClassSpec, background: str) -> str:
         """The text of the prompt of a class in a scene."""
-        values = {
-            "name": ", ".join(spec.lemmas),
-            "hypernym": ", ".join(spec.hypernyms),
-            "definition": spec.definition,
-            "background": background,
-        }
+        values = _values(spec, background)
         text = "".join(literal + (values[field] if field else "") for literal, field in self._pieces)
-        if any(field and not values[field] for _, field in self._pieces):
+        if any(field and not values[field] for _, field in self._pieces):  # in datasets of before `check_fields`
             text = re.sub(r",?\s{2,}", " ", text)  # a comma or blank that was left without its neighbour
             text = re.sub(r"^[\s,]+|[\s,]+$", "", text)
         return text
+
+    def check_fields(self, classes: Sequence[ClassSpec]) -> None:
+        """Refuse classes that lack what the template names: "nasi goreng, , in a pot" is no prompt.
+
+        Raises:
+            TemplateError: a field is empty; the message names the field, the first class and how many others.
+        """
+        for field in dict.fromkeys(field for _, field in self._pieces if field and field != "background"):
+            if bare := [spec.wnid for spec in classes if not _values(spec, "")[field]]:
+                more = f" and {len(bare) - 1:,} other classes" if len(bare) > 1 else ""
+                raise TemplateError(
+                    f"template {self.template.key!r} names {{{field}}}, which is empty for {bare[0]}{more}",
+                    f"fill in the {field} in the class list, or use a template without it",
+                )
+
+
+def _values(spec: ClassSpec, background: str) -> Mapping[str, str]:
+    """The text of every field of a template."""
+    return {
+        "name": ", ".join(spec.lemmas),
+        "hypernym": ", ".join(spec.hypernyms),
+        "definition": spec.definition,
+        "background": background,
+    }
 
 
 def build_prompts(
@@ -64,8 +84,12 @@ def build_prompts(
         template: the template.
         images_per_class: how many prompts a class gets; more than one differs only where a scene is named.
         dataset_seed: see `PromptBuilder`.
+
+    Raises:
+        TemplateError: see `PromptBuilder.check_fields`.
     """
     builder = PromptBuilder(template, dataset_seed)
+    builder.check_fields(classes)
     for spec in classes:
         for index in range(images_per_class):
             yield builder.prompt(spec, index)

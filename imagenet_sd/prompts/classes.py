@@ -1,11 +1,10 @@
 """Class lists: a built-in name, a text file of wnids, or a TSV for classes that WordNet does not have."""
 
-import csv
 import re
 from pathlib import Path
 from typing import Literal
 
-from imagenet_sd.core.errors import ClassListError
+from imagenet_sd.core.errors import ClassListError, control_character
 from imagenet_sd.core.files import check_safe_name, data_path
 from imagenet_sd.core.types import ClassSpec
 from imagenet_sd.prompts.wordnet import WordNet, open_wordnet
@@ -13,6 +12,8 @@ from imagenet_sd.prompts.wordnet import WordNet, open_wordnet
 BUILTIN_LISTS = ("imagenet-1k", "imagenet-100", "photos-10", "digits-10")
 _TSV_COLUMNS = ("id", "name", "definition", "hypernym")
 _WNID = re.compile(r"n\d{8}")
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any suffix: no folder can have one there."""
 
 
 def load_classes(name: str = "imagenet-100", *, hypernym_lemmas: Literal["first", "all"] = "first") -> list[ClassSpec]:
@@ -54,7 +55,7 @@ def class_list_name(name: str) -> str:
 
 def _from_wnids(path: Path, text: str, wordnet: WordNet, hypernym_lemmas: str) -> list[ClassSpec]:
     line_of: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         wnid = line.split("#")[0].strip()
         if not wnid:
             continue
@@ -90,27 +91,27 @@ def _from_wnids(path: Path, text: str, wordnet: WordNet, hypernym_lemmas: str) -
 
 
 def _from_tsv(path: Path, text: str) -> list[ClassSpec]:
-    rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = [column.strip().lower() for column in next(rows, [])]
+    lines = text.split("\n")  # not `splitlines`, which also splits at U+2028 and other characters inside of a name
+    header = [column.strip().lower() for column in lines[0].split("\t")]
     if header != list(_TSV_COLUMNS):
         raise ClassListError(
             f"{path}, line 1: the header is {header}, not {list(_TSV_COLUMNS)}",
             "the first line must be the four column names, separated by tabs",
         )
     line_of: dict[str, int] = {}
+    folded: dict[str, str] = {}
     fields: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, 2):
-        cells = [cell.strip() for cell in row]
+    for number, line in enumerate(lines[1:], 2):
+        if control := control_character(line, allowed="\t"):
+            raise ClassListError(f"{path}, line {number}: holds the control character {control}", "take it out")
+        cells = [cell.strip() for cell in line.split("\t")]
         if not any(cells):
             continue
         if len(cells) > 4 or len(cells) < 2 or not cells[1]:
             raise ClassListError(
                 f"{path}, line {number}: needs an id and a name, and at most four columns", "separate columns by tabs"
             )
-        try:
-            check_safe_name(cells[0], "class id")
-        except ValueError as error:
-            raise ClassListError(f"{path}, line {number}: {error}", getattr(error, "hint", "")) from None
+        _check_id(path, number, cells[0], folded.setdefault(cells[0].lower(), cells[0]))
         _check_new(path, number, cells[0], line_of)
         fields[cells[0]] = cells + [""] * (4 - len(cells))
     _check_some(path, line_of)
@@ -124,6 +125,21 @@ def _from_tsv(path: Path, text: str) -> list[ClassSpec]:
         )
         for index, id_ in enumerate(sorted(fields))
     ]
+
+
+def _check_id(path: Path, number: int, id_: str, twin: str) -> None:
+    """An id names a folder in exports, on whatever disk; `twin` is the first id that differs in capitals at most."""
+    try:
+        check_safe_name(id_, "class id")
+    except ValueError as error:
+        raise ClassListError(f"{path}, line {number}: {error}", getattr(error, "hint", "")) from None
+    if _DEVICE.fullmatch(id_):
+        raise ClassListError(f"{path}, line {number}: {id_!r} is the name of a device on Windows", "choose another id")
+    if twin != id_:
+        raise ClassListError(
+            f"{path}, line {number}: {id_!r} differs from {twin!r} in capitals only",
+            "choose another id: some disks take the two for one folder",
+        )
 
 
 def _check_new(path: Path, number: int, id_: str, line_of: dict[str, int]) -> None:

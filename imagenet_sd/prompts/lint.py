@@ -12,6 +12,8 @@ from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.templates import parse_template
 from imagenet_sd.prompts.tokens import MAX_TOKENS, lost_words, num_tokens
 
+_NAMED = 5  # of the classes that share a prompt
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LintWarning:
@@ -53,12 +55,27 @@ def lint_prompt(prompt: Prompt) -> list[LintWarning]:
     return [LintWarning(wnid=prompt.wnid, code="too-long", message=text)]
 
 
+def lint_same_prompts(classes: Sequence[ClassSpec], template: PromptTemplate) -> list[LintWarning]:
+    """Classes whose prompts coincide, in the same scene where there is one: one warning for each such text."""
+    builder, wnids_of = PromptBuilder(template), defaultdict(list)
+    for spec in classes:
+        wnids_of[builder.render(spec, "(a scene)")].append(spec.wnid)
+    warnings = []
+    for text, (first, *others) in wnids_of.items():
+        if others:
+            more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
+            message = f"{', '.join(others[:_NAMED])}{more} have the same prompt: {text!r}"
+            warnings.append(LintWarning(wnid=first, code="same-prompt", message=message))
+    return warnings
+
+
 def lint(classes: Sequence[ClassSpec], template: PromptTemplate) -> list[LintWarning]:
     """All warnings for a class list under a template; fields the template does not use are not complained about."""
     builder = PromptBuilder(template)
     used = {field for _, field in parse_template(template.text)}
     unused = {f"no-{field}" for field in ("hypernym", "definition") if field not in used}
     warnings = [warning for warning in lint_classes(classes) if warning.code not in unused]
+    warnings += lint_same_prompts(classes, template)
     for spec in classes:
         warnings += lint_prompt(builder.prompt(spec))
     return warnings

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import TemplateError, one_line
+from imagenet_sd.core.errors import TemplateError, control_character, one_line
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.types import PromptTemplate
 
@@ -42,8 +42,8 @@ def load_templates(path: Path | None = None) -> dict[str, PromptTemplate]:
     """The shipped templates, and those of a user's YAML file (`key: "text"`) over them.
 
     Raises:
-        TemplateError: the file is not a mapping from key to text (or to `text` and `backgrounds`), or a text has an
-            unknown field.
+        TemplateError: the file is not a mapping from key to text (or to `text` and `backgrounds`), or a text is empty,
+            holds a control character, or has an unknown field.
     """
     templates = _read(data_path("prompts", "templates.yaml"))
     if path is not None:
@@ -89,7 +89,17 @@ def _template(path: Path, key: str, entry: Any) -> PromptTemplate:
     try:
         if own and not uses_background(template):
             raise TemplateError("it has backgrounds and no field {background}", "name {background} in its text")
+        for part in (text, *own):
+            _check_text(part)
         parse_template(text)
     except TemplateError as error:
         raise TemplateError(f"{path}, key {key!r}: {error}", error.hint) from None
     return template
+
+
+def _check_text(text: str) -> None:
+    """What a new template or background may not be; those that old datasets record are taken as they are."""
+    if not text.strip():
+        raise TemplateError("the template is empty", "write text with fields, such as  a photo of a {name}")
+    if control := control_character(text, allowed="\t\n"):
+        raise TemplateError(f"the template holds the control character {control}", "take it out")

@@ -26,6 +26,7 @@ _LICENSES = {
     "stabilityai/stable-diffusion-2-1-base": "openrail++",
     "stabilityai/stable-diffusion-xl-base-1.0": "openrail++",
 }
+_WNID = re.compile(r"n\d{8}", re.ASCII)
 _MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -45,13 +46,20 @@ def dataset_card(document: dict[str, Any]) -> str:
     license_ = _LICENSES.get(settings["model_id"], "other")
     return _template().render(
         document=document,
-        header=_header(settings, license_, images),
+        header=_header(settings, license_, images, _from_wordnet(classes)),
         images=images,
         license=license_,
+        wordnet=_from_wordnet(classes),
+        places="{background}" in settings["template"] and not settings.get("backgrounds"),
         checked=settings.get("nsfw_checker") is not None,
         examples=[(entry, prompts.render(ClassSpec.from_json(entry), _SCENE)) for entry in spread],
         max_classes=MAX_CLASSES,
     )
+
+
+def _from_wordnet(classes: list[dict[str, Any]]) -> bool:
+    """Whether the classes are synsets of WordNet; those of a user's own list have ids of another form."""
+    return all(_WNID.fullmatch(str(entry["wnid"])) for entry in classes)
 
 
 @cache
@@ -66,7 +74,7 @@ def _template() -> Any:
     return environment.get_template("card.md.j2")
 
 
-def _header(settings: dict[str, Any], license_: str, images: int) -> str:
+def _header(settings: dict[str, Any], license_: str, images: int, wordnet: bool) -> str:
     # No features, which the Parquet files name, and no counts: `load_dataset` would refuse a dataset that is growing.
     header: dict[str, Any] = {"license": license_}
     if license_ == "other":
@@ -78,7 +86,7 @@ def _header(settings: dict[str, Any], license_: str, images: int) -> str:
         "pretty_name": printable(name),
         "task_categories": ["image-classification"],
         "annotations_creators": ["machine-generated"],
-        "tags": ["synthetic", "imagenet-sd", "text-to-image", "wordnet"],
+        "tags": ["synthetic", "imagenet-sd", "text-to-image", *["wordnet"] * wordnet],
         "size_categories": [_size_category(images)],
         "configs": [{"config_name": "default", "data_files": [{"split": layout.SPLIT, "path": layout.DATA_FILES}]}],
     }

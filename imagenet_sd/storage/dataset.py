@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,6 +81,24 @@ class Dataset:
         """(width, height) of every image in pixels."""
         return self.settings["width"], self.settings["height"]
 
+    def begin(self) -> bool:
+        """Write `dataset.json` unless there is one; of several processes at the same time, one does.
+
+        Returns:
+            Whether this one has written it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / layout.DESCRIPTION
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        write_json(draft, self.document)
+        try:
+            os.link(draft, path)  # fails where there is one, unlike a rename
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        return True
+
     def write_description(self) -> None:
         """Write `dataset.json` and the card where they do not say this already.
 
@@ -147,7 +166,8 @@ class Dataset:
 
     def unfinished(self) -> list[int]:
         """Numbers of the shards that are not done, each checked with `is_done`."""
-        return [i for i, shard in enumerate(self.plan.shards()) if not self.is_done(shard)]
+        listed = self.listed_shards()  # spares a look at the files of shards that are still to come
+        return [i for i in range(self.plan.num_shards) if i not in listed or not self.is_done(self.plan.shard(i))]
 
     def listed_shards(self) -> set[int]:
         """Numbers of the shards that have a manifest: a listing of folders, no check of what is in the files.
@@ -225,26 +245,39 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
                 f"dataset.json has format {document['format_version']}, this version reads 1 to {FORMAT_VERSION}",
                 "use the version of imagenet-sd that made the dataset",
             )
-        settings = document["settings"]
         if document["fingerprint"] != fingerprint(document):
             raise DatasetError(
                 "dataset.json does not match its fingerprint: it was changed after the dataset was begun",
                 "restore the file from a copy",
             )
-        counts = tuple(entry["count"] for entry in document["classes"])
-        rounds, shard_size, batch_size = document["rounds"], settings["shard_size"], settings["batch_size"]
-        for number in (rounds, shard_size, batch_size, sum(counts)):
-            if not (isinstance(number, int) and number >= 1):
-                raise TypeError(f"a count: {number!r}")
-        return GenerationPlan(
-            fingerprint=document["fingerprint"],
-            classes=tuple(map(ClassSpec.from_json, document["classes"])),
-            counts=counts,
-            rounds=rounds,
-            shard_size=shard_size,
-            batch_size=batch_size,
-            seed=settings["seed"],
-            prompts=PromptBuilder(PromptTemplate.recorded(settings), settings["seed"]),
-        )
+        plan = build_plan(document)
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
+    if plan.excess:
+        raise DatasetError(f"dataset.json plans {plan.excess}", "restore the file from a copy")
+    return plan
+
+
+def build_plan(document: dict[str, Any]) -> GenerationPlan:
+    """The plan of a `dataset.json` of the present format, whatever its size.
+
+    Raises:
+        KeyError, TypeError, AttributeError: the document is garbled.
+    """
+    settings, counts = document["settings"], tuple(entry["count"] for entry in document["classes"])
+    rounds, shard_size, batch_size = document["rounds"], settings["shard_size"], settings["batch_size"]
+    for number, least in [(n, 1) for n in (rounds, shard_size, batch_size)] + [(n, 0) for n in counts]:
+        if type(number) is not int or number < least:
+            raise TypeError(f"a count: {number!r}")
+    if not sum(counts):
+        raise TypeError("a count: there are no images")
+    return GenerationPlan(
+        fingerprint=document["fingerprint"],
+        classes=tuple(map(ClassSpec.from_json, document["classes"])),
+        counts=counts,
+        rounds=rounds,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        seed=settings["seed"],
+        prompts=PromptBuilder(PromptTemplate.recorded(settings), settings["seed"]),
+    )

@@ -1,7 +1,8 @@
 """Export: the finished shards of a dataset as an image folder, or as WebDataset tar files.
 
 JPEG bytes are copied, never encoded again. The shard is the unit of work and of resume: a hidden marker in the target,
-written last, says that a shard is there, and from which Parquet file (its SHA-256) it came.
+written last, says that a shard is there, from which Parquet file (its SHA-256) it came, and how large its files are.
+Files that are gone or have another size since are written again.
 
 ```
 imagefolder   {wnid}/{image_id}.jpg, and metadata.jsonl: `file_name` and the other columns, one line for each image
@@ -20,14 +21,15 @@ import math
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError
-from imagenet_sd.core.files import atomic_write, check_safe_name, read_json, sha256_file, write_json
+from imagenet_sd.core.files import atomic_write, check_safe_name, name_file, read_json, sha256_file, write_json
 from imagenet_sd.core.process import exclusive
 from imagenet_sd.core.types import ImageRequest, Shard
 from imagenet_sd.storage.dataset import Dataset
@@ -83,25 +85,34 @@ class ExportTarget:
                 self._make_class_folders()
             yield
 
-    def survey(self) -> dict[str, list[Shard]]:
+    def survey(self, *, verify: bool = False) -> dict[str, list[Shard]]:
         """The shards of the dataset, in the order of the plan, by what there is to do with them.
 
+        Args:
+            verify: compare the exported files with the shards byte by byte, not by their sizes alone.
+
         Returns:
-            `todo` (finished, not exported yet or generated again since, with other bytes), `done` (exported), `missing`
-            (not generated yet).
+            `todo` (finished, not exported yet or generated again since, with other bytes), `done` (exported, and every
+            file is there), `damaged` (exported, but a file is gone or another), `missing` (not generated yet).
 
         Raises:
-            DatasetError: a manifest is garbled or belongs to another plan.
+            DatasetError: a manifest is garbled or belongs to another plan, or, to verify, a shard is damaged.
         """
-        by_state: dict[str, list[Shard]] = {"todo": [], "done": [], "missing": []}
+        by_state: dict[str, list[Shard]] = {"todo": [], "done": [], "damaged": [], "missing": []}
         for shard in self.plan.shards():
             manifest = self.dataset.manifest(shard)
             if manifest is None:
                 by_state["missing"].append(shard)
-            elif manifest.fingerprint != self.plan.fingerprint:
+                continue
+            if manifest.fingerprint != self.plan.fingerprint:
                 raise self._fault(shard, "belongs to another plan")
+            said = self._marked(shard)
+            if said.get("sha256") != manifest.sha256 or not {"sizes", "bytes"} & said.keys():  # none in older markers
+                by_state["todo"].append(shard)
+            elif self._sizes_agree(shard, said) and (not verify or self._bytes_agree(shard)):
+                by_state["done"].append(shard)
             else:
-                by_state["done" if self._is_exported(shard, manifest.sha256) else "todo"].append(shard)
+                by_state["damaged"].append(shard)
         return by_state
 
     def export(self, shard: Shard) -> None:
@@ -125,7 +136,7 @@ class ExportTarget:
             atomic_write(self._marker(shard), lambda path: self._write_images(path, shard, digest))
         else:
             tar = layout.export_tar(self.target, shard)
-            atomic_write(tar, lambda path: self._write_tar(path, shard))
+            atomic_write(tar, lambda path: self._write_tar_file(path, shard))
             said = {"sha256": digest, "images": shard.num_rows, "bytes": tar.stat().st_size}
             atomic_write(self._marker(shard), lambda path: path.write_text(json.dumps(said) + "\n", encoding="utf-8"))
 
@@ -133,7 +144,7 @@ class ExportTarget:
         """Write `metadata.jsonl` of an image folder: the lines of all exported shards in the order of the plan."""
         metadata = self.target / layout.EXPORT_METADATA
         markers = [marker for marker in map(self._marker, self.plan.shards()) if marker.exists()]
-        if self.kind != "imagefolder" or metadata.exists() or not markers:
+        if self.kind != "imagefolder" or not markers or self._metadata_size(markers) == _size(metadata):
             return
 
         def join(path: Path) -> None:
@@ -144,6 +155,14 @@ class ExportTarget:
                         shutil.copyfileobj(lines, joined)
 
         atomic_write(metadata, join)
+
+    def _metadata_size(self, markers: list[Path]) -> int:
+        """Bytes of the metadata of these shards: of their markers without the first line of each."""
+        total = 0
+        for marker in markers:
+            with open(marker, "rb") as lines:
+                total += marker.stat().st_size - len(lines.readline())
+        return total
 
     def _claim(self) -> None:
         path = self.target / layout.EXPORT_DESCRIPTION
@@ -181,13 +200,37 @@ class ExportTarget:
     def _marker(self, shard: Shard) -> Path:
         return layout.export_marker(self.target, shard)
 
-    def _is_exported(self, shard: Shard, digest: str) -> bool:
+    def _marked(self, shard: Shard) -> dict[str, Any]:
+        """What the marker of a shard says; {} without one, or where it is garbled."""
+        with suppress(OSError, ValueError), open(self._marker(shard), encoding="utf-8") as marker:
+            said = json.loads(marker.readline())
+            return said if isinstance(said, dict) else {}
+        return {}
+
+    def _sizes_agree(self, shard: Shard, said: dict[str, Any]) -> bool:
+        """Whether the files of a shard are there, each with the size that its marker gives."""
         with suppress(OSError, ValueError, KeyError, TypeError):
+            if self.kind == "webdataset":
+                return layout.export_tar(self.target, shard).stat().st_size == said["bytes"]
             with open(self._marker(shard), encoding="utf-8") as marker:
-                said = json.loads(marker.readline())
-            whole = self.kind == "imagefolder" or layout.export_tar(self.target, shard).stat().st_size == said["bytes"]
-            return whole and said["sha256"] == digest
+                names = [json.loads(line)["file_name"] for line in marker.readlines()[1:]]
+            paths = [self._image(request) for request in self.plan.requests(shard)]
+            as_planned = names == [path.relative_to(self.target).as_posix() for path in paths]
+            return as_planned and [path.stat().st_size for path in paths] == said["sizes"]
         return False
+
+    def _bytes_agree(self, shard: Shard) -> bool:
+        """Whether the files of a shard hold what the shard gives now."""
+        if self.kind == "webdataset":
+            with tempfile.TemporaryFile() as fresh, open(layout.export_tar(self.target, shard), "rb") as there:
+                self._write_tar(fresh, shard)
+                fresh.seek(0)
+                return all(block == there.read(len(block)) for block in iter(lambda: fresh.read(1 << 20), b""))
+        rows = zip(self._rows(shard), self.plan.requests(shard), strict=True)
+        return all(self._image(request).read_bytes() == row["image"]["bytes"] for row, request in rows)
+
+    def _image(self, request: ImageRequest) -> Path:
+        return self.target / request.prompt.wnid / f"{request.image_id}.jpg"
 
     def _fault(self, shard: Shard, message: str) -> DatasetError:
         return DatasetError(f"{self.dataset.shard_path(shard)}: {message}", _REPAIR)
@@ -201,20 +244,30 @@ class ExportTarget:
 
     def _write_images(self, path: Path, shard: Shard, digest: str) -> None:
         """Write the images of a shard, and to `path` its marker: a line of its own, then the lines of the metadata."""
-        with open(path, "w", encoding="utf-8") as marker:
-            marker.write(json.dumps({"sha256": digest, "images": shard.num_rows}) + "\n")
-            for row in self._rows(shard):
-                folder, name = self.target / row["wnid"], f"{row['image_id']}.jpg"
-                temporary = folder / f".{name}.tmp"  # no image to a reader; the next run writes it again
+        lines, sizes = [], []
+        for row, request in zip(self._rows(shard), self.plan.requests(shard), strict=True):
+            image = self._image(request)
+            temporary = image.with_name(f".{image.name}.tmp")  # no image to a reader; the next run writes it again
+            try:
                 temporary.write_bytes(row["image"]["bytes"])
-                os.replace(temporary, folder / name)
-                columns = {"file_name": f"{row['wnid']}/{name}", **_columns(row)}
-                marker.write(json.dumps(columns, ensure_ascii=False) + "\n")
+            except OSError as error:
+                name_file(error, image)
+                raise
+            os.replace(temporary, image)
+            columns = {"file_name": image.relative_to(self.target).as_posix(), **_columns(row)}
+            lines.append(json.dumps(columns, ensure_ascii=False))
+            sizes.append(len(row["image"]["bytes"]))
+        said = {"sha256": digest, "images": shard.num_rows, "sizes": sizes}
+        path.write_text("".join(f"{line}\n" for line in (json.dumps(said), *lines)), encoding="utf-8")
         os.sync()  # once a shard instead of an fsync per image: the images must outlive a power cut if the marker does
 
-    def _write_tar(self, path: Path, shard: Shard) -> None:
+    def _write_tar_file(self, path: Path, shard: Shard) -> None:
+        with open(path, "wb") as file:
+            self._write_tar(file, shard)
+
+    def _write_tar(self, file: IO[bytes], shard: Shard) -> None:
         """The same rows give the same bytes: `TarInfo` starts with time 0, user 0 and mode 0644."""
-        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for row in self._rows(shard):
                 key = row["image_id"].replace(".", "%2E")
                 texts = {"cls": str(row["label"]), "json": json.dumps(_columns(row), ensure_ascii=False)}
@@ -227,6 +280,11 @@ class ExportTarget:
 
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in (*COLUMNS, FLAG) if name in row and name != "image"}
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _describe(description: dict[str, Any]) -> str:

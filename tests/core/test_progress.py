@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from imagenet_sd.core.progress import Progress, duration
+from imagenet_sd.core.progress import Progress, counted, duration, note, size, tracked
 
 
 def test_log_lines_count_and_tell_a_rate_once_there_is_one(capsys: pytest.CaptureFixture):
@@ -40,3 +40,32 @@ def test_log_lines_are_few(capsys: pytest.CaptureFixture):
 )
 def test_durations(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1200, "1.2 kB"), (38_000, "38 kB"), (4.2e6, "4.2 MB"), (11.59e9, "12 GB"),
+     (5.649e12, "5.6 TB"), (3e15, "3,000.0 TB")],
+)  # fmt: skip
+def test_sizes_are_never_zero_for_something(num_bytes: float, text: str):
+    assert size(num_bytes) == text
+
+
+def test_counts_have_their_plural():
+    assert [counted(n, "shard") for n in (0, 1, 2, 2000)] == ["0 shards", "1 shard", "2 shards", "2,000 shards"]
+
+
+def test_items_are_counted_as_they_are_done(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Progress.__init__, "__defaults__", (0, 0.0))  # a line for every item
+    seen = []
+    for item in tracked("sizes", "abc"):
+        seen.append((item, capsys.readouterr().err.partition(",")[0]))
+    assert seen == [("a", ""), ("b", "sizes 1/3"), ("c", "sizes 2/3")]
+    assert capsys.readouterr().err.startswith("sizes 3/3")
+
+
+def test_notes_are_safe_on_a_terminal(capsys: pytest.CaptureFixture):
+    note("a\x1b[31mb\u2028c")
+    with Progress("images", 1) as progress:
+        progress.say("\x07d")
+    assert capsys.readouterr().err == "a\\u001b[31mb\\u2028c\n\\u0007d\n"

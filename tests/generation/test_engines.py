@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from imagenet_sd.core.files import read_json
+from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.seeds import Permutation
 from imagenet_sd.core.types import ShardManifest
+from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.workers.metrics import write_metrics
 from imagenet_sd.generation.workers.status import status
 from imagenet_sd.storage.dataset import Dataset, fingerprint
 from tests.conftest import SMALL, CliRun
-from tests.fakes import replay_loop
+from tests.fakes import Replay, replay_loop
 from tests.generation.test_resume import shard_hashes
 
 
@@ -160,6 +163,82 @@ def test_status_of_a_dataset_in_progress(small_dataset: Path, tmp_path: Path):
     values = {family.name: family.samples[0] for family in families}
     assert values["imagenet_sd_images_done"].value == 18 and values["imagenet_sd_workers_stale"].value == 1
     assert values["imagenet_sd_shards_failed"].labels == {"dataset": "out"}
+
+
+def test_status_of_a_folder_that_cannot_be_written(small_dataset: Path):
+    """As on a read-only mount: the folder belongs to another user, and this machine's clock has to do."""
+    with tempfile.TemporaryDirectory() as public:  # pytest's own folders are closed to other users
+        out = Path(public) / "out"
+        shutil.copytree(small_dataset, out)
+        shutil.rmtree(out / ".work/leases")
+        document = read_json(out / "dataset.json") | {"rounds": 2}
+        (out / "dataset.json").write_text(json.dumps(document))
+        for path in (Path(public), out, *out.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        dataset, uid = Dataset.open(out), os.geteuid()
+        try:
+            if uid == 0:  # whom permissions do not stop
+                os.seteuid(65534)
+            state = status(dataset)
+            with pytest.raises(OSError, match="ermission"):
+                (out / ".work/leases").mkdir()
+        finally:
+            os.seteuid(uid)
+            for path in (Path(public), *(path for path in out.rglob("*") if path.is_dir()), out):
+                path.chmod(0o755)
+    assert (state["shards_done"], state["num_shards"], state["workers_live"], state["complete"]) == (4, 8, 0, False)
+
+
+def test_a_run_says_for_whom_it_waits_and_counts_its_own_shards_alone(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another run holds two of the four shards, and publishes them while the command waits."""
+    from imagenet_sd.core import layout
+    from imagenet_sd.generation.workers import status as progress
+    from imagenet_sd.generation.workers.leases import LeaseBoard
+    from imagenet_sd.pipeline import generate
+
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(small_dataset / "dataset.json", out)
+    dataset = Dataset.open(out)
+    board = LeaseBoard(out / layout.LEASES, "host-of-another-1")
+    held = {i: board.claim(layout.shard_id(dataset.plan.shard(i))) for i in (1, 3)}
+    replay = Replay(small_dataset, dataset)
+    said: list[str] = []
+
+    def publish(bar: Progress, text: str) -> None:
+        said.append(text)
+        for i, lease in held.items():
+            replay.run_shard(i)
+            lease.release()
+
+    monkeypatch.setattr(Progress, "say", publish)
+    config = GenerationConfig(
+        model="embedded", prompt="c_dc", guidance_scale=2, num_inference_steps=5, images_per_class=2, shard_size=6,
+        batch_size=4,
+    )  # fmt: skip
+    summary = generate(config, out, workers=1)
+    assert summary["shards_generated"] == 2 and shard_hashes(out) == shard_hashes(small_dataset)
+    assert said[0] in {
+        f"waiting for shard 000-0000{i}, which host-of-another-1 is generating, and for 1 shard of others"
+        for i in (1, 3)
+    }
+    board.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_smaller_multiple_than_there_is_says_so(small_dataset: Path, tmp_path: Path, cli: CliRun, workers: int):
+    grown = tmp_path / "grown"
+    shutil.copytree(small_dataset, grown)
+    done = cli(*SMALL, "--multiple", 2, "--workers", workers, "--out", grown, "--format", "json")
+    assert done.returncode == 0 and json.loads(done.stdout)["shards_generated"] == 4, done.stderr
+    assert "note:" not in done.stderr
+    done = cli(*SMALL, "--multiple", 1, "--out", grown, "--format", "json")
+    summary = json.loads(done.stdout)
+    assert (summary["rounds"], summary["num_shards"], summary["shards_generated"]) == (2, 8, 0)
+    assert f"note: {grown} holds 2 rounds already" in done.stderr
 
 
 def test_status_command_and_6400_shards_in_a_second(small_dataset: Path, tmp_path: Path, cli: CliRun):

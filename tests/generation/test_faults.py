@@ -87,6 +87,29 @@ def test_a_full_disk_stops_the_worker_and_loses_nothing(
     assert rerun(small_dataset, out)
 
 
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_a_full_disk_is_said_with_path_and_hint(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CliRun, format: str
+):
+    out = tmp_path / "out"
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    done = cli(*SMALL, "--out", out, "--format", format)
+    assert done.returncode == 1 and done.stdout == ""
+    last = done.stderr.splitlines()
+    if format == "json":
+        said = json.loads(last[-1])
+        assert said["exit_code"] == 1
+        error, hint = said["error"], said["hint"]
+    else:
+        error, hint = last[-2].removeprefix("error: "), last[-1].removeprefix("hint: ")
+    assert "No space left on device" in error and f"{out}/data/round-000/train-0000" in error
+    assert hint == "free space there, then run the same command again: what is finished stays"
+
+
 @pytest.mark.parametrize("step", range(1, 8))
 def test_killed_at_each_point_of_publishing(small_dataset: Path, tmp_path: Path, step: int):
     """From before the first byte is safe to after the manifest of the first shard: what has one is done, and stays."""
@@ -307,7 +330,7 @@ def test_signals_stop_a_run_cleanly(
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     out = tmp_path / "out"
-    slow = [part if part != "5" else "900" for part in SMALL]  # PNDM fails at 1,000: its table ends at 999
+    slow = [part if part != "5" else "900" for part in SMALL]
     process = subprocess.Popen(
         [sys.executable, "-m", "imagenet_sd", *slow, "--workers", "2", "--out", str(out)],
         stderr=subprocess.PIPE,

@@ -1,4 +1,5 @@
 import json
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ from imagenet_sd.core.seeds import image_seed
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.plan import ModelIdentity, default_folder, make_plan
-from imagenet_sd.storage.dataset import fingerprint, load_plan
+from imagenet_sd.storage.dataset import Dataset, fingerprint, load_plan
 
 MODEL = ModelIdentity(model_id="some/model", revision="abc")
 
@@ -118,11 +119,63 @@ def test_a_document_changed_by_hand_is_noticed():
     for garbled in ({"format_version": 1}, {"format_version": 2}, {}, []):
         with pytest.raises(DatasetError, match="lacks or garbles"):
             load_plan(garbled)
-    for rounds in (0, -1, "1", None, 1.5):
+    for rounds in (0, -1, "1", "2", None, 1.5, True, float("nan"), float("inf"), [1]):
         with pytest.raises(DatasetError, match="lacks or garbles a count"):
+            load_plan(make_plan(GenerationConfig(classes="digits-10"), MODEL)[1] | {"rounds": rounds})
+    for rounds in (10**9, 10**30):
+        with pytest.raises(DatasetError, match=r"dataset\.json plans more than 1,000,000,000 images"):
             load_plan(make_plan(GenerationConfig(classes="digits-10"), MODEL)[1] | {"rounds": rounds})
     with pytest.raises(DatasetError, match="has format 3, this version reads 1 to 2"):
         load_plan(document | {"format_version": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["classes"][0].update(count=-1), "a count: -1"),
+        (lambda d: d["classes"][0].update(count="3"), "a count: '3'"),
+        (lambda d: d["classes"][0].update(count=True), "a count: True"),
+        (lambda d: [c.update(count=0) for c in d["classes"]], "a count: there are no images"),
+        (lambda d: d["classes"][0].update(count=10**21), "plans more than 1,000,000,000 images"),
+        (lambda d: d["settings"].update(shard_size=1) or d.update(rounds=300), "plans more than 1,000,000 shards"),
+        (lambda d: d["settings"].update(shard_size=0), "a count: 0"),
+        (lambda d: d["settings"].update(batch_size=None), "a count: None"),
+        (lambda d: d["classes"][0].update(lemmas=[1]), "the class 'n13742358'"),
+        (lambda d: d["classes"][0].update(wnid=None), "the class None"),
+        (lambda d: d["classes"][0].update(class_index="0"), "the class 'n13742358'"),
+        (lambda d: d.update(classes={}), "lacks or garbles"),
+        (lambda d: d.update(classes=[3]), "lacks or garbles"),
+    ],
+)
+def test_a_garbled_document_with_a_fitting_fingerprint_is_one_line(change, message: str):
+    document = make_plan(GenerationConfig(classes="digits-10", images_per_class=400), MODEL)[1]
+    change(document)
+    document["fingerprint"] = fingerprint(document)
+    with pytest.raises(DatasetError, match=message):
+        load_plan(document)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"images_per_class": 10**21}, {"images_per_class": 10**9}, {"shard_size": 1, "multiple": 10_000}],
+    ids=str,
+)
+def test_a_plan_too_large_to_work_on_is_refused_at_once(settings: dict):
+    started = time.process_time()
+    with pytest.raises(PlanError, match="the plan has more than 1,000,000") as caught:
+        plan_of(**settings)
+    assert "--shard-size" in caught.value.hint and time.process_time() - started < 1
+
+
+def test_the_largest_plan_starts_within_seconds(tmp_path: Path):
+    """A million shards: what `generate` and `status` do before the first image. Fewer files are the file system's."""
+    config = GenerationConfig(classes="digits-10", images_per_class=10_000, multiple=10_000)
+    plan, document = make_plan(config, MODEL)
+    assert (plan.num_images, plan.num_shards) == (10**9, 10**6)
+    dataset = Dataset.from_document(tmp_path, document)
+    started = time.process_time()
+    assert len(dataset.unfinished()) == 10**6
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize(

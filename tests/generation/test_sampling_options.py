@@ -24,8 +24,9 @@ from imagenet_sd.generation.diffusion.loading import load_pipeline
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.schedulers import SCHEDULERS
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity
-from imagenet_sd.generation.plan import difference, load_plan, make_plan
+from imagenet_sd.generation.plan import difference, make_plan
 from imagenet_sd.generation.worker import generator_facts
+from imagenet_sd.storage.dataset import load_plan
 from tests.conftest import SMALL, CliRun
 from tests.generation.test_generator import TEXTS, request
 

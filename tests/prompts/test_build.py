@@ -80,10 +80,41 @@ def test_a_missing_field_leaves_no_loose_comma(key: str, text: str):
     assert rendered.startswith(text) and ", " not in rendered and "  " not in rendered
 
 
+@pytest.mark.parametrize(("key", "field"), [("c_hc", "hypernym"), ("c_dc", "definition"), ("c_hc_b", "hypernym")])
+def test_an_empty_field_that_the_template_names_is_an_error(key: str, field: str):
+    """Such prompts would read "nasi goreng, , in a pot", so new datasets have none; see the next test for old ones."""
+    full = ClassSpec(wnid="a", class_index=0, lemmas=("rice",), hypernyms=("dish",), definition="food")
+    bare = [ClassSpec(wnid=wnid, class_index=1, lemmas=("nasi goreng",)) for wnid in ("b", "c", "d")]
+    template = load_templates()[key]
+    with pytest.raises(TemplateError, match=rf"{key!r} names {{{field}}}, which is empty for b and 2 other classes"):
+        list(build_prompts([full, *bare], template))
+    with pytest.raises(TemplateError, match=r"which is empty for b$"):
+        PromptBuilder(template).check_fields([full, bare[0]])
+    PromptBuilder(template).check_fields([full])
+    PromptBuilder(load_templates()["photo"]).check_fields(bare)
+
+
 def test_braces_in_a_definition_are_text():
     spec = ClassSpec(wnid="x", class_index=0, lemmas=("{name}",), definition="{definition.__class__}")
     text = PromptBuilder(PromptTemplate(key="t", text="{name}: {definition} {{literal}}")).prompt(spec).text
     assert text == "{name}: {definition.__class__} {literal}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("''", "is empty"),
+        ("'  '", "is empty"),
+        ('"a \\x1b[31m{name}"', r"control character U\+001B"),
+        ('"{name}\\u2028"', r"control character U\+2028"),
+        ('"{name}\\0"', r"control character U\+0000"),
+    ],
+)
+def test_an_empty_template_and_one_with_control_characters_are_refused(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "t.yaml"
+    path.write_text(f"mine: {text}\n")
+    with pytest.raises(TemplateError, match=f"key 'mine': the template .*{message}"):
+        load_templates(path)
 
 
 @pytest.mark.parametrize("text", ["{nmae}", "{name.__class__}", "{name!r}", "{name:>10}", "{0}", "{}", "{name"])

@@ -116,6 +116,13 @@ def test_own_classes_from_tsv(own_classes: Path):
         ("id\tname\tdefinition\thypernym\nx\n", r"line 2: needs an id and a name"),
         ("id\tname\tdefinition\thypernym\nok\tname\n../x\tname\n", r"line 3: class id '\.\./x'"),
         ("id\tname\tdefinition\thypernym\na\tname\na\tname\n", r"line 3: a stands in line 2 already"),
+        ("id\tname\tdefinition\thypernym\ncon\tname\n", r"line 2: 'con' is the name of a device on Windows"),
+        ("id\tname\tdefinition\thypernym\nLPT1.x\tname\n", r"line 2: 'LPT1.x' is the name of a device"),
+        ("id\tname\tdefinition\thypernym\nAbc\tx\nabC\ty\n", r"line 3: 'abC' differs from 'Abc' in capitals only"),
+        ("id\tname\tdefinition\thypernym\na\ttwo\u2028lines\n", r"line 2: holds the control character U\+2028"),
+        ("id\tname\tdefinition\thypernym\na\tname\nb\tx\0y\n", r"line 3: holds the control character U\+0000"),
+        ("id\tname\tdefinition\thypernym\na\tx\t\x1b]0;title\x07\n", r"line 2: holds the control character U\+001B"),
+        ("id\tname\tdefinition\thypernym\na\tabc\u202edcba\n", r"line 2: holds the control character U\+202E"),
         ("id\tname\tdefinition\thypernym\n", r"the list is empty"),
     ],
 )
@@ -130,3 +137,15 @@ def test_an_unknown_list_names_the_known_ones():
     with pytest.raises(ClassListError, match="no class list 'imagenet-7'") as caught:
         load_classes("imagenet-7")
     assert "imagenet-100" in caught.value.hint
+
+
+def test_lines_end_at_line_feeds_alone_and_fields_may_be_long(tmp_path: Path):
+    """NEL, form feed and the like would end a line for `str.splitlines`; they are refused, spaces are not."""
+    path, long = tmp_path / "mine.tsv", "x" * 200_000  # Python's csv module refuses fields above 131,072 characters
+    path.write_text(f"id\tname\tdefinition\thypernym\r\na\tb\u00a0c \u3042\u200d\t{long}\t\r\n", newline="")
+    (spec,) = load_classes(str(path))
+    assert (spec.lemmas, spec.definition) == (("b\u00a0c \u3042\u200d",), long)
+    for char in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029":
+        path.write_text(f"id\tname\tdefinition\thypernym\na\tb{char}c\t\t\n")
+        with pytest.raises(ClassListError, match=rf"line 2: holds the control character U\+{ord(char):04X}"):
+            load_classes(str(path))

@@ -2,10 +2,10 @@ import statistics
 
 import pytest
 
-from imagenet_sd.core.types import ClassSpec, Prompt
+from imagenet_sd.core.types import ClassSpec, Prompt, PromptTemplate
 from imagenet_sd.prompts.build import build_prompts
 from imagenet_sd.prompts.classes import load_classes
-from imagenet_sd.prompts.lint import lint, lint_classes, lint_prompt
+from imagenet_sd.prompts.lint import lint, lint_classes, lint_prompt, lint_same_prompts
 from imagenet_sd.prompts.templates import load_templates
 from imagenet_sd.prompts.tokens import clip_tokenizer, lost_words, num_tokens
 
@@ -44,6 +44,27 @@ def test_shared_names_of_imagenet_1k():
     shared = {w.wnid for w in lint_classes(load_classes("imagenet-1k")) if w.code == "shared-name"}
     crane, maillot, cardigan = {"n02012849", "n03126707"}, {"n03710637", "n03710721"}, {"n02113186", "n02963159"}
     assert shared == crane | maillot | cardigan
+
+
+@pytest.mark.parametrize("text", ["a photo", "a {hypernym}", "{hypernym} in {background}"])
+def test_classes_whose_prompts_coincide_are_named(text: str):
+    specs = [
+        ClassSpec(wnid=f"n{i}", class_index=i, lemmas=(f"thing {i}",), hypernyms=("rare",) if i == 9 else ("thing",))
+        for i in range(10)
+    ]
+    warnings = lint(specs, PromptTemplate(key="t", text=text))
+    (same,) = [warning for warning in warnings if warning.code == "same-prompt"]
+    more = 4 if text == "a photo" else 3
+    assert same.wnid == "n0" and f"n1, n2, n3, n4, n5 and {more} more have the same prompt: " in same.message
+    assert not lint_same_prompts(specs, PromptTemplate(key="t", text="{name}"))
+
+
+def test_the_cranes_are_the_only_classes_of_imagenet_that_share_a_prompt():
+    """With the name alone. Checked by hand: n02012849 is the bird, n03126707 the machine, both named "crane" only."""
+    shared = {key: lint_same_prompts(load_classes("imagenet-1k"), t) for key, t in load_templates().items()}
+    assert {key for key, warnings in shared.items() if warnings} == {"c", "photo"}
+    for warnings in (shared["c"], shared["photo"]):
+        assert [(w.wnid, w.message.split()[0]) for w in warnings] == [("n02012849", "n03126707")]
 
 
 @pytest.mark.parametrize(("key", "codes"), [("c", set()), ("c_hc", {"no-hypernym"}), ("c_dc", {"no-definition"})])

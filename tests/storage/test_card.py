@@ -162,3 +162,16 @@ def test_a_long_class_list_is_cut(document: dict[str, Any]):
     card = dataset_card(document)
     assert f"n{MAX_CLASSES - 1:08d}" in card and f"`n{MAX_CLASSES:08d}`" not in card
     assert "and 19,000 more" in card and "42,000 images of 21000 classes" in card
+
+
+def test_the_card_speaks_of_wordnet_only_where_the_classes_are_its_synsets(document: dict[str, Any]):
+    own = json.loads(json.dumps(document))
+    for entry in own["classes"]:
+        entry["wnid"] = f"dish-{entry['class_index']}"
+    ours, theirs = dataset_card(document), dataset_card(own)
+    assert "from WordNet prompts" in ours and "WordNet (Miller, 1995) too" in ours
+    assert "wordnet" in DatasetCard(ours).data.to_dict()["tags"]
+    assert "wordnet" not in theirs.lower()
+    assert "from prompts for a class list of its own" in theirs and "Please cite the generator too." in theirs
+    own["settings"]["template"] = "{name} inside {background}"
+    assert "Please cite the generator, Places365 (Zhou et al., 2018) too." in dataset_card(own)

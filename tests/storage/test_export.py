@@ -292,6 +292,55 @@ def test_a_tar_that_was_deleted_or_cut_short_is_written_again(small_dataset: Pat
     assert contents(tmp_path / "tars") == whole
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_that_were_deleted_or_overwritten_are_written_again(
+    small_dataset: Path, tmp_path: Path, cli: CliRun, kind: str
+):
+    """Run again after losses, an export once said "4 there before, 0 missing"."""
+    target = tmp_path / "out"
+    export_dataset(small_dataset, kind, target)
+    whole = snapshot(target)
+    files = [target / name for name in whole if name.endswith((".jpg", ".tar"))]
+    first, second = files[0], files[-1]
+    first.unlink()
+    second.write_bytes(b"short")
+    done = cli("export", small_dataset, "--format", kind, "--out", target)
+    assert done.returncode == 0, done.stderr
+    assert "2 shards written (2 of them again: files were gone or changed), 2 there before, 0 missing" in done.stdout
+    assert contents(target) == {name: content for name, (_, content) in whole.items()}
+    assert "4 there before" in cli("export", small_dataset, "--format", kind, "--out", target).stdout
+
+    size = second.stat().st_size
+    second.write_bytes(bytes(size))  # same size, other content: only reading tells
+    assert export_dataset(small_dataset, kind, target)["shards_written"] == 0
+    summary = export_dataset(small_dataset, kind, target, verify=True)
+    assert (summary["shards_written"], summary["shards_restored"], summary["shards_skipped"]) == (1, 1, 3)
+    assert contents(target) == {name: content for name, (_, content) in whole.items()}
+    before = snapshot(target)
+    assert export_dataset(small_dataset, kind, target, verify=True)["shards_skipped"] == 4
+    assert snapshot(target) == before
+
+
+def test_metadata_that_was_cut_short_is_written_again(small_dataset: Path, tmp_path: Path):
+    export_dataset(small_dataset, "imagefolder", tmp_path / "images")
+    whole = contents(tmp_path / "images")
+    os.truncate(tmp_path / "images/metadata.jsonl", 100)
+    assert export_dataset(small_dataset, "imagefolder", tmp_path / "images")["shards_skipped"] == 4
+    assert contents(tmp_path / "images") == whole
+
+
+def test_an_image_folder_of_before_its_sizes_were_kept_is_written_once_more(small_dataset: Path, tmp_path: Path):
+    export_dataset(small_dataset, "imagefolder", tmp_path / "images")
+    whole = contents(tmp_path / "images")
+    for marker in (tmp_path / "images").glob(".export-*"):
+        first, rest = marker.read_text().split("\n", 1)
+        said = {key: value for key, value in json.loads(first).items() if key != "sizes"}
+        marker.write_text(json.dumps(said) + "\n" + rest)
+    summary = export_dataset(small_dataset, "imagefolder", tmp_path / "images")
+    assert (summary["shards_written"], summary["shards_restored"]) == (4, 0)
+    assert contents(tmp_path / "images") == whole
+
+
 @pytest.mark.parametrize("other", ["dataset", "format", "files", "file"])
 def test_a_target_that_holds_something_else_is_refused_and_left_alone(
     small_dataset: Path, tmp_path: Path, cli: CliRun, other: str

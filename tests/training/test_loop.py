@@ -269,13 +269,18 @@ def test_a_loss_that_is_no_number_names_step_and_images(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", [1, 2])
-def test_too_many_bad_images_are_an_error(tmp_path: Path, bad: int):
+def test_too_many_bad_images_are_an_error(tmp_path: Path, bad: int, capsys: pytest.CaptureFixture):
     folder = image_folder(tmp_path / "images", ("a", "b"), 30)
     for number in range(bad):
         (folder / "a" / f"{number}.png").write_bytes(b"no image")
     config = quick("bad_image_limit=0.02", "optimizer.epochs=1", "optimizer.warmup_epochs=0")  # 2 of 60 is one too many
     if bad == 1:
-        assert train(config, f"imagefolder:{folder}", tmp_path / "run")["bad_images"] == 1
+        result = train(config, f"imagefolder:{folder}", tmp_path / "run")
+        assert result["bad_images"] == 1
+        from imagenet_sd.cli.training import _print_summary
+
+        _print_summary(result)
+        assert "1 image skipped, unreadable" in capsys.readouterr().out
     else:
         with pytest.raises(TrainingError, match=r"3 images of imagefolder:.* cannot be read, the last is a/\d"):
             train(config, f"imagefolder:{folder}", tmp_path / "run")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from imagenet_sd.core.progress import tracked
 from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.core.specs import DataSpec
@@ -147,7 +148,7 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
     everything = np.arange(len(y))
     if config.shots:
         print(memory_line(name, "sgd", len(y), x.shape[1], classes), file=sys.stderr)
-    for shots in config.shots:
+    for shots in tracked("few-shot sizes", config.shots):
         results, chosen = [], []
         for seed in config.seeds:
             kept, held = stratified_split(y, config.validation_share, name, seed)

@@ -50,7 +50,7 @@ class BenchConfig:
     """Seed of the images."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batches", 1), ("rounds", 1), ("workers", 0)):
+        for name, least in (("batch_size", 1), ("batches", 1), ("rounds", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise PlanError(f"{name} is {getattr(self, name)}", f"give {least} or more")
         self.generation()  # checks the rest

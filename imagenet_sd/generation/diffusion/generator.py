@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, ModelError
+from imagenet_sd.core.errors import GenerationMemoryError, ModelError, UnusableImageError
 from imagenet_sd.core.types import ImageRequest
 from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.caching import CrossAttentionCache, DeepCache
@@ -22,7 +22,7 @@ from imagenet_sd.generation.diffusion.guidance import ClassifierFreeGuidance
 from imagenet_sd.generation.diffusion.kernels import compile_now, set_kernels
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.diffusion.schedulers import extra_step_kwargs, make_scheduler
+from imagenet_sd.generation.diffusion.schedulers import check_timesteps, extra_step_kwargs, make_scheduler
 
 T = TypeVar("T")
 _ENCODER_THREADS = 2
@@ -88,6 +88,7 @@ class ImageGenerator:
         self._negative_prompt_embed = self._encode_prompts([negative_prompt])[0]
         self.options, self.checker = options, checker
         self.scheduler = make_scheduler(pipeline, options.scheduler)
+        check_timesteps(self.scheduler, num_inference_steps)
         set_kernels(pipeline, options)
         self._deep_cache = DeepCache(pipeline.unet) if options.cache_interval > 1 else None
         # torch.compile would stop at each of its hooks.
@@ -107,7 +108,7 @@ class ImageGenerator:
             uint8 [len(requests), height, width, 3].
 
         Raises:
-            GenerationError: an image came out with a value that is no number, or in one single colour.
+            UnusableImageError: an image came out with a value that is no number, or in one single colour.
             GenerationMemoryError: the batch does not fit into the device's memory.
         """
         return self._check_memory(lambda: self._sample(requests))
@@ -122,7 +123,7 @@ class ImageGenerator:
             on_batch: called before each batch with the number of images generated so far; what it raises ends the work.
 
         Raises:
-            GenerationError: see `generate`.
+            UnusableImageError: see `generate`.
         """
         with ThreadPoolExecutor(_ENCODER_THREADS, thread_name_prefix="jpeg") as pool:
             encoded: Iterable[EncodedImage] = ()
@@ -207,7 +208,7 @@ class ImageGenerator:
         raise GenerationMemoryError(
             f"the {self.device.type} device has too little memory for a batch of {self.batch_size} images",
             "free memory on the device and run the same command again, or begin a new folder with "
-            f"{remedy} (the batch size is part of the plan: another one rounds differently)",
+            f"{remedy} (or --batch-size auto; it is part of the plan, because another one rounds differently)",
         )
 
 
@@ -230,6 +231,6 @@ def _check_images(images: torch.Tensor, requests: Sequence[ImageRequest]) -> Non
     for request, is_finite, value_range in zip(requests, finite.tolist(), spread.tolist(), strict=True):
         if not is_finite or value_range < 2 / 255:
             fault = "has one single colour" if is_finite else "holds values that are not numbers"
-            raise GenerationError(
+            raise UnusableImageError(
                 f"image {request.image_id} {fault}", "check the model's weights and --dtype (try --dtype float32)"
             )

@@ -7,6 +7,7 @@ published atomically. Knows nothing of images or plans.
 import json
 import os
 import socket
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,19 +56,29 @@ class LeaseBoard:
         folder: folder of the lease files; made when missing.
         worker: name of this worker.
         ttl: seconds without renewal after which a lease may be stolen.
+        look_only: nothing will be claimed; a folder that cannot be written then serves too, with this machine's clock.
     """
 
-    def __init__(self, folder: Path, worker: str, ttl: float = TTL):
-        self.folder, self.worker, self.ttl = folder, worker, ttl
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, worker: str, ttl: float = TTL, *, look_only: bool = False):
+        self.folder, self.worker, self.ttl, self.look_only = folder, worker, ttl, look_only
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            if not look_only:
+                raise
         self._clock = folder / f".clock-{worker}"
         self._owners: dict[tuple[str, int], tuple[str, int]] = {}
 
     def now(self) -> float:
         """Seconds since the epoch by the clock of the file server."""
-        with open(self._clock, "ab") as file:
-            os.utime(file.fileno())
-            return os.fstat(file.fileno()).st_mtime
+        try:
+            with open(self._clock, "ab") as file:
+                os.utime(file.fileno())
+                return os.fstat(file.fileno()).st_mtime
+        except OSError:
+            if not self.look_only:
+                raise
+            return time.time()
 
     def close(self) -> None:
         """Remove this worker's clock file."""
@@ -76,7 +87,7 @@ class LeaseBoard:
 
     def names(self) -> set[str]:
         """Names of all leases, live or stale, by one listing of the folder."""
-        files = os.listdir(self.folder)
+        files = os.listdir(self.folder) if self.folder.is_dir() else []
         return {name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX) and not name.startswith(".")}
 
     def is_live(self, name: str, now: float) -> bool:
@@ -86,6 +97,12 @@ class LeaseBoard:
             return not self._stale(path, os.stat(path), now)
         except FileNotFoundError:
             return False
+
+    def owner(self, name: str) -> str:
+        """Name of the worker that holds a lease; "" when nobody does, or before it is written."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads((self.folder / f"{name}{_SUFFIX}").read_bytes())["worker"])
+        return ""
 
     def held(self) -> dict[str, bool]:
         """All leases: name -> whether it is live (True) or stale (False)."""

@@ -36,7 +36,8 @@ class WorkerLoop:
         rank: where the scan starts, spread over the plan by the golden ratio, so no worker needs to know how many
             there are.
         poll: seconds between two scans when other workers hold all that is left.
-        on_batch: called with (shard, images done of it) before each batch.
+        on_batch: called with (shard, images done of it) before each batch, and when the shard is published.
+        on_wait: called while other workers hold all that is left, with shard id -> name of the worker.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class WorkerLoop:
         rank: int = 0,
         poll: float = 1.0,
         on_batch: Callable[[Shard, int], object] = lambda shard, images_done: None,
+        on_wait: Callable[[dict[str, str]], object] = lambda holders: None,
     ):
         self.dataset, self.plan = dataset, dataset.plan
         self.run_shard, self.board, self.journal = run_shard, board, journal
-        self.stop, self.poll, self.on_batch = stop or Stop(), poll, on_batch
+        self.stop, self.poll, self.on_batch, self.on_wait = stop or Stop(), poll, on_batch, on_wait
         first = int(rank * _GOLDEN % 1 * self.plan.num_shards)
         self.pending = deque((first + k) % self.plan.num_shards for k in range(self.plan.num_shards))
         self._started = board.now()
@@ -72,6 +74,8 @@ class WorkerLoop:
             if claimed:
                 self.attempt(*claimed)
             elif self.pending:
+                names = (layout.shard_id(self.plan.shard(i)) for i in self.pending)
+                self.on_wait({name: owner for name in names if (owner := self.board.owner(name))})
                 time.sleep(self.poll)
             else:
                 return
@@ -152,6 +156,7 @@ class WorkerLoop:
             return _describe(error)
         seconds = manifest.generator.get("seconds")
         self.journal.write("done", shard=name, images=manifest.num_rows, seconds=seconds)
+        self.on_batch(shard, shard.num_rows)
         return ""
 
 

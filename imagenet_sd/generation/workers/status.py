@@ -1,6 +1,7 @@
 """How far a dataset is: the progress of a run, and `status`, over all workers of all machines.
 
-What they know they read from files; to ask the file server's clock they write a file among the leases and delete it.
+What they know they read from files; to ask the file server's clock they write a file among the leases and delete it,
+where they may.
 """
 
 import json
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, printable
 from imagenet_sd.core.files import read_json
-from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.progress import Progress, counted
 from imagenet_sd.core.types import Shard
 from imagenet_sd.generation.workers.leases import TTL, LeaseBoard
 from imagenet_sd.generation.workers.metrics import write_metrics
@@ -23,6 +24,7 @@ from imagenet_sd.storage.dataset import Dataset
 
 _RECENT = 64
 _FORGOTTEN = 3600.0
+_PATIENCE, _REMIND = 3.0, 60.0
 
 
 class RunProgress:
@@ -40,6 +42,9 @@ class RunProgress:
         self.metrics_file, self.interval = metrics_file, interval
         self._in_progress: dict[int, tuple[int, int]] = {}  # process id -> (number of a shard, images done of it)
         self._updated = self._measured = 0.0
+        self.generated: set[int] = set()
+        """Numbers of the shards that workers of this run have published."""
+        self._waiting_since, self._said = 0.0, ("", 0.0)
 
     def on_batch(self, shard: Shard, images_done: int) -> None:
         """Note how many images of a shard a worker of this process has done, and show it."""
@@ -48,7 +53,28 @@ class RunProgress:
 
     def note(self, worker: int, shard_id: str, images_done: int) -> None:
         """Note how many images of a shard the worker with this process id has done."""
-        self._in_progress[worker] = (self.dataset.plan.number(*layout.parse_shard_id(shard_id)), images_done)
+        i = self.dataset.plan.number(*layout.parse_shard_id(shard_id))
+        self._in_progress[worker], self._waiting_since = (i, images_done), 0.0
+        if images_done == self.dataset.plan.shard(i).num_rows:
+            self.generated.add(i)
+
+    def on_wait(self, holders: dict[str, str]) -> None:
+        """Say for whom this run waits: after some seconds, and again each minute or when it is for another.
+
+        Args:
+            holders: shard id -> name of a worker of another run.
+        """
+        now = time.monotonic()
+        self._waiting_since = self._waiting_since or now
+        self.update()
+        if not holders or now - self._waiting_since < _PATIENCE:
+            return
+        (name, worker), *others = holders.items()
+        more = f", and for {counted(len(others), 'shard')} of others" if others else ""
+        text = f"waiting for shard {name}, which {worker} is generating{more}"
+        if text != self._said[0] or now - self._said[1] > _REMIND:
+            self._said = text, now
+            self.bar.say(text)
 
     def update(self, last: bool = False) -> None:
         """Bring bar and metrics up to date, at most once per interval."""
@@ -73,7 +99,7 @@ def status(dataset: Dataset, ttl: float = TTL) -> dict[str, Any]:
     """
     plan, listed = dataset.plan, dataset.listed_shards()
     images = dataset.count_images(listed)
-    board = LeaseBoard(dataset.folder / layout.LEASES, f"status-{uuid.uuid4().hex[:6]}", ttl)
+    board = LeaseBoard(dataset.folder / layout.LEASES, f"status-{uuid.uuid4().hex[:6]}", ttl, look_only=True)
     try:
         live, stale = _workers(dataset, board.now(), ttl) if images < plan.num_images else (0, 0)
         in_progress = sum(board.held().values())
@@ -105,7 +131,7 @@ def failures(dataset: Dataset) -> dict[str, str]:
         with suppress(ValueError, IndexError, DatasetError, KeyError, TypeError):
             shard = dataset.plan.shard(dataset.plan.number(*layout.parse_shard_id(path.stem)))
             if not dataset.is_done(shard):
-                errors[dataset.relative(dataset.shard_path(shard))] = str(read_json(path)["error"])
+                errors[dataset.relative(dataset.shard_path(shard))] = printable(str(read_json(path)["error"]))
     return errors
 
 

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import DatasetError, ImagenetSDError, Interrupted
+from imagenet_sd.core.errors import DatasetError, ImagenetSDError, Interrupted, one_line, os_hint
 from imagenet_sd.core.types import Shard
 from imagenet_sd.generation.workers.journal import Journal
 from imagenet_sd.generation.workers.leases import TTL, LeaseBoard, worker_name
@@ -29,6 +30,7 @@ def open_loop(
     ttl: float = TTL,
     stop: Stop | None = None,
     on_batch: Callable[[Shard, int], object] = lambda shard, images_done: None,
+    on_wait: Callable[[dict[str, str]], object] = lambda holders: None,
 ):
     """A worker loop on this process's device, with its model loaded.
 
@@ -42,10 +44,10 @@ def open_loop(
     try:
         with Journal(dataset.folder, name, ttl / 4) as journal:
             worker = make_worker(dataset)
-            poll = min(1.0, ttl / 4)
             yield WorkerLoop(
-                dataset, worker.run_shard, board, journal, stop=stop, rank=rank, poll=poll, on_batch=on_batch
-            )
+                dataset, worker.run_shard, board, journal, stop=stop, rank=rank, poll=min(1.0, ttl / 4),
+                on_batch=on_batch, on_wait=on_wait,
+            )  # fmt: skip
     finally:
         board.close()
 
@@ -56,22 +58,32 @@ def main() -> int:
     stop = Stop(watch_parent=True)
     try:
         dataset = Dataset.open(out)
-        with stop.listening(), open_loop(dataset, rank=rank, ttl=ttl, stop=stop, on_batch=_report) as loop:
+        options: dict[str, Any] = {"stop": stop, "on_batch": _report_batch, "on_wait": _report_wait}
+        with stop.listening(), open_loop(dataset, rank=rank, ttl=ttl, **options) as loop:
+            _report({"worker": loop.board.worker})
             loop.run()
     except Interrupted as interrupted:
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (ImagenetSDError, OSError) as error:
-        hint = error.hint if isinstance(error, ImagenetSDError) else "free space or repair the folder, then run again"
-        print(json.dumps({"error": " ".join(str(error).split()), "hint": hint}), flush=True)
+        hint = error.hint if isinstance(error, ImagenetSDError) else os_hint(error)
+        print(json.dumps({"error": one_line(error, 1000), "hint": hint}), flush=True)
         return 1
     return 0
 
 
-def _report(shard: Shard, images_done: int) -> None:
+def _report_batch(shard: Shard, images_done: int) -> None:
+    _report({"shard": layout.shard_id(shard), "images_done": images_done})
+
+
+def _report_wait(holders: dict[str, str]) -> None:
+    _report({"waiting": holders})
+
+
+def _report(message: dict[str, Any]) -> None:
     try:
-        print(json.dumps({"shard": layout.shard_id(shard), "images_done": images_done}), flush=True)
+        print(json.dumps(message), flush=True)
     except BrokenPipeError:
         raise DatasetError("the process that started this worker is gone") from None
 

@@ -55,7 +55,8 @@ def run_local(dataset: Dataset, workers: int, progress: RunProgress, todo: int) 
     stop = Stop()
     with stop.listening():
         if workers == 1:
-            with open_loop(dataset, rank=rank(), ttl=lease_seconds(), stop=stop, on_batch=progress.on_batch) as loop:
+            reports = {"on_batch": progress.on_batch, "on_wait": progress.on_wait}
+            with open_loop(dataset, rank=rank(), ttl=lease_seconds(), stop=stop, **reports) as loop:
                 loop.run()
         else:
             _Supervisor(dataset, [_environment(devices, k) for k in range(workers)], progress, stop).run()
@@ -85,11 +86,12 @@ def _environment(devices: list[str], slot: int) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _Slot:
-    """One place for a worker: its process, how often it was started, and the error it reported."""
+    """One place for a worker: its process and who listens to it, how often it was started, the error it reported."""
 
     number: int
     environment: dict[str, str]
     process: subprocess.Popen[str] | None = None
+    listener: threading.Thread | None = None
     starts: int = 0
     error: dict[str, Any] = field(default_factory=dict)
 
@@ -100,6 +102,8 @@ class _Supervisor:
     def __init__(self, dataset: Dataset, environments: list[dict[str, str]], progress: RunProgress, stop: Stop):
         self.dataset, self.progress, self.stop = dataset, progress, stop
         self.slots = [_Slot(number, environment) for number, environment in enumerate(environments)]
+        self.names: set[str] = set()
+        """Names of the workers started here."""
 
     def run(self) -> None:
         try:
@@ -116,6 +120,9 @@ class _Supervisor:
                 time.sleep(0.1)
         finally:  # after a second Ctrl-C, or an error of this process: no worker is left behind
             self._signal(signal.SIGKILL)
+            for slot in self.slots:
+                if slot.listener is not None:
+                    slot.listener.join(timeout=5)  # what a worker said last
         if self.stop.signum:
             raise Interrupted(self.stop.signum)
         errors = [slot.error for slot in self.slots if slot.error]
@@ -140,7 +147,8 @@ class _Supervisor:
             env=slot.environment,
             start_new_session=True,  # a Ctrl-C reaches this process alone, which passes it on in order
         )
-        threading.Thread(target=self._listen, args=(slot, slot.process), daemon=True).start()
+        slot.listener = threading.Thread(target=self._listen, args=(slot, slot.process), daemon=True)
+        slot.listener.start()
 
     def _listen(self, slot: _Slot, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -152,6 +160,12 @@ class _Supervisor:
                     continue
                 if "error" in message:
                     slot.error = message
+                elif "worker" in message:
+                    self.names.add(message["worker"])
+                elif "waiting" in message:
+                    others = {name: who for name, who in message["waiting"].items() if who not in self.names}
+                    if len(others) == len(message["waiting"]):  # else one of our own is at work
+                        self.progress.on_wait(others)
                 elif "images_done" in message:
                     self.progress.note(process.pid, message["shard"], message["images_done"])
 

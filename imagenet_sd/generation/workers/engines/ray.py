@@ -17,8 +17,8 @@ _RETRIES = 20
 _LOOPS: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
 
-def generate_shard(folder: str, fingerprint: str, rounds: int, i: int) -> str:
-    """Generate one shard in a Ray worker, which keeps its model for the next; returns "" or the shard's last error."""
+def generate_shard(folder: str, fingerprint: str, rounds: int, i: int) -> int | None:
+    """Generate one shard in a Ray worker, which keeps its model for the next; returns its number if it did so."""
     from imagenet_sd.generation.workers.engines.child import open_loop
 
     key = (folder, fingerprint, rounds)  # a Ray worker may outlive a run, and meet the folder again when it has grown
@@ -27,8 +27,8 @@ def generate_shard(folder: str, fingerprint: str, rounds: int, i: int) -> str:
         _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
     loop = _LOOPS[key][1]
     if loop.dataset.is_done(loop.plan.shard(i)):
-        return ""
-    return loop.attempt(i)
+        return None
+    return None if loop.attempt(i) else i
 
 
 def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: RunProgress) -> None:
@@ -66,7 +66,7 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
             while waiting:
                 stop.check()
                 ready, waiting = ray.wait(waiting, timeout=1)
-                ray.get(ready)
+                progress.generated.update(i for i in ray.get(ready) if i is not None)
                 progress.update()
     except WorkerCrashedError:
         raise GenerationError(
