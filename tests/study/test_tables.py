@@ -130,9 +130,8 @@ def report_of(name: str, out: Path, *settings: str) -> Path:
 def test_every_study_of_the_papers_promises_something():
     files = {path.stem for path in (ROOT / "pipelines").glob("*.yaml")}
     assert PROMISED.keys() | FIGURES.keys() <= files
-    assert {
-        stem for stem in files if re.search("^(?!sea).*(table_[45d]|figure_5)", stem)
-    } <= PROMISED.keys() | FIGURES.keys()
+    of_papers = {stem for stem in files if re.search("^(?!sea).*(table_[45d]|figure_5)", stem)}  # SeA's stand in no table
+    assert of_papers <= PROMISED.keys() | FIGURES.keys()
 
 
 @pytest.mark.parametrize("name", list(PROMISED | FIGURES))
