@@ -25,10 +25,9 @@ from pydantic import (
 )
 
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.files import JSON_LIMIT
 from imagenet_sd.core.types import Suite
 
-JSON_LIMIT = 64 << 20
-"""Bytes of the largest JSON file that is read."""
 TEXT_LIMIT = 400
 """Characters of a text that are kept of a file."""
 _HINT = "write the file again with the command that made it"

@@ -16,6 +16,7 @@ import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
@@ -23,10 +24,11 @@ from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.data.preprocess import center_crop
 from imagenet_sd.evaluation.analysis import unit
-from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 
 _PART = 2048
+_TENSORS = ("features", "labels", "digests")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,7 @@ class Extracted:
         unreadable: names of images that could not be read.
         cache_key: names the cache entry.
         from_cache: whether nothing had to be computed.
+        digests: uint64 [N], a hash of the pixels that the encoder sees of each image.
     """
 
     data: FeatureSet
@@ -46,6 +49,7 @@ class Extracted:
     unreadable: tuple[str, ...]
     cache_key: str
     from_cache: bool
+    digests: np.ndarray
 
 
 def versions() -> dict[str, str]:
@@ -90,6 +94,10 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
 
     Returns:
         See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
+
+    Raises:
+        EvaluationError: the encoder does not take images of this size, a feature is not finite (the image is named), or
+            no image can be read.
     """
     crop_size = encoder.crop_size if encoder.crop_size and config.preprocessing == "model" else config.crop_size
     facts = {
@@ -120,11 +128,20 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     unreadable = tuple(name for part in parts for name in part["unreadable"])
     for name in unreadable:
         print(f"warning: {images.name}: {name} cannot be read and is left out", file=sys.stderr)
+    if not sum(len(part["labels"]) for part in parts):
+        raise EvaluationError(f"{images.name}: none of its {total:,} images can be read", "check the data")
     data = FeatureSet(
         features=np.concatenate([part["features"] for part in parts]),
         labels=np.concatenate([part["labels"] for part in parts]),
     )
-    return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
+    return Extracted(
+        data=data,
+        classes=images.classes,
+        unreadable=unreadable,
+        cache_key=key,
+        from_cache=all_cached,
+        digests=np.concatenate([part["digests"] for part in parts]),
+    )
 
 
 def _parts(images: ImageSet) -> list[list[int]]:
@@ -148,33 +165,66 @@ def _compute(
     module = encoder.module.to(device)
     mean = torch.tensor(encoder.mean, device=device).view(3, 1, 1)
     std = torch.tensor(encoder.std, device=device).view(3, 1, 1)
-    features, labels, unreadable, pixels = [], [], [], []
+    features, labels, unreadable, digests, pixels, names = [], [], [], [], [], []
 
     def flush() -> None:
         if pixels:
             batch = torch.from_numpy(np.stack(pixels)).to(device).float() / 255
             with torch.autocast(device.type) if config.amp else nullcontext():
-                features.append(module((batch - mean) / std).float().cpu().numpy())
+                found = _forward(encoder, module, (batch - mean) / std)
+            _check_finite(encoder, images, names, found)
+            features.append(found)
             pixels.clear()
+            names.clear()
 
     for group in groups:
         for record in images.read_group(group):
             try:
-                pixels.append(center_crop(record.decode(), crop_size))
+                loaded = record.loaded()
+                pixels.append(center_crop(loaded.decode(), crop_size))
             except OSError:
                 unreadable.append(record.image_id)
                 continue
             labels.append(record.label)
+            names.append(record.image_id)
+            digests.append(loaded.digest())
             if len(pixels) == config.batch_size:
                 flush()
     flush()
     width = features[0].shape[1] if features else 0
     joined = np.concatenate(features) if features else np.zeros((0, width), np.float32)
-    return {"features": joined, "labels": np.array(labels, np.int64), "unreadable": unreadable}
+    tensors = {"features": joined, "labels": np.array(labels, np.int64), "digests": np.array(digests, np.uint64)}
+    return tensors | {"unreadable": unreadable}
+
+
+def _forward(encoder: Encoder, module: torch.nn.Module, batch: torch.Tensor) -> np.ndarray:
+    """Features float32 [N, D] of normalised images [N, 3, S, S]; what the model refuses is one line."""
+    try:
+        return module(batch).float().cpu().numpy()
+    except torch.OutOfMemoryError:
+        raise EvaluationError(
+            f"{encoder.name}: no memory for {len(batch)} images of {batch.shape[-1]} pixels", "lower --batch-size"
+        ) from None
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise EvaluationError(
+            f"{encoder.name} does not take images of {batch.shape[-1]} pixels: {one_line(error)}",
+            "give --crop-size the size that it was trained for, or --preprocessing model",
+        ) from None
+
+
+def _check_finite(encoder: Encoder, images: ImageSet, names: list[str], features: np.ndarray) -> None:
+    """Refuse NaN and infinities: a probe would turn them into a number that looks like one."""
+    rows = np.isfinite(features).all(axis=1)
+    if not rows.all():
+        raise EvaluationError(
+            f"{encoder.name} gives features that are not finite, first for {names[int(rows.argmin())]} "
+            f"of {images.name}",
+            "its weights or its training are at fault; with --amp, try without",
+        )
 
 
 def _write_part(path: Path, part: dict[str, Any]) -> None:
-    tensors = {"features": part["features"], "labels": part["labels"]}
+    tensors = {name: part[name] for name in _TENSORS}
     save_file(tensors, path, {"unreadable": json.dumps(part["unreadable"])})
 
 
@@ -182,9 +232,10 @@ def _read_part(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "np") as file:
             names = json.loads((file.metadata() or {})["unreadable"])
-            return {name: file.get_tensor(name) for name in ("features", "labels")} | {"unreadable": names}
+            part = {name: file.get_tensor(name) for name in _TENSORS}
     except (FileNotFoundError, SafetensorError, KeyError, ValueError):
-        return None  # not there, or damaged: it is computed again
+        return None  # not there, damaged, or of an older version: it is computed again
+    return part | {"unreadable": names} if np.isfinite(part["features"]).all() else None
 
 
 def concatenate(parts: list[Extracted]) -> Extracted:
@@ -199,4 +250,5 @@ def concatenate(parts: list[Extracted]) -> Extracted:
         unreadable=first.unreadable,
         cache_key="+".join(part.cache_key for part in parts),
         from_cache=all(part.from_cache for part in parts),
+        digests=first.digests,
     )
