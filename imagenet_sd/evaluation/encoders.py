@@ -141,7 +141,7 @@ def _read(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:  # torch's own message advises to load it all the same
         raise EvaluationError(
             f"{path} cannot be read as weights: it is damaged, or holds more than tensors, such as code",
-            "only tensors are loaded: ask its authors for .safetensors, or save its state_dict alone where you trust it",
+            "only tensors are loaded: where you trust the file, save its state_dict as .safetensors",
         ) from None
     except Exception as error:  # unpicklers and parsers raise many kinds; each means the file is not usable
         raise EvaluationError(

@@ -1,5 +1,6 @@
 """One evaluation: encoders and data in, `results.json` out."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.results import EvaluationResults, FeatureAnalysis, ProbeResult
 from imagenet_sd.core.specs import DataSpec
-from imagenet_sd.data.open import open_images
+from imagenet_sd.data.open import has_test_images, open_images
 from imagenet_sd.evaluation.analysis import analyse
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
+from imagenet_sd.evaluation.splits import check_apart, hold_out
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
 from imagenet_sd.evaluation.suites.probing import episodes, fewshot_dataset, probe_dataset
 
@@ -44,12 +46,13 @@ def evaluate(
     results: list[ProbeResult | FeatureAnalysis] = []
     from_cache = True
     for name, spec in data.items():
-        features = {}
-        for split in ("test",) if config.suite in ("imagenet", "analysis") else ("test", "train"):
-            images = open_images(spec, split)
-            features[split] = concatenate([extract(encoder, images, config, cache) for encoder in encoders])
-            from_cache &= features[split].from_cache
-        results += _measure(encoders, name, features.get("train"), features["test"], config)
+        train, test, note = _features(encoders, name, spec, config, cache)
+        from_cache &= test.from_cache and (train is None or train.from_cache)
+        measured = list(_measure(encoders, name, train, test, config))
+        if note:
+            print(f"note: {name}: {note}", file=sys.stderr)
+            measured = [result.model_copy(update={"note": note}) for result in measured]
+        results += measured
     v2 = [result for result in results if isinstance(result, ProbeResult) and result.dataset.startswith("v2-")]
     if config.suite == "imagenet" and len(v2) == 3:
         results.append(mean_of(v2, "v2"))
@@ -64,6 +67,26 @@ def evaluate(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, document)
     return document | {"features_from_cache": from_cache}
+
+
+def _features(
+    encoders: list[Encoder], name: str, spec: DataSpec, config: EvalConfig, cache: Path
+) -> tuple[Extracted | None, Extracted, str]:
+    """Features of the training images (None where the suite takes none) and of the test images, and a note on both."""
+
+    def of(split: str) -> tuple[Extracted, str]:
+        images = open_images(spec, split)
+        note = getattr(images, "note", "")
+        return concatenate([extract(encoder, images, config, cache) for encoder in encoders]), note
+
+    test, note = of("test")
+    if config.suite in ("imagenet", "analysis"):
+        return None, test, note if has_test_images(spec) else "all images: there is no test split"
+    if has_test_images(spec):
+        train, _ = of("train")
+    else:
+        train, test, note = hold_out(test, name)
+    return train, test, "; ".join(filter(None, (note, check_apart(train, test, name))))
 
 
 def _measure(

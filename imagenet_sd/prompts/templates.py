@@ -4,8 +4,9 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 
-from imagenet_sd.core.errors import TemplateError
+from imagenet_sd.core.errors import TemplateError, one_line
 from imagenet_sd.core.files import data_path
+from imagenet_sd.core.typed import parse_yaml
 from imagenet_sd.core.types import PromptTemplate
 
 FIELDS = ("name", "hypernym", "definition", "background")
@@ -58,15 +59,12 @@ def get_template(key: str, templates: Mapping[str, PromptTemplate]) -> PromptTem
 
 
 def _read(path: Path) -> dict[str, PromptTemplate]:
-    import yaml
-
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TemplateError(f"no templates file {path}", "give the path of a YAML file of `key: text` lines") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise TemplateError(f"{path} is not readable as YAML: {reason}", 'write `key: "text"` lines') from None
+    except (OSError, ValueError) as error:
+        raise TemplateError(f"{path} is not readable as YAML: {one_line(error)}", 'write `key: "text"` lines') from None
     if not isinstance(entries, dict) or not all(isinstance(x, str) for pair in entries.items() for x in pair):
         raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')
     for key, text in entries.items():

@@ -135,5 +135,6 @@ def test_digests_are_equal_for_equal_content_only(tmp_path: Path):
     found = extract(broken(), FolderSet(tmp_path), TINY, tmp_path / ".cache")
     assert found.digests[0] == found.digests[2] != found.digests[1]
     images = open_images("builtin:faces", "test")
+    assert isinstance(images, ArraySet)
     whole = extract(broken(), images, TINY, tmp_path / ".cache")
-    assert len(np.unique(whole.digests)) == len({x.tobytes() for x in images.images})  # pyright: ignore
+    assert len(np.unique(whole.digests)) == len({x.tobytes() for x in images.images})
