@@ -13,14 +13,21 @@ from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.images import ImageSet
-from imagenet_sd.data.open import open_images
-from imagenet_sd.training.config import TrainConfig, TrainingError, with_epochs
+from imagenet_sd.data.open import has_test_images, open_images
+from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError, with_epochs
 from imagenet_sd.training.recipes import read_description
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 
 
 def train_run(
-    config: TrainConfig, data: DataSpec, run: Path, *, validation: DataSpec | None, workers: int, stream: bool
+    config: TrainConfig,
+    data: DataSpec,
+    run: Path,
+    *,
+    validation: DataSpec | None,
+    workers: int,
+    stream: bool,
+    log_with: Tracker = "tensorboard",
 ) -> dict[str, Any]:
     """See `imagenet_sd.pipeline.train`."""
     from imagenet_sd.training.loop import Trainer
@@ -30,20 +37,30 @@ def train_run(
     images = _growing(data) if stream else open_images(data, "train")
     held_out = open_images(validation, "test") if validation else None
     validated_on = str(validation or "")
-    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": to_mapping(config)})
+    if validation and _same_images(data, validation):
+        raise TrainingError(
+            f"{validation} would be validated on the images that it trains on", "give --val images that are held out"
+        )
+    description = {"data": str(data), "validation": validated_on, "stream": stream, "train": to_mapping(config)}
+    begun = _agree(run, description)
     summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
         return read_json(run / "result.json")
     if workers < 0:
         workers = min(8, (os.cpu_count() or 2) - 1) if torch.cuda.is_available() else 0
-    trainer = Trainer(config, images, run, held_out, workers, sequential=stream)
+    trainer = Trainer(config, images, run, held_out, workers, sequential=stream, log_with=log_with)
     note = trainer.validator.note if trainer.validator else ""
     if trainer.accelerator.is_main_process:
         if note:
             trainer.accelerator.print(f"validation: {note}")
+        run.mkdir(parents=True, exist_ok=True)
+        if not begun:
+            text = yaml.safe_dump(description, sort_keys=False)
+            atomic_write(run / "recipe.yaml", lambda path: path.write_text(text, encoding="utf-8"))
         write_json(run / "classes.json", list(images.classes))
         write_json(run / "environment.json", _environment(trainer.accelerator.num_processes))
     if not trainer.fit():
+        trainer.accelerator.end_training()
         return summary | {"finished": False}
     metrics = read_metrics(run / "metrics.jsonl")
     last = next((x for x in reversed(metrics) if "epoch" in x), {})
@@ -66,19 +83,28 @@ def _growing(data: DataSpec) -> ImageSet:
     return GrowingSet(Dataset.open(Path(data.root)))
 
 
-def _agree(run: Path, description: dict[str, Any]) -> None:
-    """Write `recipe.yaml`, or refuse a folder that holds another run and say where the two differ."""
-    path = run / "recipe.yaml"
-    if path.exists():
-        different = _differences(read_description(run), description)
-        if different:
-            raise TrainingError(
-                f"{run} holds another run: {'; '.join(different)}", "give --out a new folder, or the same settings"
-            )
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(description, sort_keys=False)
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def _same_images(data: DataSpec, validation: DataSpec) -> bool:
+    """Whether two specs stand for the same images: one name or folder, without test images of its own."""
+    places = [(spec.name, *(path.resolve() for path in spec.paths)) for spec in (data, validation)]
+    return places[0] == places[1] and not has_test_images(validation)
+
+
+def _agree(run: Path, description: dict[str, Any]) -> bool:
+    """Whether the folder holds this run already, begun or finished.
+
+    A folder whose run never came to its first step, such as one whose data and recipe did not fit, is free.
+
+    Raises:
+        TrainingError: it holds another run; the message says where the two differ.
+    """
+    if not (run / "recipe.yaml").exists():
+        return False
+    different = _differences(read_description(run), description)
+    if different and any((run / name).exists() for name in ("metrics.jsonl", "checkpoint.safetensors", "result.json")):
+        raise TrainingError(
+            f"{run} holds another run: {'; '.join(different)}", "give --out a new folder, or the same settings"
+        )
+    return not different
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
