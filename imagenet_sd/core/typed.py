@@ -36,8 +36,8 @@ def parse_yaml(text: str) -> Any:
 
     if len(text) > YAML_LIMIT:
         raise ValueError(f"{len(text):,} characters; up to {YAML_LIMIT:,} are read")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -48,8 +48,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except Exception as error:  # PyYAML raises many kinds for odd tags; each means that the text is not usable
         raise ValueError(one_line(error)) from None
-    finally:
-        loader.dispose()
 
 
 def _count_values(node: Any, known: dict[int, int]) -> int:
