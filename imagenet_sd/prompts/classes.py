@@ -1,6 +1,5 @@
 """Class lists: a built-in name, a text file of wnids, or a TSV for classes that WordNet does not have."""
 
-import csv
 import re
 from pathlib import Path
 from typing import Literal
@@ -90,8 +89,8 @@ def _from_wnids(path: Path, text: str, wordnet: WordNet, hypernym_lemmas: str) -
 
 
 def _from_tsv(path: Path, text: str) -> list[ClassSpec]:
-    rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = [column.strip().lower() for column in next(rows, [])]
+    lines = text.split("\n")  # not `splitlines`, which also splits at U+2028 and other characters inside of a name
+    header = [column.strip().lower() for column in lines[0].split("\t")]
     if header != list(_TSV_COLUMNS):
         raise ClassListError(
             f"{path}, line 1: the header is {header}, not {list(_TSV_COLUMNS)}",
@@ -99,8 +98,8 @@ def _from_tsv(path: Path, text: str) -> list[ClassSpec]:
         )
     line_of: dict[str, int] = {}
     fields: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, 2):
-        cells = [cell.strip() for cell in row]
+    for number, line in enumerate(lines[1:], 2):
+        cells = [cell.strip() for cell in line.split("\t")]
         if not any(cells):
             continue
         if len(cells) > 4 or len(cells) < 2 or not cells[1]:

@@ -23,8 +23,8 @@ def model_card(repo_id: str, facts: Mapping[str, Any]) -> str:
     Args:
         repo_id: "NAMESPACE/NAME".
         facts: `architecture` (of timm), `features` (their number), `classes` (class ids of its classifier; none for an
-            encoder alone), `crop_size` (pixels), `data` and `validation` (what it was trained and validated on), `train`
-            (the training recipe, nested), `result` (what `train` measured), `version` (of imagenet-sd).
+            encoder alone), `crop_size` (pixels), `data` and `validation` (what it was trained and validated on),
+            `train` (the training recipe, nested), `result` (what `train` measured), `version` (of imagenet-sd).
 
     Returns:
         Markdown after a YAML header; texts that come from files stand in YAML blocks and cannot end them.
@@ -42,8 +42,8 @@ def model_card(repo_id: str, facts: Mapping[str, Any]) -> str:
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {repo_id}",
-        f"`{facts['architecture']}` of timm, {kind}, trained from scratch with imagenet-sd {facts['version']} for images "
-        f"of {facts['crop_size']} pixels.",
+        f"`{facts['architecture']}` of timm, {kind}, trained from scratch with imagenet-sd {facts['version']} "
+        f"for images of {facts['crop_size']} pixels.",
         _EXAMPLE.format(repo_id=repo_id, use=use),
         "## Training",
         _block({"data": facts["data"], **({"measured": measured} if measured else {})}),

@@ -34,8 +34,8 @@ from imagenet_sd.training.views import make_views
 class Trainer:
     """Trains an encoder; takes what `imagenet_sd.pipeline.train` takes, with the data opened.
 
-    `sequential` is for data that is still being generated; see `EpochOrder`. Making one checks that data and recipe fit,
-    and writes nothing.
+    `sequential` is for data that is still being generated; see `EpochOrder`. Making one checks that data and recipe
+    fit, and writes nothing.
 
     Raises:
         TrainingError: they do not.

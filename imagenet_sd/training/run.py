@@ -45,7 +45,7 @@ def train_run(
     begun = _agree(run, description)
     summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
-        return read_json(run / "result.json")
+        return read_result(run)
     if workers < 0:
         workers = min(8, (os.cpu_count() or 2) - 1) if torch.cuda.is_available() else 0
     trainer = Trainer(config, images, run, held_out, workers, sequential=stream, log_with=log_with)
@@ -71,6 +71,23 @@ def train_run(
         write_json(run / "result.json", result)  # written last: its presence means that the run is done
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    return result
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """What a finished run came to.
+
+    Raises:
+        DatasetError: `result.json` is no JSON.
+        TrainingError: it is not what `train` writes.
+    """
+    result = read_json(run / "result.json")
+    numbers = ("epochs", "val_top1", "knn_top1")
+    whole = isinstance(result, dict) and {"run", "finished", "epochs", "validation"} <= result.keys()
+    if not whole or any(not isinstance(result.get(name, 0.0), int | float) for name in numbers):
+        raise TrainingError(
+            f"{run / 'result.json'} is not what `train` writes", "delete it; the same command writes it again"
+        )
     return result
 
 

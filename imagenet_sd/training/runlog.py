@@ -101,11 +101,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut off is left out."""
     metrics = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            metrics.append(json.loads(line))
-        except ValueError:
+            facts = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(facts, dict):
+            metrics.append(facts)
     return metrics
 
 

@@ -12,16 +12,17 @@ import yaml
 Mutator = Callable[[bytes, random.Random], bytes]
 
 _TOKENS = [
-    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", "\u2028".encode(), "\u202e".encode(), b"\x1b[31m", b"\r", b"\n\n", b"\t\t", b"-1",
-    b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b"{\"a\":" * 3000, b"&a [*a]", b"*a", b"<<: *b", b"!!bool x",
-    b"!!python/object/apply:os.getcwd []", b"!!timestamp x", b"? [a]", b"null", b"true", b"{}", b"[]", b"\"", b"'", b"%",
-    b"../../x", b"/etc/passwd", b"{name!r}", b"{", b"}", b"#", b"n01440764", b"x" * 140_000, b"\xed\xa0\x80", b"2001-13-45",
-    b"${x}", b"0x10", b"1:2:3",
+    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", "\u2028".encode(), "\u202e".encode(), b"\x1b[31m", b"\r", b"\n\n", b"\t\t",
+    b"-1", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"&a [*a]", b"*a", b"<<: *b",
+    b"!!bool x", b"!!python/object/apply:os.getcwd []", b"!!timestamp x", b"? [a]", b"null", b"true", b"{}", b"[]",
+    b'"', b"'", b"%", b"../../x", b"/etc/passwd", b"{name!r}", b"{", b"}", b"#", b"n01440764", b"x" * 140_000,
+    b"\xed\xa0\x80", b"2001-13-45", b"${x}", b"0x10", b"1:2:3",
 ]  # fmt: skip
 _VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 10**9, 10**15, -(2**63), 2**64, 10**30, 10**400, 0.5, -0.0, 1e308, float("nan"),
-    float("inf"), "", "x", "1", "1e-3", "../x", "\0", "\x1b[2J", "\u2028", "\ud800", "a" * 3000, "n01440764", "builtin:faces",
-    [], {}, [[]], [None], {"": ""}, {"a": {"b": {}}}, [1, "a", None, {}], [[[[[[[[[[]]]]]]]]]], ["a"] * 500,
+    float("inf"), "", "x", "1", "1e-3", "../x", "\0", "\x1b[2J", "\u2028", "\ud800", "a" * 3000, "n01440764",
+    "builtin:faces", [], {}, [[]], [None], {"": ""}, {"a": {"b": {}}}, [1, "a", None, {}], [[[[[[[[[[]]]]]]]]]],
+    ["a"] * 500,
 ]  # fmt: skip
 _WORDS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF]
 
