@@ -259,7 +259,8 @@ class Handler(BaseHTTPRequestHandler):
     def _preupload(self, name: str, revision: str) -> None:
         files, answer = self._tree(name, revision)["files"], []
         for file in json.loads(self._bytes())["files"]:
-            mode = "lfs" if file["path"].endswith((".parquet", ".safetensors")) or file["size"] > 10_000_000 else "regular"
+            binary = file["path"].endswith((".parquet", ".safetensors"))
+            mode = "lfs" if binary or file["size"] > 10_000_000 else "regular"
             there = files.get(file["path"], {})
             facts = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             answer.append({**facts, "oid": there.get("sha256", there.get("oid"))})

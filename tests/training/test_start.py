@@ -71,7 +71,7 @@ def test_a_folder_whose_run_never_began_is_free(tmp_path: Path):
     assert train(quick(*SHORT), "builtin:faces", run)["finished"]
     assert yaml.safe_load((run / "recipe.yaml").read_text())["train"]["name"] == "small"
     (run / "result.json").unlink()
-    with pytest.raises(TrainingError, match="holds another run: train.seed: 0 there, 7 asked for"):
+    with pytest.raises(TrainingError, match=r"holds another run: train\.seed: 0 there, 7 asked for"):
         train(quick(*SHORT, "seed=7"), "builtin:faces", run)
 
 
