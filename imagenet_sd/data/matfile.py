@@ -1,6 +1,6 @@
 """MATLAB files, read in a process of its own: scipy's reader can crash on damaged ones, and take the program with it.
 
-Run as a program it prints the values of the file that it is given as JSON; it imports nothing of ours then.
+Run as a program it prints the values of the file that it is given as JSON.
 """
 
 import json
@@ -21,7 +21,7 @@ def read_mat(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(2, "missing", str(path))
-    command = [sys.executable, "-W", "ignore", __file__, str(path)]
+    command = [sys.executable, "-W", "ignore", "-m", "imagenet_sd.data.matfile", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:

@@ -100,9 +100,9 @@ def _with_classifier(
 
 
 def _public(spec: str) -> str:
-    """A data spec without the path to a local folder."""
-    if not spec:
-        return ""
+    """A data spec, or several joined by " + ", without the paths to local folders."""
+    if not spec or " + " in spec:
+        return " + ".join(map(_public, spec.split(" + "))) if spec else ""
     parsed = DataSpec.parse(spec)
     for path in sorted(map(str, parsed.paths), key=len, reverse=True):
         spec = spec.replace(path, Path(path).name)

@@ -12,7 +12,7 @@ from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.typed import to_mapping
-from imagenet_sd.data.images import ImageSet
+from imagenet_sd.data.images import ImageSet, JoinedSet
 from imagenet_sd.data.open import has_test_images, open_images
 from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError, with_epochs
 from imagenet_sd.training.recipes import read_description
@@ -24,6 +24,7 @@ def train_run(
     data: DataSpec,
     run: Path,
     *,
+    also: DataSpec | None = None,
     validation: DataSpec | None,
     workers: int,
     stream: bool,
@@ -34,14 +35,18 @@ def train_run(
 
     if stream:
         config = with_epochs(config, 1)
+    if stream and also:
+        raise TrainingError(f"{also} cannot be added to a dataset that is streamed", "leave out --also or --stream")
     images = _growing(data) if stream else open_images(data, "train")
+    images = JoinedSet(images, open_images(also, "train")) if also else images
     held_out = open_images(validation, "test") if validation else None
     validated_on = str(validation or "")
-    if validation and _same_images(data, validation):
+    if validation and any(_same_images(spec, validation) for spec in (data, also) if spec):
         raise TrainingError(
             f"{validation} would be validated on the images that it trains on", "give --val images that are held out"
         )
-    description = {"data": str(data), "validation": validated_on, "stream": stream, "train": to_mapping(config)}
+    joined = f"{data} + {also}" if also else str(data)
+    description = {"data": joined, "validation": validated_on, "stream": stream, "train": to_mapping(config)}
     begun = _agree(run, description)
     summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
