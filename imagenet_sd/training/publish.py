@@ -10,7 +10,6 @@ from safetensors.torch import save
 from torch import nn
 
 from imagenet_sd import __version__
-from imagenet_sd.core.files import read_json
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.typed import from_mapping, to_mapping
 from imagenet_sd.data.preprocess import MEAN, STD
@@ -18,6 +17,7 @@ from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.export import load_run
 from imagenet_sd.training.model import num_features
 from imagenet_sd.training.recipes import read_description
+from imagenet_sd.training.run import read_result
 
 
 def timm_files(run: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -64,7 +64,6 @@ def timm_files(run: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         },
     }
     weights = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
-    result = run / "result.json"
     facts = {
         "architecture": config.model.backbone,
         "features": num_features(model),
@@ -73,7 +72,7 @@ def timm_files(run: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         "data": _public(str(description.get("data", ""))),
         "validation": _public(str(description.get("validation") or "")),
         "train": to_mapping(config),
-        "result": read_json(result) if result.is_file() else {},
+        "result": read_result(run) if (run / "result.json").is_file() else {},
         "version": __version__,
     }
     text = json.dumps(document, indent=2) + "\n"
