@@ -56,7 +56,8 @@ class LabelledImage:
             OSError: see `loaded`.
         """
         data = self.loaded().data
-        content = data if isinstance(data, bytes) else np.ascontiguousarray(data)
+        assert not isinstance(data, Path)
+        content = data.tobytes() if isinstance(data, np.ndarray) else data
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
     def decode(self) -> "Image":

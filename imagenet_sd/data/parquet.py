@@ -111,7 +111,7 @@ def _check_columns(file: "pq.ParquetFile", label: str) -> None:
 
     types = {field.name: field.type for field in file.schema_arrow}
     image = types.get("image")
-    fields = {field.name: field.type for field in image} if isinstance(image, pa.StructType) else {}
+    fields = {image[i].name: image[i].type for i in range(image.num_fields)} if isinstance(image, pa.StructType) else {}
     if not any(test(fields.get("bytes", pa.null())) for test in (pa.types.is_binary, pa.types.is_large_binary)):
         raise DatasetError(f"its column `image` is {image}, no struct with `bytes`", "write it with HF's Image feature")
     if not pa.types.is_integer(types.get(label, pa.null())):

@@ -78,7 +78,8 @@ def extract_features(
     opened = _open_encoder(EncoderSpec.parse(encoder), config)
     extracted = extract(opened, images, _with_trained_crop(config, [opened]), cache or cache_dir() / "features")
     if not has_test_images(spec):
-        extracted = hold_out(extracted, data)[split != "train"]
+        train, test, _ = hold_out(extracted, data)
+        extracted = train if split == "train" else test
     return replace(extracted.data, features=unit(extracted.data.features).astype("float32"))
 
 

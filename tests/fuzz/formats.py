@@ -337,7 +337,10 @@ def transfer_format(name: str) -> Format:
 
     def read(folder: Path) -> None:
         transfer.read_mat = read_mat_forked  # pyright: ignore[reportPrivateImportUsage]
-        each(*(lambda split=split: read_all(open_transfer(name, folder, split), 1) for split in ("train", "test")))
+        each(
+            lambda: read_all(open_transfer(name, folder, "train"), 1),
+            lambda: read_all(open_transfer(name, folder, "test"), 1),
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))

@@ -5,10 +5,11 @@ import json
 import random
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+_ORDERS: list[Literal["little", "big"]] = ["little", "big"]
 Mutator = Callable[[bytes, random.Random], bytes]
 
 _TOKENS = [
@@ -50,7 +51,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
         elif kind == 6:
             data = data[:at] + rng.choice(_TOKENS) + data[at + span :]
         elif kind == 7:
-            word, order = rng.choice(_WORDS), rng.choice(["little", "big"])
+            word, order = rng.choice(_WORDS), rng.choice(_ORDERS)
             size = rng.choice([n for n in (1, 2, 4, 8) if word < 256**n])
             data = data[:at] + word.to_bytes(size, order) + data[at + size :]
         else:
