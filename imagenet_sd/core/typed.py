@@ -18,7 +18,7 @@ from imagenet_sd.core.errors import ImagenetSDError, one_line
 T = TypeVar("T")
 YAML_LIMIT = 1 << 18
 """Characters of the longest YAML text that is read."""
-_MOST_VALUES = 100_000
+_MOST_VALUES, _MOST_DIGITS = 100_000, 400
 
 
 class SettingsError(ImagenetSDError):
@@ -56,6 +56,8 @@ def _count_values(node: Any, known: dict[int, int]) -> int:
         if not known[id(node)]:
             raise ValueError("an alias stands inside of what it stands for")
         return known[id(node)]
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(node.value):,} digits")
     known[id(node)] = 0
     parts = node.value if isinstance(node.value, list) else []
     children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
@@ -215,7 +217,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     kind = origin or hint
     if not isinstance(kind, type) or not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):

@@ -88,7 +88,8 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
         ("a: !!bool perhaps", "'perhaps'"),
         ("a: !!timestamp soon", "NoneType"),
         ("a: 2001-13-45", "month must be in 1..12"),
-        ("a: " + "9" * 5000, "integer string conversion"),
+        ("a: " + "9" * 5000, "a number of 5,000 digits"),
+        ("a: 0x" + "f" * 5000, "a number of 5,002 digits"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("a: [1", "expected ',' or ']'"),
     ],
@@ -101,6 +102,11 @@ def test_yaml_that_is_no_file_of_settings_is_one_line(text: str, said: str, tmp_
     with pytest.raises(SettingsError, match=r"s\.yaml is not readable as YAML: ") as caught:
         read_yaml(tmp_path / "s.yaml")
     assert said in str(caught.value) and caught.value.hint
+
+
+def test_a_number_that_no_float_holds_is_one_line():
+    with pytest.raises(SettingsError, match=r"^rate is 1000"):
+        from_mapping(Inner, {"rate": 10**400})
 
 
 def test_aliases_that_end_are_read():
