@@ -330,7 +330,7 @@ def open_transfer(name: str, root: Path, split: Split) -> ImageSet:
         raise DatasetError(f"{asked}: {error}", error.hint or spec.hint(root)) from None
     except FileNotFoundError as error:
         raise DatasetError(f"{asked}: {error.filename} is missing", spec.hint(root)) from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise DatasetError(f"{asked}: its annotations cannot be read ({reason})", spec.hint(root)) from None
     if isinstance(listing, ArraySet):

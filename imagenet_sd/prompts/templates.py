@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import TemplateError, one_line
+from imagenet_sd.core.errors import TemplateError, one_line, printable
 from imagenet_sd.core.files import data_path
 from imagenet_sd.core.typed import parse_yaml
 from imagenet_sd.core.types import PromptTemplate
@@ -29,7 +29,9 @@ def parse_template(text: str) -> list[tuple[str, str | None]]:
     parsed = []
     for literal, field, format_spec, conversion in pieces:
         if field is not None and (field not in FIELDS or format_spec or conversion):
-            raise TemplateError(f"template {text!r}: unknown field {{{field}}}", f"the fields are {', '.join(FIELDS)}")
+            raise TemplateError(
+                f"template {text!r}: unknown field {{{printable(field)}}}", f"the fields are {', '.join(FIELDS)}"
+            )
         parsed.append((literal, field))
     return parsed
 

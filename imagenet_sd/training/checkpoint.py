@@ -13,6 +13,9 @@ from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.training.config import TrainingError
 
+COUNTERS = ("epoch", "step", "bad_images")
+"""What a checkpoint counts, each from 0."""
+
 
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
@@ -35,10 +38,12 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
         with safe_open(path, "pt") as file:
             tensors = {_new_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             counters = json.loads((file.metadata() or {})["counters"])
+        if not all(isinstance(counters[name], int) and counters[name] >= 0 for name in COUNTERS):
+            raise ValueError(f"its counters are {counters!r}")
         for name, module in modules.items():
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{path} cannot be resumed from: {one_line(error)}", "delete it to start the run from scratch"
         ) from None
