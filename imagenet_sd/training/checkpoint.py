@@ -43,13 +43,13 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
         for name, module in modules.items():
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        state = optimizer.state_dict()
+        momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
+        optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{path} cannot be resumed from: {one_line(error)}", "delete it to start the run from scratch"
         ) from None
-    state = optimizer.state_dict()
-    momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
-    optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
     return counters
 
 
