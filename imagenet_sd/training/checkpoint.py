@@ -44,7 +44,8 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         state = optimizer.state_dict()
-        momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
+        moved = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("momentum/")}
+        momenta = {int(number): {"momentum_buffer": value} for number, value in moved.items()}
         optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
