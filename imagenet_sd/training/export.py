@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -35,6 +36,6 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module, tuple[str, ...], int]:
         head = make_objective(encoder, len(classes), config).head
         encoder.load_state_dict(load_file(run / "encoder.safetensors"))
         head.load_state_dict(load_file(run / "classifier.safetensors"))
-    except (ImagenetSDError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except (ImagenetSDError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise TrainingError(f"{run} is damaged: {one_line(error)}", "train again") from None
     return encoder.eval(), head.eval(), classes, config.val_crop_size
