@@ -28,11 +28,13 @@ class LabelledImage:
         image_id: name of the image, unique within its set.
         label: index into the set's classes.
         data: an encoded image file, a path to one, or uint8 pixels [H, W, 3].
+        prompt: the prompt that it was generated from; "" where the set does not say.
     """
 
     image_id: str
     label: int
     data: "bytes | Path | np.ndarray"
+    prompt: str = ""
 
     def decode(self) -> "Image":
         """The image, in RGB.

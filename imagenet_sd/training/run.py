@@ -11,7 +11,7 @@ import yaml
 from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
-from imagenet_sd.core.typed import to_mapping
+from imagenet_sd.core.typed import from_mapping, to_mapping
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.data.open import open_images
 from imagenet_sd.training.config import TrainConfig, TrainingError, with_epochs
@@ -70,7 +70,9 @@ def _agree(run: Path, description: dict[str, Any]) -> None:
     """Write `recipe.yaml`, or refuse a folder that holds another run and say where the two differ."""
     path = run / "recipe.yaml"
     if path.exists():
-        different = _differences(read_description(run), description)
+        there = read_description(run)
+        there["train"] = to_mapping(from_mapping(TrainConfig, there["train"]))  # fields that are new have their default
+        different = _differences(there, description)
         if different:
             raise TrainingError(
                 f"{run} holds another run: {'; '.join(different)}", "give --out a new folder, or the same settings"
