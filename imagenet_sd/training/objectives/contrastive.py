@@ -59,9 +59,10 @@ class StableRep(SelfSupervised):
         candidates = gather_rows(z[:num_global].flatten(0, 1))
         owners = gather_rows(views.positives.repeat(num_global))
         positive = views.positives.repeat(len(z))[:, None] == owners[None]
-        numbers = torch.arange(len(z) * batch, device=z.device)  # of the anchors; global crops come first
-        own = torch.arange(len(candidates), device=z.device) - world()[0] * num_global * batch
-        return contrastive_loss(z.flatten(0, 1), candidates, positive, numbers[:, None] == own[None], self.temperature)
+        itself = torch.zeros_like(positive)
+        own = torch.arange(num_global * batch, device=z.device)  # global crops come first among the anchors
+        itself[own, own + world()[0] * len(own)] = True
+        return contrastive_loss(z.flatten(0, 1), candidates, positive, itself, self.temperature)
 
 
 class SimCLR(StableRep):
