@@ -17,8 +17,8 @@ from imagenet_sd.core.typed import to_mapping
 @folder("--out", "Folder of the run.", metavar="RUN", required=True)
 @click.option(
     "--recipe", default="imagenet-sd", metavar="NAME",
-    help="imagenet-sd, t-rex, t-rex-star, pytorch, small, a YAML file, or simclr, mocov2, byol, simsiam, swav, stablerep "
-    "or supervised, with -small for small images, -spatial or -appearance, and +augself.",
+    help="imagenet-sd, t-rex, t-rex-star, pytorch, small, a YAML file, or simclr, mocov2, byol, simsiam, swav, "
+    "stablerep or supervised, with -small for small images, -spatial or -appearance, and +augself.",
 )  # fmt: skip
 @SETTINGS
 @click.option(

@@ -13,6 +13,7 @@ from imagenet_sd.core.files import read_json
 from imagenet_sd.core.results import Accuracies, EvaluationResults, StudyCell, StudyResults, read_document
 from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
+from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 
 METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
@@ -74,6 +75,8 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     study, generate, train = planned.cell.study, planned.cell.study.generate, planned.cell.study.train
     changes = planned.cell.changes
     others = {key: value for key, value in changes.items() if key not in _STANDARD}
+    if changes.get("train.recipe") in SELF_SUPERVISED:  # the method is a factor; other recipes differ in augmentation
+        others["method"] = changes["train.recipe"]
     run = planned.folder("train")
     if run is None:
         return {"encoder": study.encoder} | others

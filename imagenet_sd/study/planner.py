@@ -26,6 +26,7 @@ from imagenet_sd.prompts.classes import class_list_name
 from imagenet_sd.study.grid import GridCell
 from imagenet_sd.study.schema import EvalSection, Study
 from imagenet_sd.training.config import recorded
+from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 
 STAMP = "stage.json"
 Kind = Literal["generate", "train", "evaluate"]
@@ -245,7 +246,8 @@ def cell_title(study: Study) -> str:
         data = f"{config.prompt}_scale{config.guidance_scale:g}_steps{config.num_inference_steps}_x{config.multiple:g}"
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
-    return slug(f"{data}_{augmentation(study)}_seed{train.config().seed}")
+    method = f"_{train.recipe}" if train.recipe in SELF_SUPERVISED else ""
+    return slug(f"{data}{method}_{augmentation(study)}_seed{train.config().seed}")
 
 
 def _weights(encoder: str) -> list[Any]:

@@ -32,8 +32,8 @@ from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
 
 COLLAPSED = 0.05
-"""Mean spread of an epoch's embeddings (see `embedding_spread`) below which a run stops: the mean cosine of two images is
-then above 1 - 0.05^2 = 0.9975. Healthy runs stay above 0.25."""
+"""Mean spread of an epoch's embeddings (see `embedding_spread`) below which a run stops: the mean cosine of two images
+is then above 1 - 0.05^2 = 0.9975. Runs that learn stay above 0.25."""
 
 
 class Trainer:
