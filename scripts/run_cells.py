@@ -1,4 +1,4 @@
-"""The cells of a study side by side, each in a process with one thread, and then the study itself, which finds them done.
+"""The cells of a study side by side, each in a process with one thread; then the study itself, which finds them done.
 
     python scripts/run_cells.py pipelines/self_supervised.yaml --jobs 12
 

@@ -231,8 +231,9 @@ class TrainStream(IterableDataset):
             positives.append(self._positive(record))
             ids.append(record.image_id)
         arrays = zip(*((c.global_crops, c.local_crops, c.parameters, c.geometry) for c in crops), strict=True)
-        tensors = [*(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)]
-        return Batch(*tensors, torch.tensor(positives), image_ids=ids, bad=bad)
+        tensors = [*(torch.from_numpy(np.stack(array)) for array in arrays)]
+        tensors += [torch.tensor(labels), torch.tensor(positives)]
+        return Batch(*tensors, image_ids=ids, bad=bad)
 
     def batches(
         self, epoch: int, first_step: int, workers: int, pin_memory: bool = False, epochs: int = 1

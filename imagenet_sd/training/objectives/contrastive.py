@@ -12,6 +12,7 @@ from imagenet_sd.training.objectives.self_supervised import (
     embedding_spread,
     num_global_crops,
     projection,
+    similarity,
 )
 from imagenet_sd.training.views import Views
 
@@ -35,7 +36,7 @@ def contrastive_loss(
         itself: bool [N, K], where the candidate is the anchor itself and does not count.
         temperature: tau.
     """
-    log_p = (anchors @ candidates.T / temperature).masked_fill(itself, float("-inf")).log_softmax(1)
+    log_p = (similarity(anchors, candidates) / temperature).masked_fill(itself, float("-inf")).log_softmax(1)
     positive = positive & ~itself
     return -(log_p.masked_fill(~positive, 0.0).sum(1) / positive.sum(1)).mean()
 

@@ -13,6 +13,7 @@ from imagenet_sd.training.objectives.self_supervised import (
     SelfSupervised,
     embedding_spread,
     projection,
+    similarity,
 )
 from imagenet_sd.training.views import Views
 
@@ -61,5 +62,5 @@ class MoCoV2(SelfSupervised):
 
 def info_nce(queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float) -> torch.Tensor:
     """The mean over the queries [N, d] of the cross-entropy that picks its key [N, d] among it and the queue [K, d]."""
-    logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], dim=1) / temperature
+    logits = torch.cat([(queries * keys).sum(1, keepdim=True), similarity(queries, queue)], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long, device=queries.device))

@@ -53,6 +53,12 @@ def projection(width: int, config: ModelConfig, *, last_norm: bool = False) -> n
     )
 
 
+def similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a b^T [N, K] of rows [N, d] and [K, d], in float32 also within mixed precision: it is divided by a temperature."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.T
+
+
 @torch.no_grad()
 def embedding_spread(z: torch.Tensor) -> torch.Tensor:
     """Mean over the dimensions of the standard deviation of z / |z|, times sqrt(d); a scalar in [0, 1].

@@ -13,6 +13,7 @@ from imagenet_sd.training.objectives.self_supervised import (
     num_global_crops,
     pairs,
     projection,
+    similarity,
 )
 from imagenet_sd.training.views import Views
 
@@ -48,8 +49,8 @@ class SwavHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(z, scores)."""
-        z = F.normalize(self.projector(x), dim=1)
-        return z, self.prototypes(z)
+        z = F.normalize(self.projector(x).float(), dim=1)
+        return z, similarity(z, self.prototypes.weight)
 
 
 class Swav(SelfSupervised):
