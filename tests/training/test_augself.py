@@ -57,7 +57,7 @@ def test_200_views_are_what_torchvision_makes_of_their_parameters(picture: Image
     for crops in pairs_of_views:
         for view in range(2):
             top, left, height, width = box(crops.geometry[view])
-            assert 0 <= top and 0 <= left and top + height <= HEIGHT and left + width <= WIDTH
+            assert top >= 0 and left >= 0 and top + height <= HEIGHT and left + width <= WIDTH
             expected = T.resized_crop(picture, top, left, height, width, [32, 32], InterpolationMode.BILINEAR)
             flip, turns = crops.geometry[view, 4:]
             expected = T.hflip(expected) if flip else expected
@@ -137,8 +137,10 @@ def test_losses_of_the_tasks():
     turns = np.array([0, 3, 2, 1, 1])
     expected = -np.mean([row[t] - math.log(sum(math.exp(v) for v in row)) for row, t in zip(x, turns, strict=True)])
     assert task_loss("rotation", outputs, torch.tensor(turns)).item() == pytest.approx(expected, abs=1e-9)
-    for task, size, target in (("crop", 4, torch.randn(3, 4).double()), ("flip", 1, torch.tensor([[1.0], [0], [1]]).double()),
-                               ("rotation", 4, torch.tensor([0, 3, 1]))):  # fmt: skip
+    wanted = {"crop": torch.randn(3, 4).double(), "flip": torch.tensor([[1.0], [0], [1]]).double(),
+              "rotation": torch.tensor([0, 3, 1])}  # fmt: skip
+    for task, target in wanted.items():
+        size = 1 if task == "flip" else 4
         z = torch.randn(3, size, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda z, task=task, target=target: task_loss(task, z, target), (z,))
 

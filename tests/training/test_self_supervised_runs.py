@@ -1,6 +1,9 @@
 """Whole runs without labels: the recipes, exact resume, k-NN as the progress figure, collapse, positives."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -229,10 +232,31 @@ def test_every_recipe_trains_on_500_images(tmp_path: Path, method: str, small: b
         settings += ["crops.global_crop_size=32", "model.projector_hidden=64", "model.projector_bottleneck=32"]
         settings += ["objective.predictor_hidden=32", "val_crop_size=32", "model.small_images=true"]
     settings += ["objective.positives=class"] if method == "stablerep" else []
-    settings += ["objective.ema_momentum=0.9", "objective.memory_size=100", "optimizer.epochs=5"] if method == "mocov2" else []
+    if method == "mocov2":
+        settings += ["objective.ema_momentum=0.9", "objective.memory_size=100", "optimizer.epochs=5"]
     name = recipe_name(method, small, "default", augself)
     train(load_train_config(name, settings), "builtin:mnist@per_class=50", tmp_path / "run")
     curve = losses(tmp_path / "run")
     start = 3 if method == "mocov2" else 0  # its queue is random at first
     assert len(curve) == (50 if method == "mocov2" else 30) and np.mean(curve[-6:]) < np.mean(curve[start : start + 6])
     assert json.loads((tmp_path / "run" / "result.json").read_text())["finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["simclr", "mocov2", "swav"])
+def test_two_processes_follow_one(tmp_path: Path, method: str):
+    """Without batch norm: negatives, queue and codes of the whole batch give the same loss curve on two gloo processes."""
+    settings = ["model.backbone=test_vit", "model.small_images=false", "model.projector_layers=0", "virtual_workers=4",
+                "crops.global_crop_size=160", "optimizer.epochs=1", "optimizer.warmup_epochs=0",
+                "optimizer.base_lr=0.5", "optimizer.batch_size=8", "objective.memory_size=20"]  # fmt: skip
+    train(load_train_config(f"{method}-small", settings), "builtin:faces", tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "imagenet_sd", "train", "builtin:faces", "--recipe", f"{method}-small"]
+    command += ["--out", str(tmp_path / "two"), *(word for s in settings for word in ("--set", s))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 12 and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-3
+    a, b = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("one", "two"))
+    assert all(torch.allclose(a[key].float(), b[key].float(), atol=1e-3) for key in a)

@@ -54,7 +54,7 @@ def projection(width: int, config: ModelConfig, *, last_norm: bool = False) -> n
 
 
 def similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a b^T [N, K] of rows [N, d] and [K, d], in float32 also within mixed precision: it is divided by a temperature."""
+    """Dot products [N, K] of rows [N, d] and [K, d], in their own precision: mixed precision is too coarse for logits."""
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.T
 
