@@ -245,7 +245,7 @@ def test_every_recipe_trains_on_500_images(tmp_path: Path, method: str, small: b
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "mocov2", "swav"])
 def test_two_processes_follow_one(tmp_path: Path, method: str):
-    """Without batch norm: negatives, queue and codes of the whole batch give the same loss curve on two gloo processes."""
+    """Without batch norm, negatives, queue and codes of the whole batch give one loss curve, also on two processes."""
     settings = ["model.backbone=test_vit", "model.small_images=false", "model.projector_layers=0", "virtual_workers=4",
                 "crops.global_crop_size=160", "optimizer.epochs=1", "optimizer.warmup_epochs=0",
                 "optimizer.base_lr=0.5", "optimizer.batch_size=8", "objective.memory_size=20"]  # fmt: skip
