@@ -54,7 +54,7 @@ def projection(width: int, config: ModelConfig, *, last_norm: bool = False) -> n
 
 
 def similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Dot products [N, K] of rows [N, d] and [K, d], in their own precision: mixed precision is too coarse for logits."""
+    """Dot products [N, K] of rows [N, d] and [K, d], in their own precision: mixed precision is too coarse here."""
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.T
 
