@@ -14,17 +14,19 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup_system.py
 	touch $@
 
 demo: setup
-	$(BIN)/imagenet-sd prompts --classes digits-10 --prompt c_dc --limit 3
-	$(BIN)/imagenet-sd run pipelines/mini.yaml --out demo/mini
-	@echo
-	@echo "open in a browser: $(CURDIR)/demo/mini/report.html"
+	$(BIN)/imagenet-sd prompts --classes photos-10 --prompt c_dc --limit 3
+	@study=mini; $(BIN)/python scripts/setup_system.py cifar10 || \
+		{ study=mini_digits; echo "without the photographs the demo uses handwritten digits"; }; \
+	$(BIN)/imagenet-sd run pipelines/$$study.yaml --out demo/$$study && \
+	echo && echo "open in a browser: $(CURDIR)/demo/$$study/report.html"
 
 test: setup
 	$(BIN)/python scripts/setup_system.py browser
+	-$(BIN)/python scripts/setup_system.py cifar10 fashion
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: setup
-	$(BIN)/python scripts/setup_system.py photos
+	-$(BIN)/python scripts/setup_system.py cifar10 fashion
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: setup

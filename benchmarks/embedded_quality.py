@@ -56,7 +56,7 @@ class Sampler:
 
     def __init__(self, folder: Path, scale: float, steps: int, scheduler: str = ""):
         self.generator = ImageGenerator(
-            load_pipeline(folder, torch.float32, torch.device("cpu")),
+            load_pipeline(folder, torch.float32, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             guidance_scale=scale,
             num_inference_steps=steps,
             width=32,

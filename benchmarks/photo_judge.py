@@ -11,6 +11,8 @@ from torch import nn
 from imagenet_sd.core.files import atomic_write, cache_dir
 from imagenet_sd.data.photos import cifar10
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 class Judge(nn.Module):
     """A residual network of 0.7M parameters; `features` are its 192 pooled activations."""
@@ -43,8 +45,8 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def to_float(images: np.ndarray) -> torch.Tensor:
-    """uint8 [N, 32, 32, 3] as float32 [N, 3, 32, 32] in [-1, 1], channels last."""
-    return torch.tensor(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    """uint8 [N, 32, 32, 3] as float32 [N, 3, 32, 32] in [-1, 1], channels last, on `DEVICE`."""
+    return torch.tensor(images).to(DEVICE).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def _augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -62,18 +64,18 @@ def train_judge(epochs: int = 8, batch: int = 128, seed: int = 7) -> Judge:
     images, labels = cifar10("train")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    judge = Judge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    judge = Judge().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = epochs * (len(labels) // batch)
     optimizer = torch.optim.SGD(judge.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=steps, pct_start=0.25)
-    wanted, started, step = torch.tensor(labels), time.monotonic(), 0
+    wanted, started, step = torch.tensor(labels).to(DEVICE), time.monotonic(), 0
     for _ in range(epochs):
         order = torch.randperm(len(labels), generator=generator)
         for rows in order[: len(labels) // batch * batch].split(batch):
             shown = _augmented(to_float(images[rows.numpy()]), generator).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(DEVICE.type, torch.bfloat16):
                 scores = judge(shown)
-            loss = F.cross_entropy(scores.float(), wanted[rows], label_smoothing=0.1)
+            loss = F.cross_entropy(scores.float(), wanted[rows.to(DEVICE)], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -93,15 +95,15 @@ def load_judge() -> Judge:
         trained = train_judge()
         atomic_write(path, lambda temporary: torch.save(trained.state_dict(), temporary))
     judge = Judge()
-    judge.load_state_dict(torch.load(path, weights_only=True))
-    return judge.eval()
+    judge.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return judge.to(DEVICE).eval()
 
 
 @torch.inference_mode()
 def judged(judge: Judge, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Classes int64 [N] and features float32 [N, 192] of uint8 images [N, 32, 32, 3]."""
     features = torch.cat([judge.features(to_float(images[i : i + 250])) for i in range(0, len(images), 250)])
-    return judge.head(features).argmax(1).numpy(), features.numpy()
+    return judge.head(features).argmax(1).cpu().numpy(), features.cpu().numpy()
 
 
 def spread(features: np.ndarray, labels: np.ndarray) -> float:
@@ -147,8 +149,8 @@ def nearest_rows(images: np.ndarray, among: np.ndarray, side: int = 16) -> tuple
     Returns:
         int64 [N] and float32 [N], root mean squared differences in [0, 255].
     """
-    reduced = [F.adaptive_avg_pool2d(to_float(x), side).flatten(1).numpy() * 127.5 for x in (images, among)]
-    flipped = F.adaptive_avg_pool2d(to_float(images).flip(3), side).flatten(1).numpy() * 127.5
+    reduced = [F.adaptive_avg_pool2d(to_float(x), side).flatten(1).cpu().numpy() * 127.5 for x in (images, among)]
+    flipped = F.adaptive_avg_pool2d(to_float(images).flip(3), side).flatten(1).cpu().numpy() * 127.5
     gaps = np.minimum(_distances(reduced[0], reduced[1]), _distances(flipped, reduced[1]))
     return gaps.argmin(1), gaps.min(1) / np.sqrt(gaps.dtype.type(3 * side * side))
 

@@ -1,6 +1,6 @@
-"""Set up what pip cannot: `wordnet` (WordNet 3.0, required), `browser` (Chromium, for the tests of pages), `photos`.
+"""Set up what pip cannot: `wordnet` (required), `browser` (for the tests of pages), photographs: `cifar10`, `fashion`.
 
-WordNet: NLTK's download where the internet answers, else Debian's package when run as root. Both steps do nothing when
+WordNet: NLTK's download where the internet answers, else Debian's package when run as root. Each step does nothing when
 the thing is there already.
 """
 
@@ -49,21 +49,25 @@ def browser() -> None:
         print("no Chromium here: the tests of pages are skipped (install it and run again)", file=sys.stderr)
 
 
-def photos() -> None:
-    """CIFAR-10 and Fashion-MNIST, into the user's cache (180 MB to download); without them some tests are skipped."""
-    from imagenet_sd.core.errors import DatasetError
-    from imagenet_sd.data.photos import cifar10, fashion
+def cifar10() -> None:
+    """CIFAR-10 into the user's cache, 139 MB to download; without it some tests are skipped."""
+    from imagenet_sd.data.photos import cifar10
 
-    try:
-        print(f"photographs: {len(cifar10('train')[1]):,} of CIFAR-10, {len(fashion('train')[1]):,} of Fashion-MNIST")
-    except DatasetError as error:
-        print(f"no photographs: {error}\nhint: {error.hint}", file=sys.stderr)
+    print(f"photographs: {len(cifar10('train')[1]):,} of CIFAR-10 to train on, {len(cifar10('test')[1]):,} to test on")
+
+
+def fashion() -> None:
+    """Fashion-MNIST into the user's cache, 39 MB to download; without it some tests are skipped."""
+    from imagenet_sd.data.photos import fashion
+
+    print(f"photographs: {len(fashion('train')[1]):,} of Fashion-MNIST to train on")
 
 
 if __name__ == "__main__":
     from imagenet_sd.core.errors import ImagenetSDError
 
     try:
-        {"wordnet": wordnet, "browser": browser, "photos": photos}[sys.argv[1]]()
+        for name in sys.argv[1:]:
+            {"wordnet": wordnet, "browser": browser, "cifar10": cifar10, "fashion": fashion}[name]()
     except ImagenetSDError as error:
         sys.exit(f"error: {error}\nhint: {error.hint}")

@@ -21,7 +21,16 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from train_embedded_captions import Captions, train_tokenizer
 from train_embedded_data import Pictures, Projection, jittered_digits, load_photos, to_float
-from train_embedded_unet import SCHEDULE, Batches, Weights, averaged_models, build_models, train_diffusion
+from train_embedded_unet import (
+    BASE_RATE,
+    SCHEDULE,
+    Batches,
+    Choices,
+    Weights,
+    averaged_models,
+    build_models,
+    train_diffusion,
+)
 from train_embedded_vae import train_vae
 from transformers import CLIPTokenizer
 
@@ -55,6 +64,7 @@ def pipeline_of(folder: Path) -> StableDiffusionPipeline:
         steps_offset=1,  # of no use to this one, but diffusers asks for it, and others are made from its settings
         **SCHEDULE,
     )
+    scheduler.register_to_config(clip_sample=False, skip_prk_steps=True)  # for DDIM and PNDM: latents leave [-1, 1]
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(folder / "vae").eval(),
         text_encoder=text_encoder,
@@ -94,11 +104,15 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=BASE_RATE, help="learning rate of the diffusion model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches, for a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     args.work.mkdir(parents=True, exist_ok=True)
     if {"data", "vae", "unet"} & set(args.stages):
         photos = load_photos(args.work)
@@ -106,13 +120,15 @@ def main() -> None:
         prepare(args.work, photos, args.seed)
     projection = Projection(**torch.load(args.work / "projection.pt", weights_only=True))
     if "vae" in args.stages:
-        train_vae(photos, projection, args.work, steps=args.vae_steps, seed=args.seed)
+        train_vae(photos, projection, args.work, steps=args.vae_steps, seed=args.seed, device=device)
     if "unet" in args.stages:
         torch.manual_seed(args.seed)
         tokenizer = CLIPTokenizer.from_pretrained(args.work / "tokenizer")
-        batches = Batches(photos, projection, tokenizer, batch=args.batch, seed=args.seed)
-        weights = Weights.of(*build_models(tokenizer))
-        train_diffusion(batches, weights, args.work, steps=args.steps, compiled=not args.no_compile)
+        choices = Choices(photos, tokenizer, batch=args.batch, seed=args.seed)
+        batches = Batches(photos, projection, choices, device)
+        weights = Weights.of(*(model.to(device) for model in build_models(tokenizer)))
+        options = {"rate": args.rate, "compiled": not args.no_compile, "workers": args.workers}
+        train_diffusion(batches, weights, args.work, steps=args.steps, **options)
     if "save" in args.stages:
         save(pipeline_of(args.work), args.out)
 

@@ -43,23 +43,12 @@ class Pictures:
 
 
 def load_photos(folder: Path) -> Pictures:
-    """The pictures of `make_photos`, kept in `folder`: measuring takes minutes."""
-    path = folder / "photos.npz"
-    if not path.exists():
-        made = make_photos()
-        words = np.array([(look.object, look.background, look.light) for look in made.looks])
-        with open(path.with_suffix(".tmp"), "wb") as file:
-            np.savez(file, images=made.images, labels=made.labels, looks=words, painted=made.painted)
-        os.replace(path.with_suffix(".tmp"), path)
-    with np.load(path, allow_pickle=False) as stored:
-        looks = [Appearance(object=a, background=b, light=c) for a, b, c in stored["looks"].tolist()]
-        return Pictures(images=stored["images"], labels=stored["labels"], looks=looks, painted=int(stored["painted"]))
+    """The 50,000 training photographs, and after them copies of red and blue cars and trucks in rarer colours.
 
-
-def make_photos() -> Pictures:
-    """The 50,000 training photographs, and after them copies of red and blue cars and trucks in rarer colours."""
+    What is measured in them is kept in `folder`: measuring takes minutes.
+    """
     images, labels = cifar10("train")
-    looks = measure(images)
+    looks = _looks(images, folder / "looks.npy")
     vehicles = {CIFAR10_WNIDS.index(wnid) for wnid in VEHICLES}
     rows = [i for i, look in enumerate(looks) if look.object in ("red", "blue") and labels[i] in vehicles]
     copies, numbers, copied_looks = [], [], []
@@ -77,6 +66,16 @@ def make_photos() -> Pictures:
         looks=looks + copied_looks,
         painted=len(numbers),
     )
+
+
+def _looks(images: np.ndarray, path: Path) -> list[Appearance]:
+    if not path.exists():
+        words = np.array([(look.object, look.background, look.light) for look in measure(images)])
+        with open(path.with_suffix(".tmp"), "wb") as file:
+            np.save(file, words)
+        os.replace(path.with_suffix(".tmp"), path)
+    stored = np.load(path, allow_pickle=False).tolist()
+    return [Appearance(object=a, background=b, light=c) for a, b, c in stored]
 
 
 def digits_32(split: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,29 +73,33 @@ class Critic(nn.Module):
         return self.head(self.features(images)[-1].mean((2, 3)))
 
 
-def train_critic(photos: Pictures, seed: int, epochs: int = 4, batch: int = 128) -> Critic:
+def train_critic(photos: Pictures, seed: int, device: torch.device, epochs: int = 4, batch: int = 128) -> Critic:
     """Train the critic on the photographs for a few epochs."""
     torch.manual_seed(seed)
-    critic = Critic().to(memory_format=torch.channels_last)
+    critic = Critic().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = epochs * len(photos.labels) // batch
     optimizer = torch.optim.AdamW(critic.parameters(), lr=4e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    labels, right = torch.from_numpy(photos.labels), 0.0
+    labels, right = torch.from_numpy(photos.labels).to(device), torch.zeros((), device=device)
     for step in range(steps):
         rows = torch.randint(len(labels), (batch,))
-        images = to_float(photos.images[rows.numpy()])
+        images = to_float(photos.images[rows.numpy()]).to(device)
         if step % 2:
             images = images.flip(3)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             scores = critic(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(scores.float(), labels[rows])
+        wanted = labels[rows.to(device)]
+        loss = F.cross_entropy(scores.float(), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        right = 0.98 * right + 0.02 * (scores.argmax(1) == labels[rows]).float().mean().item()
+        right = 0.98 * right + 0.02 * (scores.argmax(1) == wanted).float().mean()
         if step % 200 == 0 or step == steps - 1:
-            print(f"{time.strftime('%H:%M:%S')} critic {step}/{steps}, {right:.1%} of its batches right", flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} critic {step}/{steps}, {right.item():.1%} of its batches right",
+                flush=True,
+            )
     return critic.eval().requires_grad_(False)
 
 
@@ -115,24 +119,31 @@ def learning_rate(step: int, steps: int) -> float:
     return BASE_RATE * min(1.0, max(0.01, (steps - step) / (steps * (1 - CONSTANT))))
 
 
-def load_critic(photos: Pictures, folder: Path, seed: int) -> Critic:
+def load_critic(photos: Pictures, folder: Path, seed: int, device: torch.device) -> Critic:
     """The critic of the work folder, trained where there is none."""
     path = folder / "critic.pt"
     if not path.exists():
-        torch.save(train_critic(photos, seed).state_dict(), path)
+        torch.save(train_critic(photos, seed, device).state_dict(), path)
     critic = Critic().eval().requires_grad_(False)
-    critic.load_state_dict(torch.load(path, weights_only=True))
-    return critic
+    critic.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return critic.to(device)
 
 
 def train_vae(
-    photos: Pictures, projection: Projection, folder: Path, *, steps: int, seed: int, batch: int = 64
+    photos: Pictures,
+    projection: Projection,
+    folder: Path,
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    batch: int = 64,
 ) -> None:
     """Train up to `steps` steps in all, from the checkpoint in `folder` where there is one; write `folder/vae`."""
-    critic, path = load_critic(photos, folder, seed), folder / "vae.pt"
+    critic, path = load_critic(photos, folder, seed, device), folder / "vae.pt"
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    vae = build_vae()
+    vae = build_vae().to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=BASE_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     start = 0
     if path.exists():
@@ -145,7 +156,10 @@ def train_vae(
     log = Log(start, steps, batch)
     for step in range(start, steps):
         images = _pictures(photos, digits, batch, generator, flip=step % 2 == 1)
-        losses = _losses(vae, critic, projection, images, generator, with_encoder=step % ENCODER_EVERY == 0)
+        latents = projection(images)
+        noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
+        tensors = (images.to(device), latents.to(device), noisy.to(device))
+        losses = _losses(vae, critic, *tensors, with_encoder=step % ENCODER_EVERY == 0)
         loss = losses[0] + 2 * losses[1] + 0.15 * losses[2] + losses[3]
         optimizer.zero_grad()
         loss.backward()
@@ -205,18 +219,16 @@ def _keep_variance(vae: AutoencoderKL) -> None:
 def _losses(
     vae: AutoencoderKL,
     critic: Critic,
-    projection: Projection,
     images: torch.Tensor,
-    generator: torch.Generator,
+    latents: torch.Tensor,
+    noisy: torch.Tensor,
     with_encoder: bool,
 ) -> list[torch.Tensor]:
-    """L1, squared error and perceptual distance of decoded latents, and the encoder's squared error or zero.
+    """L1, squared error and perceptual distance of decoded noisy latents, and the encoder's squared error or zero.
 
     The perceptual distance is measured on every other picture: it costs as much as the decoder.
     """
-    latents = projection(images)
-    noisy = latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16):
         restored = vae.decode(noisy).sample
         imitated = vae.encode(images).latent_dist.mean if with_encoder else latents
         distance = perceptual(critic, restored[::2], images[::2])

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -53,11 +54,11 @@ def test_the_projection_keeps_most_of_a_picture_and_comes_back():
 
 
 def test_the_learning_rate_ends_low_for_any_number_of_steps():
-    from train_embedded_unet import BASE_RATE, learning_rate
+    from train_embedded_unet import learning_rate
 
     for steps in (1000, 5000):
         rates = [learning_rate(step, steps) for step in range(steps)]
-        assert max(rates) == BASE_RATE == rates[int(0.5 * steps)] and rates[-1] < 0.02 * BASE_RATE
+        assert max(rates) == 1 == rates[int(0.5 * steps)] and rates[-1] < 0.02
     assert learning_rate(900, 1000) < learning_rate(900, 5000)  # a shortened run is further down
 
 
@@ -77,10 +78,10 @@ def test_captions_name_the_class_and_what_is_measured():
     assert any("thin" in captions.digit(7, "thin") for _ in range(50))
 
 
-def test_batches_go_on_from_a_saved_state():
+def test_batches_are_the_same_wherever_a_run_starts_and_whoever_prepares_them():
     from train_embedded_captions import Captions, train_tokenizer
     from train_embedded_data import Pictures, Projection
-    from train_embedded_unet import Batches
+    from train_embedded_unet import Batches, Choices
 
     from imagenet_sd.data.colours import Appearance
 
@@ -89,11 +90,18 @@ def test_batches_go_on_from_a_saved_state():
     photos = Pictures(images=images, labels=labels, looks=[Appearance(object="red")] * 40, painted=8)
     tokenizer = train_tokenizer(Captions(0, photos.looks, labels.tolist()).corpus())
     projection = Projection(mean=torch.zeros(48), basis=torch.eye(48)[:, :12])
-    batches = Batches(photos, projection, tokenizer, batch=16, seed=random.randrange(100))
-    batches.next()
-    state = batches.state()
-    first = batches.next()
-    batches.restore(state)
-    for one, other in zip(first, batches.next(), strict=True):
-        assert torch.equal(one, other)
-    assert first[0].shape == (16, 12, 8, 8) and first[2].shape == (16, 77)
+    choices = Choices(photos, tokenizer, batch=16, seed=random.randrange(100))
+    batches = Batches(photos, projection, choices, torch.device("cpu"))
+    straight, late = list(batches.steps(0, 4, workers=0)), list(batches.steps(2, 4, workers=2))
+    for one, other in zip(straight[2:], late, strict=True):
+        for field in fields(one):
+            assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
+    first, second = straight[:2]
+    assert first.noisy.shape == (16, 12, 8, 8) and first.tokens.shape == (16, 77)
+    assert not torch.equal(first.noisy, second.noisy)
+    # clean = sqrt(kept) noisy - sqrt(1 - kept) velocity (v-prediction) gives back the picture's latents
+    kept = batches.kept[first.times].view(-1, 1, 1, 1)
+    clean = kept.sqrt() * first.noisy - (1 - kept).sqrt() * first.velocity
+    choice = choices[0]
+    expected = batches.latents[choice.flips, choice.rows].float()
+    assert torch.allclose(clean[: len(expected)], expected, atol=1e-4)

@@ -10,8 +10,8 @@ from imagenet_sd.study import expand, load_study
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "findings"
-PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
-STUDY = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
+PAGE = (FOLDER / "digits.md").read_text(encoding="utf-8")
+STUDY = json.loads((FOLDER / "digits.json").read_text(encoding="utf-8"))
 BASE = {
     "data": "synthetic", "prompt": "c_dc", "guidance_scale": 2.0, "num_inference_steps": 25, "multiple": 1.0,
     "augmentation": "strong",

@@ -13,7 +13,7 @@ from imagenet_sd.cli.common import DATASET, FORMAT, app, folder, parse_size, sho
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, SIZE, options
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.progress import counted, duration
-from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.config import EMBEDDED_CLASSES, GenerationConfig
 
 _ALL_LEMMAS = {
     "flags": ["--hypernym-all-lemmas"], "flag_value": "all", "show_default": False,
@@ -110,8 +110,9 @@ def generate(
         if calibrate:
             plan["calibration"] = pipeline.calibrate(config)
         return show(plan, format, _print_plan)
-    if config.embedded and config.class_list != "digits-10":
-        click.echo("warning: the embedded model can generate digits only (--classes digits-10)", err=True)
+    if config.embedded and config.class_list not in EMBEDDED_CLASSES:
+        kinds = " and ".join(EMBEDDED_CLASSES)
+        click.echo(f"warning: the embedded model knows the classes of {kinds} only; others come out as these", err=True)
     show(pipeline.generate(config, out, **work), format, _print_summary)
 
 

@@ -1,7 +1,7 @@
 """The core types: small frozen records that the rooms hand to each other."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -44,10 +44,23 @@ class ClassSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptTemplate:
-    """A prompt template; `text` may hold the fields {name} {hypernym} {definition} {background}."""
+    """A prompt template; `text` may hold the fields {name} {hypernym} {definition} {background}.
+
+    Attributes:
+        key: its name.
+        text: the text with its fields.
+        backgrounds: what {background} stands for, one after the other; () for the 365 scenes of Places365.
+    """
 
     key: str
     text: str
+    backgrounds: tuple[str, ...] = ()
+
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any]) -> "PromptTemplate":
+        """The template that the settings in `dataset.json` describe."""
+        own = tuple(settings.get("backgrounds", ()))
+        return cls(key=settings["prompt"], text=settings["template"], backgrounds=own)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -197,3 +197,26 @@ class FirstOfEach:
     def read_group(self, group: int) -> list[LabelledImage]:
         """See `ImageSet`."""
         return self.images.read_group(self.groups[group])
+
+
+class JoinedSet:
+    """Two sets of the same classes as one.
+
+    Raises:
+        DatasetError: their classes differ.
+    """
+
+    def __init__(self, first: ImageSet, second: ImageSet):
+        if first.classes != second.classes:
+            only = sorted(set(first.classes) ^ set(second.classes))[:3]
+            raise DatasetError(
+                f"{first.name} and {second.name} have different classes ({', '.join(only)} ...)",
+                "join sets of the same classes",
+            )
+        self.parts, self.name, self.classes = (first, second), f"{first.name} + {second.name}", first.classes
+        self.group_sizes = [*first.group_sizes, *second.group_sizes]
+
+    def read_group(self, group: int) -> list[LabelledImage]:
+        """See `ImageSet`."""
+        own = len(self.parts[0].group_sizes)
+        return self.parts[0].read_group(group) if group < own else self.parts[1].read_group(group - own)

@@ -7,6 +7,8 @@ from imagenet_sd.core.errors import PlanError
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS, Attention, SamplingOptions
 
 EMBEDDED = "embedded"
+EMBEDDED_CLASSES = ("photos-10", "digits-10")
+"""The class lists that the embedded model was trained on."""
 DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 """How images are encoded: what `dataset.json` records, and what the encoder hands to Pillow."""

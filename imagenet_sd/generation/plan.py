@@ -17,7 +17,7 @@ from imagenet_sd.prompts.templates import get_template, load_templates
 from imagenet_sd.storage.dataset import FORMAT_VERSION, fingerprint, load_plan
 
 # Settings that a dataset.json names only where they differ from these, so that older datasets keep their fingerprints.
-_OPTIONAL: dict[str, Any] = {**json.loads(json.dumps(SAMPLING_DEFAULTS)), "nsfw_checker": None}
+_OPTIONAL: dict[str, Any] = {**json.loads(json.dumps(SAMPLING_DEFAULTS)), "nsfw_checker": None, "backgrounds": []}
 
 
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
@@ -48,6 +48,8 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "image": JPEG,
         **config.sampling_options.recorded(),
     }
+    if template.backgrounds:
+        settings["backgrounds"] = template.backgrounds
     if checker := checker_identity(config, model):
         settings["nsfw_checker"] = checker
     document = {

@@ -136,7 +136,7 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
 
     plan, document = make_plan(config, offline_identity(config))
     settings = document["settings"]
-    warnings = lint(plan.classes, PromptTemplate(key=settings["prompt"], text=settings["template"]))
+    warnings = lint(plan.classes, PromptTemplate.recorded(settings))
     samples = [plan.prompts.prompt(spec, 0).text for spec in plan.classes[:5]]
     return {
         "out": str(out or default_folder(config)),

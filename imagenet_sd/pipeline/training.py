@@ -12,6 +12,7 @@ def train(
     data: str,
     run: Path,
     *,
+    also: str = "",
     validation: str = "",
     workers: int = -1,
     stream: bool = False,
@@ -22,6 +23,7 @@ def train(
         config: the training recipe.
         data: data spec of the training images (their train split).
         run: folder of the run.
+        also: data spec of more training images of the same classes, added to `data`; "" for none.
         validation: data spec of real images (their test split); "" for none.
         workers: data workers per process; -1: none on a CPU, else up to 8.
         stream: read the shards of `data` as they appear; one epoch.
@@ -35,4 +37,5 @@ def train(
     from imagenet_sd.training.run import train_run
 
     held_out = DataSpec.parse(validation) if validation else None
-    return train_run(config, DataSpec.parse(data), run, validation=held_out, workers=workers, stream=stream)
+    more = DataSpec.parse(also) if also else None
+    return train_run(config, DataSpec.parse(data), run, also=more, validation=held_out, workers=workers, stream=stream)

@@ -27,7 +27,9 @@ class PromptBuilder:
 
     def prompt(self, spec: ClassSpec, index: int = 0) -> Prompt:
         """The prompt of image `index` of a class; the index matters only to templates that name a scene."""
-        path, background = background_of(self.dataset_seed, spec.wnid, index) if self._with_background else ("", "")
+        path = background = ""
+        if self._with_background:
+            path, background = background_of(self.dataset_seed, spec.wnid, index, self.template.backgrounds)
         return Prompt(
             prompt_id=f"{spec.wnid}:{self.template.key}{path}",
             wnid=spec.wnid,

@@ -1,4 +1,4 @@
-"""Backgrounds: the 365 scenes of Places365 as natural phrases, dealt out evenly to the images of a class."""
+"""Backgrounds: the 365 scenes of Places365 as phrases, or a template's own, dealt out evenly to a class's images."""
 
 from functools import lru_cache
 
@@ -14,17 +14,24 @@ def load_places() -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=4096)
-def _scene_order(dataset_seed: int, wnid: str) -> Permutation:
-    return Permutation(len(load_places()), "backgrounds", dataset_seed, wnid)
+def _scene_order(count: int, dataset_seed: int, wnid: str) -> Permutation:
+    return Permutation(count, "backgrounds", dataset_seed, wnid)
 
 
-def background_of(dataset_seed: int, wnid: str, index: int) -> tuple[str, str]:
+def background_of(dataset_seed: int, wnid: str, index: int, own: tuple[str, ...] = ()) -> tuple[str, str]:
     """The scene of image `index` of a class.
 
     Every run of 365 images of a class meets every scene once, in a seeded order of that class.
 
+    Args:
+        dataset_seed: seed of the dataset.
+        wnid: class id.
+        index: number of the image within its class.
+        own: backgrounds that stand in for the 365 scenes.
+
     Returns:
-        (category path, phrase).
+        (category path, phrase); of own backgrounds the path is made from the phrase.
     """
-    order = _scene_order(dataset_seed, wnid)
-    return load_places()[order[index % order.size]]
+    order = _scene_order(len(own) or len(load_places()), dataset_seed, wnid)
+    place = order[index % order.size]
+    return ("/" + own[place].replace(" ", "_"), own[place]) if own else load_places()[place]

@@ -1,8 +1,12 @@
-"""Prompt templates: text with the fields {name} {hypernym} {definition} {background}, read from YAML."""
+"""Prompt templates: text with the fields {name} {hypernym} {definition} {background}, read from YAML.
+
+An entry of such a file is a text, or a mapping with a `text` and the `backgrounds` that its {background} stands for.
+"""
 
 import string
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from imagenet_sd.core.errors import TemplateError
 from imagenet_sd.core.files import data_path
@@ -38,7 +42,8 @@ def load_templates(path: Path | None = None) -> dict[str, PromptTemplate]:
     """The shipped templates, and those of a user's YAML file (`key: "text"`) over them.
 
     Raises:
-        TemplateError: the file is not a mapping from key to text, or a text has an unknown field.
+        TemplateError: the file is not a mapping from key to text (or to `text` and `backgrounds`), or a text has an
+            unknown field.
     """
     templates = _read(data_path("prompts", "templates.yaml"))
     if path is not None:
@@ -67,11 +72,25 @@ def _read(path: Path) -> dict[str, PromptTemplate]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise TemplateError(f"{path} is not readable as YAML: {reason}", 'write `key: "text"` lines') from None
-    if not isinstance(entries, dict) or not all(isinstance(x, str) for pair in entries.items() for x in pair):
+    if not isinstance(entries, dict) or not all(isinstance(key, str) for key in entries):
         raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')
-    for key, text in entries.items():
-        try:
-            parse_template(text)
-        except TemplateError as error:
-            raise TemplateError(f"{path}, key {key!r}: {error}", error.hint) from None
-    return {key: PromptTemplate(key=key, text=text) for key, text in entries.items()}
+    return {key: _template(path, key, entry) for key, entry in entries.items()}
+
+
+def _template(path: Path, key: str, entry: Any) -> PromptTemplate:
+    parts = entry if isinstance(entry, dict) else {"text": entry}
+    text, own = parts.get("text"), parts.get("backgrounds", [])
+    names_only = isinstance(own, list) and all(isinstance(name, str) and name.strip() for name in own)
+    if not isinstance(text, str) or not names_only or not parts.keys() <= {"text", "backgrounds"}:
+        raise TemplateError(
+            f"{path}, key {key!r}: neither a text nor a mapping of `text` and a list of `backgrounds`",
+            'write lines such as  sketch: "a sketch of a {name}"',
+        )
+    template = PromptTemplate(key=key, text=text, backgrounds=tuple(own))
+    try:
+        if own and not uses_background(template):
+            raise TemplateError("it has backgrounds and no field {background}", "name {background} in its text")
+        parse_template(text)
+    except TemplateError as error:
+        raise TemplateError(f"{path}, key {key!r}: {error}", error.hint) from None
+    return template

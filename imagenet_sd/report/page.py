@@ -22,8 +22,8 @@ from imagenet_sd.report.text import template
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#&!])")
 _EMBEDDED = (
-    "The embedded generator makes digits and was trained on real ones, the training part of `builtin:mnist`. Results "
-    "on its images are therefore not zero-shot as the paper's are; they show the method at work, not its strength."
+    "The embedded generator was trained on the training images of `builtin:cifar10` and `builtin:mnist`. Results on "
+    "its images are therefore not zero-shot as the paper's are; they show the method at work, not its strength."
 )
 Report = dict[str, Any]
 """What the page and its Markdown version show, by the names that the templates use."""

@@ -40,7 +40,7 @@ def dataset_card(document: dict[str, Any]) -> str:
     """
     settings, classes = document["settings"], document["classes"]
     images = sum(entry["count"] for entry in classes) * document["rounds"]
-    prompts = PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]))
+    prompts = PromptBuilder(PromptTemplate.recorded(settings))
     spread = classes[:: max(1, len(classes) // _EXAMPLES)][:_EXAMPLES]
     license_ = _LICENSES.get(settings["model_id"], "other")
     return _template().render(

@@ -244,7 +244,7 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
             shard_size=shard_size,
             batch_size=batch_size,
             seed=settings["seed"],
-            prompts=PromptBuilder(PromptTemplate(key=settings["prompt"], text=settings["template"]), settings["seed"]),
+            prompts=PromptBuilder(PromptTemplate.recorded(settings), settings["seed"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None

@@ -18,7 +18,8 @@ from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 METRICS = set(Accuracies.model_fields) - {"top1_interval"}
 _LIBRARIES = ("torch", "torchvision", "timm", "diffusers", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 _STANDARD = ("generate.prompt", "generate.guidance_scale", "generate.num_inference_steps", "generate.multiple",
-             "train.augmentation", "train.data", "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
+             "train.augmentation", "train.data", "train.also",
+             "train.recipe", "train.steps", "encoder", "seed")  # fmt: skip
 
 
 def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list[StudyCell]:
@@ -83,7 +84,7 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     factors: dict[str, Any] = {"augmentation": augmentation(study), "seed": train.config().seed}
     if is_generated(study):
         factors |= {
-            "data": "synthetic",
+            "data": "both" if train.also else "synthetic",
             "prompt": generate.prompt,
             "guidance_scale": float(generate.guidance_scale),
             "num_inference_steps": generate.num_inference_steps,
@@ -94,7 +95,7 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
         count = read_stamp(run).get("num_images")
         if planner and count:
             factors["multiple"] = round(count * generate.multiple / planner.num_images(study), 3)
-    return factors | others
+    return factors | ({"also": train.also} if train.also else {}) | others
 
 
 def _metrics(files: list[Path]) -> dict[str, Accuracies]:

@@ -28,8 +28,9 @@ def _needs(study: Study) -> list[tuple[str, Path]]:
             lists = generate.classes if generate.classes.endswith((".txt", ".tsv")) else ""
             values = {"templates": generate.templates, "match": generate.match, "classes": lists}
             needs += [(f"generate.{key}", Path(value)) for key, value in values.items() if value]
-        for key, text in (("train.data", study.train.data), ("train.validation", study.train.validation)):
-            needs += [(key, path) for path in DataSpec.parse(text).paths] if text else []
+        for key in ("data", "also", "validation"):
+            text = getattr(study.train, key)
+            needs += [(f"train.{key}", path) for path in DataSpec.parse(text).paths] if text else []
     else:
         needs += [("encoder", Path(spec.path)) for spec in EncoderSpec.parse_ensemble(study.encoder) if spec.path]
     for number, section in enumerate(study.evaluate):

@@ -195,7 +195,8 @@ class Planner:
             epochs = config.optimizer.epochs * plan.num_images
         else:
             data, identity = section.data, _identity(section.data)
-        inputs = digest([identity, rounds, recorded(config), section.steps, section.validation])
+        more = [_identity(section.also)] if section.also else []
+        inputs = digest([identity, rounds, recorded(config), section.steps, section.validation, *more])
         return Stage(
             kind="train",
             folder=self.out / "runs" / f"{cell_title(study)}-{inputs[:8]}",
@@ -246,8 +247,9 @@ def cell_title(study: Study) -> str:
         data = f"{config.prompt}_scale{config.guidance_scale:g}_steps{config.num_inference_steps}_x{config.multiple:g}"
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
+    also = "_and_real" if train.also else ""
     method = f"_{train.recipe}" if train.recipe in SELF_SUPERVISED else ""
-    return slug(f"{data}{method}_{augmentation(study)}_seed{train.config().seed}")
+    return slug(f"{data}{also}{method}_{augmentation(study)}_seed{train.config().seed}")
 
 
 def _weights(encoder: str) -> list[Any]:

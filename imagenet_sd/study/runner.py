@@ -1,12 +1,15 @@
 """A whole study: prompts, datasets, runs, evaluations and the report, from one file. The main path of the project.
 
 Every stage is skipped when its inputs have not changed, and goes on where it stopped when it was interrupted. Cells are
-finished one after the other, so that the first numbers, and the first errors, come early.
+finished one after the other, so that the first numbers, and the first errors, come early. Several processes may run one
+study at the same time on one machine: each takes the first stage that no other has and whose inputs are there.
 """
 
 import os
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +56,9 @@ def run(study: Study, *, out: Path | None = None, path: str = "study", command: 
     planned = planner.plan()
     stages = unique_stages(planned)
     out.mkdir(parents=True, exist_ok=True)
-    busy = ImagenetSDError(f"another run is at work in {out}", "wait for it, or name another --out")
-    with exclusive(out / ".lock", busy):
-        done = _run_stages(stages, out) + _write_report(study, planned, planner, out, command, len(stages) + 1)
+    done = _run_stages(stages, planned, out)
+    with suppress(_Taken), exclusive(out / ".lock", _Taken()):  # another process that ends now writes the same report
+        done += _write_report(study, planned, planner, out, command, len(stages) + 1)
     return {
         "out": str(out),
         "study": str(out / study.report.study),
@@ -97,12 +100,41 @@ def folder_of(study: Study) -> Path:
     return Path(study.out) if study.out else Path("studies") / (study.name or "study")
 
 
-def _run_stages(stages: list[Stage], out: Path) -> int:
-    """Run and stamp the stages that are not done; their number."""
+class _Taken(ImagenetSDError):
+    """Another process is at it."""
+
+    def __init__(self) -> None:
+        super().__init__("another process is at it", "wait for it")
+
+
+def _run_stages(stages: list[Stage], planned: list[PlannedCell], out: Path) -> int:
+    """Run and stamp the stages that are not done, and wait for those that other processes run; the number of ours."""
     todo = [stage for stage in stages if not stage.is_done()]
     finished = [(s, float(read_stamp(s.folder).get("seconds") or 0.0)) for s in stages if s not in todo]
-    for done, stage in enumerate(todo):
-        left = _time_left(finished, todo[done:])
+    needed = {stage.folder: cell.stages[: cell.stages.index(stage)] for cell in planned for stage in cell.stages}
+    ours, told = 0, False
+    while todo:
+        stage = next((s for s in todo if _run_stage(s, needed[s.folder], stages, finished, out)), None)
+        ours += stage is not None
+        todo = [s for s in todo if s is not stage and not s.is_done()]
+        if stage is None and todo:
+            if not told:
+                _log(f"the other stages of {out} are run by other processes; waiting for them")
+            told = True
+            time.sleep(1)
+    return ours
+
+
+def _run_stage(
+    stage: Stage, needed: Sequence[Stage], stages: list[Stage], finished: list[tuple[Stage, float]], out: Path
+) -> bool:
+    """Run one stage; False where it is done, another process runs it, or what it needs is not there yet."""
+    lock = out / ".locks" / digest(str(stage.folder.relative_to(out)))
+    lock.parent.mkdir(exist_ok=True)
+    with suppress(_Taken), exclusive(lock, _Taken()):
+        if stage.is_done() or not all(s.is_done() for s in needed if s.kind != "evaluate"):
+            return False
+        left = _time_left(finished, [s for s in stages if s not in [done for done, _ in finished]])
         _log(f"[{stages.index(stage) + 1}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{left}")
         start = time.monotonic()
         facts = STAGES[stage.kind](stage, out)
@@ -110,7 +142,8 @@ def _run_stages(stages: list[Stage], out: Path) -> int:
         stamp = {"stage": stage.kind, "inputs": stage.inputs, "seconds": seconds, "work": stage.work, **facts}
         write_json(stage.folder / STAMP, stamp)
         finished.append((stage, seconds))
-    return len(todo)
+        return True
+    return False
 
 
 def _write_report(

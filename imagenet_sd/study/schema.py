@@ -21,6 +21,8 @@ class TrainSection:
     """Name of a training recipe, or a YAML file of one."""
     data: str = ""
     """Data spec of real training images (a baseline); empty: the dataset of section `generate`."""
+    also: str = ""
+    """Data spec of more training images of the same classes, added to those of the dataset; empty for none."""
     validation: str = ""
     """Data spec of real images to validate on while training; empty for none."""
     steps: int = 0

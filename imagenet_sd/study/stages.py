@@ -33,7 +33,7 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
 
     section = stage.study.train
     config = section.config()
-    count = sum(open_images(stage.data, "train").group_sizes)
+    count = sum(sum(open_images(data, "train").group_sizes) for data in (stage.data, section.also) if data)
     if section.steps:
         config = with_epochs(config, nearest_epochs(section.steps, count, config.optimizer.batch_size))
     devices = torch.cuda.device_count()
@@ -41,9 +41,8 @@ def train(stage: Stage, out: Path) -> dict[str, Any]:
     if processes > 1:
         _launch(stage, config, processes, on_cpu=devices < processes)
     else:
-        result = pipeline.train(
-            config, stage.data, stage.folder, validation=section.validation, workers=section.workers
-        )
+        options = {"also": section.also, "validation": section.validation, "workers": section.workers}
+        result = pipeline.train(config, stage.data, stage.folder, **options)
         if not result["finished"]:
             raise Interrupted(signal.SIGTERM)
     return {"num_images": count, "epochs": config.optimizer.epochs}
@@ -62,6 +61,7 @@ def _launch(stage: Stage, config: TrainConfig, processes: int, on_cpu: bool) -> 
     write_json(recipe, to_mapping(config))  # JSON is YAML
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += ["-m", "imagenet_sd", "train", stage.data, "--recipe", str(recipe), "--out", str(stage.folder)]
+    command += ["--also", section.also] if section.also else []
     command += ["--val", section.validation] if section.validation else []
     command += ["--workers", str(section.workers)]
     environment = {"OMP_NUM_THREADS": "1"} | os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})

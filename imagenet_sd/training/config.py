@@ -283,6 +283,20 @@ RECIPES: dict[str, TrainConfig] = {
         val_crop_size=32,
         virtual_workers=8,
     ),
+    # this project: 32-pixel colour photographs on a CPU; DINO's operations, the blur and the crops scaled down
+    "small-photos": TrainConfig(
+        name="small-photos",
+        crops=CropsConfig(
+            global_crop_size=32, global_crops_scale=(0.4, 1.0), local_crops_number=0, interpolation="bilinear"
+        ),
+        photometric=PhotometricConfig(global_blur=0.2, blur_radius=(0.1, 1.0), solarize=0.1),
+        model=ModelConfig(backbone="resnet10t", small_images=True),
+        optimizer=OptimizerConfig(
+            epochs=30, batch_size=128, base_lr=0.4, warmup_epochs=3, weight_decay=5e-4, nesterov=True
+        ),
+        val_crop_size=32,
+        virtual_workers=8,
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from imagenet_sd import __version__
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.typed import from_mapping, to_mapping
-from imagenet_sd.data.images import ImageSet
+from imagenet_sd.data.images import ImageSet, JoinedSet
 from imagenet_sd.data.open import open_images
 from imagenet_sd.training.config import TrainConfig, TrainingError, with_epochs
 from imagenet_sd.training.recipes import read_description
@@ -20,17 +20,28 @@ from imagenet_sd.training.runlog import plot_curves, read_metrics
 
 
 def train_run(
-    config: TrainConfig, data: DataSpec, run: Path, *, validation: DataSpec | None, workers: int, stream: bool
+    config: TrainConfig,
+    data: DataSpec,
+    run: Path,
+    *,
+    also: DataSpec | None = None,
+    validation: DataSpec | None,
+    workers: int,
+    stream: bool,
 ) -> dict[str, Any]:
     """See `imagenet_sd.pipeline.train`."""
     from imagenet_sd.training.loop import Trainer
 
     if stream:
         config = with_epochs(config, 1)
+    if stream and also:
+        raise TrainingError(f"{also} cannot be added to a dataset that is streamed", "leave out --also or --stream")
     images = _growing(data) if stream else open_images(data, "train")
+    images = JoinedSet(images, open_images(also, "train")) if also else images
     held_out = open_images(validation, "test") if validation else None
     validated_on = str(validation or "")
-    _agree(run, {"data": str(data), "validation": validated_on, "stream": stream, "train": to_mapping(config)})
+    joined = f"{data} + {also}" if also else str(data)
+    _agree(run, {"data": joined, "validation": validated_on, "stream": stream, "train": to_mapping(config)})
     summary = {"run": str(run), "epochs": config.optimizer.epochs, "validation": validated_on}
     if (run / "result.json").exists():
         return read_json(run / "result.json")

@@ -15,7 +15,7 @@ OLD = Path(__file__).parent / "results_78c9a3a"
 OLD_FILES = [
     (EvaluationResults, OLD / "results_imagenet.json"),
     (EvaluationResults, OLD / "results_transfer.json"),
-    (StudyResults, ROOT / "docs" / "findings" / "study.json"),
+    (StudyResults, ROOT / "docs" / "findings" / "digits.json"),
 ]
 
 

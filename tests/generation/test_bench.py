@@ -170,7 +170,8 @@ def test_cost_of_an_image_is_the_known_one():
 
 
 def config_of(**changes) -> GenerationConfig:
-    settings = {"num_inference_steps": 2, "batch_size": 4, "images_per_class": 2, "shard_size": 8} | changes
+    settings = {"num_inference_steps": 2, "batch_size": 4, "images_per_class": 2, "shard_size": 8, "scheduler": "pndm"}
+    settings |= changes
     return GenerationConfig(model="embedded", prompt="c_dc", guidance_scale=2, **settings)
 
 

@@ -103,6 +103,33 @@ def test_own_templates_come_over_the_shipped_ones(tmp_path: Path):
     assert "c_dc" in templates
 
 
+def test_a_template_may_bring_its_own_backgrounds(tmp_path: Path):
+    path = tmp_path / "t.yaml"
+    path.write_text('coloured: {text: "{name}, on a {background} background", backgrounds: [green, light blue, red]}\n')
+    prompts = list(build_prompts([PAPILLON], load_templates(path)["coloured"], images_per_class=6, dataset_seed=3))
+    seen = [prompt.background for prompt in prompts]
+    assert sorted(seen[:3]) == sorted(seen[3:]) == ["green", "light blue", "red"]
+    assert all(prompt.text == f"papillon, on a {prompt.background} background" for prompt in prompts)
+    assert len({prompt.prompt_id for prompt in prompts}) == 3
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "{text: no field, backgrounds: [red]}",
+        "{backgrounds: [red]}",
+        "{text: '{background}', backgrounds: red}",
+        "{text: '{background}', backgrounds: [1]}",
+        "{text: a, colour: b}",
+    ],
+)
+def test_bad_backgrounds_are_refused(tmp_path: Path, entry: str):
+    path = tmp_path / "t.yaml"
+    path.write_text(f"mine: {entry}\n")
+    with pytest.raises(TemplateError, match="mine"):
+        load_templates(path)
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: 1\n", "a: [b\n", "!!python/object:os.system {}\n"])
 def test_a_file_that_is_no_mapping_of_texts_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "t.yaml"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.study import Study, expand, load_study
 from imagenet_sd.study.planner import Planner, unique_stages
 from imagenet_sd.study.runner import dry_run_study, run
@@ -33,8 +34,8 @@ def as_options(settings: list[str]) -> list[str]:
 
 def test_the_studies_are_there():
     assert {path.stem for path in FILES} >= {
-        "mini", "mini_findings", "imagenet100", "imagenet100_table_5_1", "imagenet100_table_5_2", "imagenet1k_c_dc",
-        "transfer_table_5_3", "cog_table_5_4",
+        "mini", "mini_digits", "mini_findings", "photo_findings", "imagenet100", "imagenet100_table_5_1",
+        "imagenet100_table_5_2", "imagenet1k_c_dc", "transfer_table_5_3", "cog_table_5_4",
     }  # fmt: skip
 
 
@@ -55,14 +56,18 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     cells = dict(map(json.loads, done.stdout.splitlines()))
-    assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12 and cells["mini_findings"] == 51
+    assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12
+    assert cells["mini_findings"] == 51 and cells["photo_findings"] == 63
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stages_keep_the_folders_and_inputs_of_version_0_1_0():
+def test_stages_keep_the_folders_and_inputs_of_version_0_1_0(monkeypatch: pytest.MonkeyPatch):
     """What a study made then is up to date now: hashes cover the values of settings under their first names."""
     run_folder = "runs/c_dc_scale2_steps20_x1_strong_seed0-0f8b4463"
-    planner = Planner(expand(pipeline("mini")), Path("out"), "mini.yaml")
+    weights = "1c2e7698340ac76360923f681be8586ee4dc620aec79b946a76bcc7ca90b52a0"  # of the embedded model at that time
+    embedded = ModelIdentity(model_id="embedded", weights_sha256=weights)
+    monkeypatch.setattr("imagenet_sd.study.planner.offline_identity", lambda config: embedded)
+    planner = Planner(expand(pipeline("mini_digits")), Path("out"), "mini_digits.yaml")
     assert {stage.folder.as_posix(): stage.inputs for stage in unique_stages(planner.plan())} == {
         "out/datasets/digits-10-sd_c_dc_scale2_steps20_seed0-b5c58161": "864d635859177c93",
         f"out/{run_folder}": "0f8b4463fd5d2da4",
@@ -144,11 +149,32 @@ def test_the_findings_vary_one_factor_at_a_time_and_train_equally_long():
     assert {nearest_epochs(study.train.steps, size, batch) * (size // batch) for size in sizes} == {study.train.steps}
 
 
+def test_the_photo_findings_vary_one_factor_at_a_time_and_train_equally_long():
+    from imagenet_sd.study.stages import nearest_epochs
+
+    cells = [cell.study for cell in expand(pipeline("photo_findings"))]
+    base = {"prompt": "c", "guidance_scale": 2.0, "num_inference_steps": 10, "multiple": 1.0}
+    seen: Counter[str] = Counter()
+    steps = set()
+    for cell in cells:
+        plain = cell.train.config().augmentation != "dino"
+        different = [key for key, value in base.items() if getattr(cell.generate, key) != value]
+        different += ["augmentation"] * plain + ["also"] * bool(cell.train.also)
+        size = 5000 if cell.train.data else round(5000 * cell.generate.multiple) + 5000 * bool(cell.train.also)
+        steps.add(nearest_epochs(cell.train.steps, size, 128) * (size // 128))
+        seen[" ".join([*different, *(["real"] * bool(cell.train.data))]) or "base"] += 1
+    assert {key: count // 3 for key, count in seen.items()} == {
+        "base": 1, "prompt": 4, "guidance_scale": 5, "num_inference_steps": 3, "multiple": 3, "augmentation": 1,
+        "also": 1, "guidance_scale augmentation": 1, "real": 1, "augmentation real": 1,
+    }  # fmt: skip
+    assert steps == {621, 624}  # a quarter of the base has 9 batches an epoch
+
+
 def test_mini_runs(tmp_path: Path, cli: CliRun):
     small = ["generate.images_per_class=2", "generate.num_inference_steps=2", "generate.shard_size=20", "train.steps=2",
              "train.optimizer.batch_size=10", "train.validation=", "evaluate.trials=1", "evaluate.seeds=[0]",
              "evaluate.1.data={faces: 'builtin:faces'}"]  # fmt: skip
-    done = cli("run", ROOT / "pipelines" / "mini.yaml", "--out", tmp_path / "mini", *as_options(small))
+    done = cli("run", ROOT / "pipelines" / "mini_digits.yaml", "--out", tmp_path / "mini", *as_options(small))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'mini' / 'report.html'}"
     (cell,) = json.loads((tmp_path / "mini" / "study.json").read_text())["cells"]

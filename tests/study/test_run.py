@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.data.open import open_images
 from imagenet_sd.study import load_study
@@ -207,14 +207,16 @@ def test_killed_while_it_generates_evaluates_and_reports_it_goes_on(tmp_path: Pa
     assert weights == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/encoder.safetensors")} != {}
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path: Path):
-    import fcntl
-
-    (tmp_path / "r.yaml").write_text(TRAIN_ONLY)
-    with open(tmp_path / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ImagenetSDError, match="another run is at work"):
-            run(load_study(tmp_path / "r.yaml"), out=tmp_path)
+def test_two_processes_share_the_stages_of_a_study(tmp_path: Path):
+    study = "\n".join(line for line in STUDY.splitlines() if not line.startswith("  - generate"))
+    (tmp_path / "r.yaml").write_text(study + "\n  - train.data: builtin:mnist@per_class=4\n")
+    command = [sys.executable, "-m", "imagenet_sd", "run", tmp_path / "r.yaml", "--out", tmp_path / "out"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    taken = [re.findall(r"^\[\d/5\] (?:train|evaluate) (\S+?),?(?: |$)", errors, re.MULTILINE) for _, errors in printed]
+    assert len(taken[0]) + len(taken[1]) == len({*taken[0], *taken[1]}) == 4, printed
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
