@@ -63,7 +63,8 @@ class ParquetSet:
                 self._open[1].close()
             self._open = (number, self._parquet(number))
         file = self._open[1]
-        columns = ["image", self._label] + (["image_id"] if "image_id" in file.schema_arrow.names else [])
+        known = set(file.schema_arrow.names)
+        columns = ["image", self._label, *(name for name in ("image_id", "prompt") if name in known)]
         with _damage_named(self.files[number]):
             rows = file.read_row_group(row_group, columns=columns).to_pylist()
         return [
@@ -71,6 +72,7 @@ class ParquetSet:
                 image_id=row.get("image_id") or f"{number}/{row_group}/{i}",
                 label=row[self._label],
                 data=row["image"]["bytes"],
+                prompt=str(row.get("prompt") or ""),
             )
             for i, row in enumerate(rows)
         ]

@@ -83,7 +83,7 @@ def _agree(run: Path, description: dict[str, Any]) -> None:
     path = run / "recipe.yaml"
     if path.exists():
         there = read_description(run)
-        there["train"] = to_mapping(from_mapping(TrainConfig, there["train"]))  # fields that it does not know yet
+        there["train"] = to_mapping(from_mapping(TrainConfig, there["train"]))  # fields that are new have their default
         different = _differences(there, description)
         if different:
             raise TrainingError(

@@ -130,7 +130,7 @@ def report_of(name: str, out: Path, *settings: str) -> Path:
 def test_every_study_of_the_papers_promises_something():
     files = {path.stem for path in (ROOT / "pipelines").glob("*.yaml")}
     assert PROMISED.keys() | FIGURES.keys() <= files
-    of_papers = {stem for stem in files if re.search("^(?!sea).*(table_[45d]|figure_5)", stem)}  # SeA's stand in no table
+    of_papers = {stem for stem in files if re.search("^(?!sea).*(table_[45d]|figure_5)", stem)}
     assert of_papers <= PROMISED.keys() | FIGURES.keys()
 
 
