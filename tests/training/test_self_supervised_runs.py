@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.data.images import ArraySet, JoinedSet
 from imagenet_sd.data.open import open_images
-from imagenet_sd.data.preprocess import center_crop
+from imagenet_sd.data.preprocess import imagenet_preprocessing
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.probes.simple import knn_scores
 from imagenet_sd.pipeline import evaluate, train
@@ -73,7 +73,8 @@ def test_a_run_without_labels_is_followed_by_its_neighbours(tmp_path: Path):
     real = open_images("builtin:faces", "test"), open_images("builtin:faces", "train")
     features = {}
     for name, images in zip(("test", "train"), real, strict=True):
-        pixels = [center_crop(images.read_group(g)[0].decode(), 32) for g in range(len(images.group_sizes))]
+        shown = imagenet_preprocessing(32)
+        pixels = [shown.crop(images.read_group(g)[0].decode()) for g in range(len(images.group_sizes))]
         with torch.no_grad():
             x = encoder(normalize(to_float(torch.from_numpy(np.stack(pixels)))))
         features[name] = torch.nn.functional.normalize(x, dim=1).numpy()
