@@ -18,9 +18,14 @@ from imagenet_sd.core.typed import to_mapping
 @folder("--out", "Folder of the run.", metavar="RUN", required=True)
 @click.option(
     "--recipe", default="imagenet-sd", metavar="NAME",
-    help="imagenet-sd, t-rex, t-rex-star, pytorch, small, or a YAML file.",
+    help="imagenet-sd, t-rex, t-rex-star, pytorch, small, small-photos, a YAML file, or simclr, mocov2, byol, simsiam, "
+    "swav, stablerep or supervised, with -small for small images, -spatial or -appearance, and +augself.",
 )  # fmt: skip
 @SETTINGS
+@click.option(
+    "--positives", type=click.Choice(["image", "class", "prompt"]),
+    help="What stablerep pulls together; the same as --set objective.positives=...",
+)  # fmt: skip
 @options(
     pipeline.train, "work",
     validation={"flags": ["--val"], "metavar": "SPEC"}, workers={"type": click.IntRange(min=-1)},
@@ -28,13 +33,14 @@ from imagenet_sd.core.typed import to_mapping
 @click.option("--dry-run", is_flag=True, help="Print the resolved training recipe and do nothing else.")
 @FORMAT
 def train(
-    data: str, out: Path, recipe: str, settings: tuple[str, ...], work: dict[str, Any], dry_run: bool,
-    format: str,
+    data: str, out: Path, recipe: str, settings: tuple[str, ...], positives: str | None, work: dict[str, Any],
+    dry_run: bool, format: str,
 ) -> None:  # fmt: skip
     """Train an encoder from scratch on a dataset. Run it again to go on where it stopped."""
     from imagenet_sd.training.recipes import load_train_config
 
-    config = load_train_config(recipe, settings)
+    chosen = (f"objective.positives={positives}",) if positives else ()
+    config = load_train_config(recipe, (*settings, *chosen))
     if dry_run:
         return print_json(to_mapping(config))
     result = pipeline.train(config, data, out, **work)
@@ -45,7 +51,10 @@ def train(
 
 def _print_summary(result: dict[str, Any]) -> None:
     if result["finished"]:
-        score = f", top-1 {result['val_top1']:.1%} on {result['validation']}" if "val_top1" in result else ""
+        names = {"val_top1": "top-1", "knn_top1": "k-NN top-1"}
+        score = "".join(
+            f", {name} {result[key]:.1%} on {result['validation']}" for key, name in names.items() if key in result
+        )
         bad = result.get("bad_images", 0)
         skipped = f"; {counted(bad, 'image')} skipped, unreadable" if bad else ""
         click.echo(f"{result['run']}: {counted(result['epochs'], 'epoch')} done{score}{skipped}")

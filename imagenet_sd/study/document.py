@@ -16,6 +16,7 @@ from imagenet_sd.core.specs import EncoderSpec
 from imagenet_sd.core.training_facts import training_facts
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.study.planner import PlannedCell, Planner, augmentation, is_generated, read_stamp, slug
+from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 
 _BY_AUGMENTATION = ("pytorch", "imagenet-sd")
 """Recipes that differ in their augmentation, which is a factor of its own."""
@@ -84,8 +85,11 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
     study, generate, train = planned.cell.study, planned.cell.study.generate, planned.cell.study.train
     changes = planned.cell.changes
     others = {key: value for key, value in changes.items() if key not in _STANDARD}
-    if changes.get("train.recipe") not in (None, *_BY_AUGMENTATION):
-        others["train.recipe"] = changes["train.recipe"]
+    recipe = changes.get("train.recipe")
+    if recipe in SELF_SUPERVISED:  # the method is a factor
+        others["method"] = recipe
+    elif recipe not in (None, *_BY_AUGMENTATION):
+        others["train.recipe"] = recipe
     run = planned.folder("train")
     if run is None:
         return {"encoder": study.encoder} | others

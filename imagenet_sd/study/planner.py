@@ -27,6 +27,7 @@ from imagenet_sd.prompts.classes import class_list_name
 from imagenet_sd.study.grid import GridCell
 from imagenet_sd.study.schema import EvalSection, Study
 from imagenet_sd.training.config import recorded
+from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 
 STAMP = "stage.json"
 Kind = Literal["generate", "train", "evaluate"]
@@ -250,7 +251,8 @@ def cell_title(study: Study) -> str:
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
     also = "_and_real" if train.also else ""
-    return slug(f"{data}{also}_{augmentation(study)}_seed{train.config().seed}")
+    method = f"_{train.recipe}" if train.recipe in SELF_SUPERVISED else ""
+    return slug(f"{data}{also}{method}_{augmentation(study)}_seed{train.config().seed}")
 
 
 def _has_classifier(encoder: str) -> bool:

@@ -65,6 +65,11 @@ def save_weights(path: Path, module: nn.Module) -> None:
     _publish(path, module.state_dict())
 
 
+def head_file(classifies: bool) -> str:
+    """The file in a run folder that holds the weights of its head."""
+    return "classifier.safetensors" if classifies else "head.safetensors"
+
+
 def _publish(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata))

@@ -1,7 +1,7 @@
 """Training recipes as typed configurations. Every value of the papers' tables stands here, once, with its source."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -16,6 +16,12 @@ Tracker = Literal[
 
 class TrainingError(ImagenetSDError):
     """A training run is asked for something impossible, or went wrong in a known way."""
+
+
+Loss = Literal[
+    "cross_entropy", "cosine_softmax", "ocm", "simclr", "mocov2", "byol", "simsiam", "swav", "stablerep"
+]  # fmt: skip
+_NEW = {"since": "0.1.0"}  # a field that this version did not have; see `recorded`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +46,8 @@ class CropsConfig:
     """Resampling filter."""
     horizontal_flip: float = 0.5
     """Probability; 0 where left and right mean something, as in digits."""
+    rotate: bool = field(default=False, metadata=_NEW)
+    """Turn every crop by 0, 90, 180 or 270 degrees, at random; for AugSelf's rotation task."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +84,7 @@ class ModelConfig:
     """Name of a timm model; its pooled features are the representation x."""
     small_images: bool = False
     """Leave out the max pooling of a ResNet's stem, for images of about 32 pixels."""
-    zero_init_last: bool = False
+    zero_init_last: bool = field(default=False, metadata=_NEW)
     """Start with the last batch norm of each residual block at 0 (AugSelf; timm's default); torchvision does not."""
     projector_layers: int = 0
     """L, the number of hidden layers; 0 means no projector: the loss takes x, or its unit-length form (eq. 4.1)."""
@@ -92,18 +100,57 @@ class ModelConfig:
 class ObjectiveConfig:
     """What is minimised."""
 
-    loss: Literal["cross_entropy", "cosine_softmax", "ocm"] = "cross_entropy"
-    """Softmax cross-entropy on a linear classifier; eq. 4.1; eq. 4.2 (Online Class Means)."""
+    loss: Loss = "cross_entropy"
+    """Softmax cross-entropy on a linear classifier; eq. 4.1; eq. 4.2 (Online Class Means). The others learn without
+    labels, see the file of each in `objectives/`."""
     temperature: float = 0.1
-    """tau of eqs. 4.1 and 4.2."""
+    """tau of eqs. 4.1 and 4.2, of the contrastive losses, and of SwAV's predictions."""
     memory_size: int = 8192
-    """|Q|, embeddings in the memory bank of OCM."""
+    """Embeddings in the memory bank of OCM (|Q|) and in the queue of MoCo (K)."""
     ema_momentum: float = 0.999
-    """Momentum of the momentum encoder and projector that fill the bank, once per optimiser step."""
+    """Momentum of the momentum encoder and projector, once per optimiser step; BYOL raises it to 1 on a cosine."""
     memory_normalized: bool = True
     """Store l2-normalised embeddings, as the text says; False stores them as the official code does."""
     label_smoothing: float = 0.0
     """Of the plain cross-entropy."""
+    predictor_hidden: int = field(default=512, metadata=_NEW)
+    """Width of the predictor's hidden layer (BYOL, SimSiam)."""
+    prototypes: int = field(default=100, metadata=_NEW)
+    """Number of SwAV's prototypes."""
+    frozen_prototypes: float = field(default=0.01, metadata=_NEW)
+    """Share of the training at whose start SwAV's prototypes stand still."""
+    sinkhorn_epsilon: float = field(default=0.05, metadata=_NEW)
+    """Entropy weight epsilon of SwAV's assignment."""
+    sinkhorn_iterations: int = field(default=3, metadata=_NEW)
+    """Normalisations of rows and columns in SwAV's assignment."""
+    positives: Literal["image", "class", "prompt"] = field(default="image", metadata=_NEW)
+    """Which crops StableRep pulls together: those of one image, of one class, or of all images of one prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugSelfConfig:
+    """Weights lambda of AugSelf's tasks: predict from the features of two crops how their augmentations differ."""
+
+    crop: float = 0.0
+    """Difference of the boxes' centres and sizes; 0 leaves a task out."""
+    color: float = 0.0
+    """Difference of brightness, contrast, saturation and hue."""
+    blur: float = 0.0
+    """Difference of the blur's standard deviation."""
+    flip: float = 0.0
+    """Whether both crops are flipped, or neither."""
+    solarize: float = 0.0
+    """Difference of the threshold of solarization, 1 where there is none."""
+    rotation: float = 0.0
+    """Difference of the quarter turns; needs `crops.rotate`."""
+    hidden: int = 512
+    """Width of the two hidden layers."""
+
+    @property
+    def tasks(self) -> dict[str, float]:
+        """The tasks in use with their weights."""
+        weights = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "hidden"}
+        return {name: weight for name, weight in weights.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +195,8 @@ class TrainConfig:
     """Encoder and projector."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Loss."""
+    augself: AugSelfConfig = field(default_factory=AugSelfConfig, metadata=_NEW)
+    """AugSelf beside the loss."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimisation."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -185,6 +234,10 @@ class TrainConfig:
             (self.objective.temperature > 0, "objective.temperature must be above 0"),
             (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
             (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
+            (
+                loss == "stablerep" or self.objective.positives == "image",
+                f"objective.positives {self.objective.positives} is for objective.loss stablerep, not {loss}",
+            ),
             (
                 loss != "ocm" or self.model.projector_layers > 0,
                 f"objective.loss {loss} needs a projector: model.projector_layers of at least 1",
@@ -279,10 +332,19 @@ def recorded(config: TrainConfig) -> dict[str, Any]:
     A field that came later is left out while it has its default.
     """
     old_names = {new: old for old, new in _RENAMED.items()}
-    values: dict[str, Any] = to_mapping(config)
-    if not config.model.zero_init_last:
-        del values["model"]["zero_init_last"]
+    values: dict[str, Any] = _without_new_defaults(config, to_mapping(config))
     return {old_names.get(key, key): value for key, value in values.items()}
+
+
+def _without_new_defaults(config: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that version 0.1.0 did not have, where they have their default."""
+    kept = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        if f.metadata.get("since") is None or value != default:
+            kept[f.name] = _without_new_defaults(value, values[f.name]) if is_dataclass(value) else values[f.name]
+    return kept
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

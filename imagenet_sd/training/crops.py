@@ -18,6 +18,8 @@ from imagenet_sd.training.config import CropsConfig, PhotometricConfig
 # Columns of the photometric parameters of a crop. Factors of 1 and a shift, radius or flag of 0 mean "not applied".
 PARAMETERS = ("brightness", "contrast", "saturation", "hue", "first", "second", "third", "fourth")
 PARAMETERS += ("grayscale", "blur", "solarize")
+# Columns of the geometry of a crop: its box in shares of the image, whether it is flipped, and its quarter turns.
+GEOMETRY = ("centre_y", "centre_x", "height", "width", "flip", "turns")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +30,13 @@ class Crops:
         global_crops: uint8 [M_g, 3, S_g, S_g].
         local_crops: uint8 [M_l, 3, S_l, S_l].
         parameters: float32 [M_g + M_l, 11], columns as in `PARAMETERS`.
+        geometry: float32 [M_g + M_l, 6], columns as in `GEOMETRY`.
     """
 
     global_crops: np.ndarray
     local_crops: np.ndarray
     parameters: np.ndarray
+    geometry: np.ndarray
 
 
 def sample_box(
@@ -98,15 +102,18 @@ class MultiCrop:
         kinds = [(c.global_crop_size, c.global_crops_scale, True)] * c.global_crops_number
         kinds += [(c.local_crop_size, c.local_crops_scale, False)] * c.local_crops_number
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        cut, parameters = [], []
+        cut, parameters, geometry = [], [], []
         for size, scale, is_global in kinds:
             left, top, right, bottom = sample_box(rng, *image.size, scale, c.aspect_ratio)
             region = pixels[:, :, top:bottom, left:right]
             # torch's vectorised kernel for uint8; within 2 levels of Pillow's, and 4 times as fast
             resized = F.interpolate(region, (size, size), mode=c.interpolation, antialias=True)[0].numpy()
-            if rng.random() < c.horizontal_flip:
+            flip = rng.random() < c.horizontal_flip
+            if flip:
                 resized = resized[:, :, ::-1]
-            cut.append(resized)
+            turns = int(rng.integers(4)) if c.rotate else 0
+            cut.append(np.rot90(resized, turns, (1, 2)) if turns else resized)
+            geometry.append((*_relative(left, top, right, bottom, *image.size), flip, turns))
             if self.photometric is not None:
                 parameters.append(sample_parameters(rng, self.photometric, is_global))
         n = c.global_crops_number
@@ -114,4 +121,11 @@ class MultiCrop:
             global_crops=np.array(cut[:n]),
             local_crops=np.array(cut[n:], np.uint8).reshape(-1, 3, c.local_crop_size, c.local_crop_size),
             parameters=np.array(parameters, np.float32).reshape(len(cut), -1),
+            geometry=np.array(geometry, np.float32),
         )
+
+
+def _relative(left: int, top: int, right: int, bottom: int, width: int, height: int) -> tuple[float, ...]:
+    """Centre (y, x) and size (height, width) of a box, in shares of the image."""
+    centre = ((top + bottom) / 2 / height, (left + right) / 2 / width)
+    return (*centre, (bottom - top) / height, (right - left) / width)

@@ -8,7 +8,7 @@ arithmetic.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +21,8 @@ from imagenet_sd.data.images import ImageSet, LabelledImage
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.crops import Crops, MultiCrop
 
+Arrange = Callable[[list[tuple[int, int]]], list[tuple[int, int]]]
+
 
 @dataclass(slots=True)
 class Batch:
@@ -30,7 +32,9 @@ class Batch:
         global_crops: uint8 [B, M_g, 3, S_g, S_g].
         local_crops: uint8 [B, M_l, 3, S_l, S_l].
         parameters: float32 [B, M_g + M_l, P].
+        geometry: float32 [B, M_g + M_l, 6].
         labels: int64 [B].
+        positives: int64 [B]; see `Views`.
         image_ids: B names.
         bad: ids of images that could not be read and were replaced by a neighbour.
     """
@@ -38,7 +42,9 @@ class Batch:
     global_crops: torch.Tensor
     local_crops: torch.Tensor
     parameters: torch.Tensor
+    geometry: torch.Tensor
     labels: torch.Tensor
+    positives: torch.Tensor
     image_ids: list[str]
     bad: list[str]
 
@@ -48,7 +54,7 @@ class Batch:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All tensors, in the order of the fields."""
-        return self.global_crops, self.local_crops, self.parameters, self.labels
+        return self.global_crops, self.local_crops, self.parameters, self.geometry, self.labels, self.positives
 
     @staticmethod
     def join(parts: list["Batch"]) -> "Batch":
@@ -88,8 +94,13 @@ class EpochOrder:
             self.groups[worker].append(group)
             heapq.heappush(fill, (rows + group_sizes[group], worker))
 
-    def windows(self, worker: int, start: int) -> Iterator[list[tuple[int, int]]]:
+    def windows(self, worker: int, start: int, arrange: Arrange | None = None) -> Iterator[list[tuple[int, int]]]:
         """Windows of a virtual worker from its row `start` on, without end: after its last row comes another pass.
+
+        Args:
+            worker: the virtual worker.
+            start: the row.
+            arrange: puts the shuffled rows of a whole window in another order.
 
         Yields:
             (group, row within the group) pairs in the order of use, a list per window.
@@ -107,15 +118,27 @@ class EpochOrder:
                     skip -= len(rows)
                     continue
                 rng = np.random.default_rng(stable_hash("window", *self.key, worker, pass_index, w))
-                shuffled = [rows[i] for i in rng.permutation(len(rows))][skip:]
+                shuffled = [rows[i] for i in rng.permutation(len(rows))]
+                yield (arrange(shuffled) if arrange else shuffled)[skip:]
                 skip = 0
-                yield shuffled
             pass_index += 1
 
 
 def usable_virtual_workers(wanted: int, groups: int, batch_size: int) -> int:
     """The largest number, at most `wanted`, that divides the batch and leaves no virtual worker without a group."""
     return next(n for n in range(min(wanted, groups, batch_size), 0, -1) if batch_size % n == 0)
+
+
+def in_pairs(rows: list[tuple[int, int]], keys: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """The rows with those of equal keys side by side, two by two; those without a partner come last."""
+    pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    waiting: dict[Hashable, tuple[int, int]] = {}
+    for row, key in zip(rows, keys, strict=True):
+        if key in waiting:
+            pairs.append((waiting.pop(key), row))
+        else:
+            waiting[key] = row
+    return [row for pair in pairs for row in pair] + list(waiting.values())
 
 
 class TrainStream(IterableDataset):
@@ -150,34 +173,53 @@ class TrainStream(IterableDataset):
                 f"add --set optimizer.batch_size={smaller}",
             )
         self.crop = MultiCrop(config.crops, config.photometric if config.augmentation == "dino" else None, config.seed)
-        self.epoch, self.first_step = 0, 0
+        self.epoch, self.first_step, self.epochs = 0, 0, 1
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
-        number, count = (info.id, info.num_workers) if info else (0, 1)
-        sizes, window, key = list(self.images.group_sizes), self.config.shuffle_window, (self.config.seed, self.epoch)
-        order = EpochOrder(sizes, self.virtual_workers, window, *key, sequential=self.sequential)
-        start = self.first_step * self.rows_each
-        readers = [self._read(order, worker, start) for worker in self.own[number::count]]
-        for _ in range(self.first_step, self.steps_per_epoch):
-            for reader in readers:
-                yield self._part(reader)
+        own = self.own[info.id :: info.num_workers] if info else self.own
+        sizes, window = list(self.images.group_sizes), self.config.shuffle_window
+        for epoch in range(self.epoch, self.epoch + self.epochs):
+            key = (self.config.seed, epoch)
+            order = EpochOrder(sizes, self.virtual_workers, window, *key, sequential=self.sequential)
+            first = self.first_step if epoch == self.epoch else 0
+            readers = [self._read(order, worker, first * self.rows_each) for worker in own]
+            for _ in range(first, self.steps_per_epoch):
+                for reader in readers:
+                    yield self._part(reader, epoch)
 
     def _read(self, order: EpochOrder, worker: int, start: int) -> Iterator[LabelledImage]:
-        for window in order.windows(worker, start):
-            held: dict[int, list[LabelledImage]] = {}
+        held: dict[int, list[LabelledImage]] = {}
+
+        def paired(rows: list[tuple[int, int]]) -> list[tuple[int, int]]:
+            held.update({group: self.images.read_group(group) for group in {group for group, _ in rows}})
+            return in_pairs(rows, [self._positive(held[group][row]) for group, row in rows])
+
+        for window in order.windows(worker, start, None if self.config.objective.positives == "image" else paired):
             for group, row in window:
                 if group not in held:
                     held[group] = self.images.read_group(group)
                 yield held[group][row]
+            held.clear()
 
-    def _part(self, records: Iterator[LabelledImage]) -> Batch:
+    def _positive(self, record: LabelledImage) -> int:
+        """Equal for the images that belong together, see `objective.positives`."""
+        kind = self.config.objective.positives
+        if kind == "class":
+            return record.label
+        if kind == "prompt" and not record.prompt:
+            raise TrainingError(
+                f"{self.images.name} names no prompts", "train on a dataset made by `generate`, or --positives class"
+            )
+        return stable_hash("positives", record.prompt if kind == "prompt" else record.image_id)
+
+    def _part(self, records: Iterator[LabelledImage], epoch: int) -> Batch:
         crops: list[Crops] = []
-        labels, ids, bad = [], [], []
+        labels, positives, ids, bad = [], [], [], []
         while len(crops) < self.rows_each:
             record = next(records)
             try:
-                crops.append(self.crop(record.decode(), self.epoch, record.image_id))
+                crops.append(self.crop(record.decode(), epoch, record.image_id))
             except OSError:
                 bad.append(record.image_id)
                 if len(bad) > 10 * self.rows_each:
@@ -187,14 +229,21 @@ class TrainStream(IterableDataset):
                     ) from None
                 continue
             labels.append(record.label)
+            positives.append(self._positive(record))
             ids.append(record.image_id)
-        arrays = zip(*((c.global_crops, c.local_crops, c.parameters) for c in crops), strict=True)
-        tensors = [*(torch.from_numpy(np.stack(array)) for array in arrays), torch.tensor(labels)]
+        arrays = zip(*((c.global_crops, c.local_crops, c.parameters, c.geometry) for c in crops), strict=True)
+        tensors = [*(torch.from_numpy(np.stack(array)) for array in arrays)]
+        tensors += [torch.tensor(labels), torch.tensor(positives)]
         return Batch(*tensors, image_ids=ids, bad=bad)
 
-    def batches(self, epoch: int, first_step: int, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
-        """This process's part of every batch of an epoch, from batch `first_step` on."""
-        self.epoch, self.first_step = epoch, first_step
+    def batches(
+        self, epoch: int, first_step: int, workers: int, pin_memory: bool = False, epochs: int = 1
+    ) -> Iterator[Batch]:
+        """This process's part of every batch of `epochs` epochs, from batch `first_step` of `epoch` on.
+
+        The data workers live as long as the iterator: for small data their start would take longer than an epoch.
+        """
+        self.epoch, self.first_step, self.epochs = epoch, first_step, epochs
         workers = max((n for n in range(1, workers + 1) if len(self.own) % n == 0), default=0) if workers else 0
         loader = DataLoader(
             self,
@@ -205,5 +254,5 @@ class TrainStream(IterableDataset):
             multiprocessing_context="spawn" if workers else None,
         )
         parts = iter(loader)
-        for _ in range(first_step, self.steps_per_epoch):
+        for _ in range(first_step, epochs * self.steps_per_epoch):
             yield Batch.join([next(parts) for _ in self.own])

@@ -7,6 +7,7 @@ import copy
 import math
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,20 @@ from imagenet_sd.core.process import on_sigterm
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.images import ImageSet
-from imagenet_sd.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from imagenet_sd.training.checkpoint import head_file, load_checkpoint, save_checkpoint, save_weights
 from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream
+from imagenet_sd.training.knn import KnnValidator
 from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder
 from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer
+from imagenet_sd.training.optim import ema_update, make_optimizer, set_learning_rate
 from imagenet_sd.training.runlog import RunLog, check_tracker
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
+
+COLLAPSED = 0.05
+"""Mean spread of an epoch's embeddings (see `embedding_spread`) below which a run stops: the mean cosine of two images
+is then above 1 - 0.05^2 = 0.9975. Runs that learn stay above 0.25."""
 
 
 class Trainer:
@@ -70,11 +76,17 @@ class Trainer:
         self.objective.state.to(self.device)
         self.ema_model = copy.deepcopy(self.model).requires_grad_(False) if config.ema_weights else None
         prepared = torch.compile(self.model) if config.compile else self.model
-        self.wrapped, self.optimizer = self.accelerator.prepare(prepared, make_optimizer(self.model, config.optimizer))
-        self.validator = Validator(validation, images.classes, config.val_crop_size) if validation else None
+        optimizer = make_optimizer(self.model, config.optimizer, self.objective.constant_rate)
+        self.wrapped, self.optimizer = self.accelerator.prepare(prepared, optimizer)
+        self.validator = self._make_validator(validation) if validation else None
         self.log = RunLog(run, self.accelerator, log_with)
         self.epoch = self.step = self.bad_images = 0
         self._stop = False
+
+    def _make_validator(self, validation: ImageSet) -> Validator:
+        if self.objective.classifies:
+            return Validator(validation, self.images.classes, self.config.val_crop_size)
+        return KnnValidator(validation, self.images, self.config.val_crop_size)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -105,12 +117,14 @@ class Trainer:
             on_sigterm(lambda *_: setattr(self, "_stop", True)),
             Progress("steps", total, self.global_step) as progress,
         ):
+            epochs, pin = self.config.optimizer.epochs - self.epoch, self.device.type == "cuda"
+            batches = self.stream.batches(self.epoch, self.step, self.workers, pin, epochs)
             while self.epoch < self.config.optimizer.epochs:
-                if not self._train_epoch(progress, checkpoint):
+                if not self._train_epoch(batches, progress, checkpoint):
                     return False
         if self.accelerator.is_main_process:
             save_weights(self.run / "encoder.safetensors", self.best_model.encoder)
-            save_weights(self.run / "classifier.safetensors", self.best_model.head)
+            save_weights(self.run / head_file(self.objective.classifies), self.best_model.head)
         return True
 
     @property
@@ -118,17 +132,18 @@ class Trainer:
         """Steps done in all epochs."""
         return self.epoch * self.stream.steps_per_epoch + self.step
 
-    def _train_epoch(self, progress: Progress, checkpoint: Path) -> bool:
+    def _train_epoch(self, batches: Iterator[Batch], progress: Progress, checkpoint: Path) -> bool:
         """One epoch, or what is left of it; False when it was interrupted and saved."""
         saved_at = started = time.monotonic()
-        waited, losses = 0.0, []
+        waited, losses, spreads = 0.0, [], []
         self.wrapped.train()
-        batches = self.stream.batches(self.epoch, self.step, self.workers, self.device.type == "cuda")
         for _ in range(self.step, self.stream.steps_per_epoch):
             before = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - before
             losses.append(self._train_step(batch))
+            if self.objective.spread is not None:
+                spreads.append(self.objective.spread)
             self.step += 1
             progress.advance(1)
             stop = self._any_process(self._stop)
@@ -147,6 +162,8 @@ class Trainer:
             "data_wait_share": round(waited / seconds, 4),
             "bad_images": self.bad_images,
         }
+        if spreads:
+            facts["embedding_spread"] = _not_collapsed(torch.stack(spreads).mean().item(), self.epoch)
         self._end_epoch(facts)
         self._save(checkpoint)
         return True
@@ -156,8 +173,8 @@ class Trainer:
         due = self.epoch % self.config.validate_every == 0 or self.epoch == self.config.optimizer.epochs
         if self.validator and due and self.accelerator.is_main_process:
             result = self.validator(self.best_model, self.device)
-            facts |= {"val_top1": result.top1, "val_top5": result.top5, "val_images": result.num_images}
-            facts |= {"val_unreadable": result.unreadable}
+            facts |= {f"{self.validator.score}_top1": result.top1, f"{self.validator.score}_top5": result.top5}
+            facts |= {"val_images": result.num_images, "val_unreadable": result.unreadable}
         self.log.epoch(facts)
         if self.accelerator.is_main_process:
             print(_summary(facts), file=sys.stderr, flush=True)
@@ -165,9 +182,9 @@ class Trainer:
     def _train_step(self, batch: Batch) -> torch.Tensor:
         """One optimiser step; returns the mean loss over all processes, a scalar on the device."""
         self._count_bad(batch)
-        rate = learning_rate(self.global_step, self.stream.steps_per_epoch, self.config.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        per_epoch, config = self.stream.steps_per_epoch, self.config.optimizer
+        rate = set_learning_rate(self.optimizer, self.global_step, per_epoch, config)
+        self.objective.progress = self.global_step / (config.epochs * per_epoch)
         self.objective.before_step(self.model.encoder)
         loss = self._backward(batch)
         if not math.isfinite(loss.item()):
@@ -175,8 +192,9 @@ class Trainer:
                 f"the loss is {loss.item()} at step {self.global_step}, images {', '.join(batch.image_ids[:8])} ...",
                 "lower optimizer.base_lr, set optimizer.clip_grad_norm, or use precision=float32",
             )
-        if self.config.optimizer.clip_grad_norm:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.optimizer.clip_grad_norm)
+        self.objective.after_backward()
+        if config.clip_grad_norm:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.objective.after_step()
@@ -229,8 +247,24 @@ class Trainer:
         self.log.rewind(self.epoch, self.global_step)
 
 
+def _not_collapsed(spread: float, epoch: int) -> float:
+    """The mean spread of an epoch's embeddings, see `embedding_spread`.
+
+    Raises:
+        TrainingError: they are all the same.
+    """
+    if spread < COLLAPSED:
+        raise TrainingError(
+            f"the embeddings have collapsed in epoch {epoch}: the standard deviation of unit vectors is {spread:.1e} "
+            "of what uniform directions have",
+            "lower optimizer.base_lr, or give the augmentation or the predictor more strength",
+        )
+    return spread
+
+
 def _summary(facts: dict[str, Any]) -> str:
-    score = f", top-1 {facts['val_top1']:.1%}" if "val_top1" in facts else ""
+    names = {"val_top1": "top-1", "knn_top1": "k-NN top-1"}
+    score = "".join(f", {name} {facts[key]:.1%}" for key, name in names.items() if key in facts)
     return (
         f"epoch {facts['epoch']}: loss {facts['loss']:.4f}{score}, {facts['images_per_second']:.0f} images/s, "
         f"{facts['data_wait_share']:.0%} of the time waiting for data"

@@ -1,6 +1,7 @@
 """SGD, its parameter groups, and the learning rate in closed form."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: OptimizerConfig) -> f
     peak = base_lr * batch_size / 256 (Tab. C.1). With warm-up W and total T steps, at s >= W:
     min_lr + (peak - min_lr) (1 + cos(pi (s - W) / (T - W))) / 2.
     """
-    peak = config.base_lr * config.batch_size / 256
+    peak = peak_rate(config)
     total, warmup = config.epochs * steps_per_epoch, round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return peak * step / warmup
@@ -22,14 +23,38 @@ def learning_rate(step: int, steps_per_epoch: int, config: OptimizerConfig) -> f
     return config.min_lr + (peak - config.min_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.SGD:
-    """SGD with momentum; biases and one-dimensional parameters (norms) are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(model: nn.Module, config: OptimizerConfig, constant: Iterable[nn.Parameter] = ()) -> torch.optim.SGD:
+    """SGD with momentum; biases and one-dimensional parameters (norms) are not decayed.
+
+    Args:
+        model: whose parameters are trained.
+        config: settings.
+        constant: those of them whose learning rate is always the peak; in groups that say `constant`.
+    """
+    held = {id(p) for p in constant}
+    groups = []
+    for is_held in (False, True) if held else (False,):
+        parameters = [p for p in model.parameters() if p.requires_grad and (id(p) in held) == is_held]
+        groups += [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "constant": is_held},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "constant": is_held},
+        ]
     return torch.optim.SGD(groups, lr=config.base_lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, step: int, steps_per_epoch: int, config: OptimizerConfig
+) -> float:
+    """Give every group its `learning_rate` at a step, or its constant one; returns the former."""
+    rate = learning_rate(step, steps_per_epoch, config)
+    for group in optimizer.param_groups:
+        group["lr"] = peak_rate(config) if group["constant"] else rate
+    return rate
+
+
+def peak_rate(config: OptimizerConfig) -> float:
+    """base_lr * batch_size / 256 (Tab. C.1)."""
+    return config.base_lr * config.batch_size / 256
 
 
 @torch.no_grad()

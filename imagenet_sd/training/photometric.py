@@ -69,7 +69,10 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return planes.view(n, c, h, w)
 
 
-def solarize(images: torch.Tensor, threshold: float = 128 / 255) -> torch.Tensor:
+SOLARIZE_THRESHOLD = 128 / 255
+
+
+def solarize(images: torch.Tensor, threshold: float = SOLARIZE_THRESHOLD) -> torch.Tensor:
     """Invert the values from `threshold` up."""
     return torch.where(images >= threshold, 1 - images, images)
 

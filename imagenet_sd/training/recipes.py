@@ -6,6 +6,22 @@ from typing import Any
 
 from imagenet_sd.core.typed import from_mapping, merge, read_setting, read_yaml, to_mapping
 from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError, get_recipe, upgraded
+from imagenet_sd.training.self_supervised import METHODS, SELF_SUPERVISED
+
+RECIPE_NAMES = f"{', '.join(RECIPES)}, {'|'.join(METHODS)}[-small][-spatial|-appearance][+augself], or a YAML file"
+
+
+def named_recipe(name: str) -> TrainConfig:
+    """The recipe of that name, with labels or without.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    if (name not in RECIPES) and (recipe := SELF_SUPERVISED.get(name)):
+        return recipe
+    if name not in RECIPES:
+        raise TrainingError(f"no training recipe {name!r}", f"use {RECIPE_NAMES}")
+    return get_recipe(name)
 
 
 def train_mapping(name: str) -> dict[str, Any]:
@@ -15,9 +31,9 @@ def train_mapping(name: str) -> dict[str, Any]:
         ImagenetSDError: there is none, or the file has an unknown key.
     """
     if name in RECIPES or not name.endswith((".yaml", ".yml")):
-        return to_mapping(get_recipe(name))
+        return to_mapping(named_recipe(name))
     content = upgraded(read_yaml(Path(name)))
-    mapping = to_mapping(get_recipe(str(content.pop("base", "imagenet-sd"))))
+    mapping = to_mapping(named_recipe(str(content.pop("base", "imagenet-sd"))))
     merge(mapping, content, name)
     return mapping
 

@@ -121,12 +121,14 @@ def plot_curves(metrics: list[dict[str, Any]], path: Path) -> None:
     loss, accuracy = figure.subplots(1, 2)
     loss.plot([x["step"] for x in steps], [x["loss"] for x in steps], linewidth=0.8, color="#4878a8")
     loss.set(xlabel="step", ylabel="training loss", title="Loss")
-    for name, label in (("val_top1", "top-1"), ("val_top5", "top-5")):
-        points = [(x["epoch"], 100 * x[name]) for x in epochs if name in x]
-        if points:
-            accuracy.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{label} ({points[-1][1]:.1f}%)")
-            accuracy.legend()
-        else:
-            accuracy.set_axis_off()
+    scores = {"val_top1": "top-1", "val_top5": "top-5", "knn_top1": "k-NN top-1"}
+    lines = {label: [(x["epoch"], 100 * x[key]) for x in epochs if key in x] for key, label in scores.items()}
+    lines = {label: points for label, points in lines.items() if points}
+    for label, points in lines.items():
+        accuracy.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{label} ({points[-1][1]:.1f}%)")
+    if lines:
+        accuracy.legend()
+    else:
+        accuracy.set_axis_off()
     accuracy.set(xlabel="epoch", ylabel="accuracy on real images (%)", title="Validation")
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))

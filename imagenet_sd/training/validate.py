@@ -34,7 +34,12 @@ class Validator:
 
     Raises:
         TrainingError: the two have no class in common.
+
+    Attributes:
+        score: what its accuracies are called in the metrics.
     """
+
+    score = "val"
 
     def __init__(self, images: ImageSet, classes: tuple[str, ...], crop_size: int):
         self.images, self.preprocessing = images, imagenet_preprocessing(crop_size)
@@ -62,7 +67,7 @@ class Validator:
         model.eval()
         correct1 = correct5 = total = unreadable = 0
         mask = self._mask.to(device)
-        for pixels, targets, failed in self._batches(batch_size):
+        for pixels, targets, failed in self.batches(batch_size):
             unreadable += failed
             if not targets:
                 continue
@@ -86,7 +91,7 @@ class Validator:
             unreadable=unreadable,
         )
 
-    def _batches(self, batch_size: int) -> Iterator[tuple[list[np.ndarray], list[int], int]]:
+    def batches(self, batch_size: int) -> Iterator[tuple[list[np.ndarray], list[int], int]]:
         """Batches of the images of common classes.
 
         Yields:

@@ -1,6 +1,6 @@
 """A batch on the training device: crops as normalised floats, after the photometric operations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,11 +16,15 @@ class Views:
         crops: one normalised float tensor [M_i * B, 3, S_i, S_i] per resolution, crop-major; the global crops first.
         labels: int64 [B].
         parameters: float32 [B, M, P], the photometric parameters of every crop; see `crops.PARAMETERS`.
+        geometry: float32 [B, M, 6], where every crop was cut; see `crops.GEOMETRY`.
+        positives: int64 [B], equal for the images that a contrastive loss pulls together.
     """
 
     crops: list[torch.Tensor]
     labels: torch.Tensor
     parameters: torch.Tensor
+    geometry: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    positives: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 def make_views(batch: Batch, device: torch.device) -> Views:
@@ -34,4 +38,5 @@ def make_views(batch: Batch, device: torch.device) -> Views:
             rows = parameters[:, first : first + count].transpose(0, 1).flatten(0, 1)
             crops.append(normalize(apply_photometric(images, rows)))
         first += count
-    return Views(crops=crops, labels=batch.labels.to(device), parameters=parameters)
+    labels, geometry, positives = (x.to(device) for x in (batch.labels, batch.geometry, batch.positives))
+    return Views(crops=crops, labels=labels, parameters=parameters, geometry=geometry, positives=positives)

@@ -11,8 +11,10 @@ import pytest
 
 from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.study import Study, expand, load_study
+from imagenet_sd.study.document import _factors
 from imagenet_sd.study.planner import Planner, unique_stages
 from imagenet_sd.study.runner import dry_run_study, run
+from imagenet_sd.training.self_supervised import METHODS
 from tests.conftest import ROOT, CliRun
 
 FILES = sorted((ROOT / "pipelines").glob("*.yaml"))
@@ -38,6 +40,7 @@ def test_the_studies_are_there():
         "imagenet100_table_5_2", "imagenet1k_c_dc", "transfer_table_5_3", "cog_table_5_4",
         "imagenet1k_table_5_2", "imagenet100_figure_5_4", "imagenet100_figure_5_5", "imagenet100_figure_5_6",
         "trex_table_4_1", "trex_table_d_1",
+        "self_supervised", "augself", "stablerep",
     }  # fmt: skip
 
 
@@ -60,7 +63,23 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     cells = dict(map(json.loads, done.stdout.splitlines()))
     assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12
     assert cells["mini_findings"] == 51 and cells["photo_findings"] == 63
+    assert (cells["self_supervised"], cells["augself"], cells["stablerep"]) == (21, 18, 15)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["self_supervised", "augself", "stablerep"])
+def test_the_method_tells_cells_apart(name: str, monkeypatch: pytest.MonkeyPatch):
+    """It is a factor in `study.json` and in the name of the run's folder; three seeds share all other factors."""
+    identity = ModelIdentity(model_id="embedded", weights_sha256="0" * 64)
+    monkeypatch.setattr("imagenet_sd.study.planner.offline_identity", lambda config: identity)
+    planned = Planner(expand(pipeline(name)), Path("out"), f"{name}.yaml").plan()
+    seeds: dict[str, list[int]] = {}
+    for cell in planned:
+        factors = _factors(cell, None)
+        assert factors["method"] == cell.cell.study.train.recipe and factors["method"].split("-")[0] in METHODS
+        assert factors["method"].split("+")[0] in cell.folder("train").name
+        seeds.setdefault(json.dumps({k: v for k, v in factors.items() if "seed" not in k}), []).append(factors["seed"])
+    assert all(sorted(group) == [0, 1, 2] for group in seeds.values()) and len(seeds) == len(planned) / 3
 
 
 def test_stages_keep_the_folders_and_inputs_of_version_0_1_0(monkeypatch: pytest.MonkeyPatch):

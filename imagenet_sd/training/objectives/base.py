@@ -1,5 +1,7 @@
 """What the loop knows of an objective: a head that is trained, a state that is not, and a loss."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,13 +17,21 @@ class Objective:
     Attributes:
         global_crops: the fewest global crops of an image that the loss can work with.
         head: trained together with the encoder; maps the features [M * B, d] of all crops, crop-major, to whatever
-            `loss` takes, and in evaluation mode features [N, d] to class logits [N, C].
+            `loss` takes, and, where the objective classifies, in evaluation mode features [N, d] to logits [N, C].
         state: not trained by gradients but kept in checkpoints: a momentum encoder, a memory bank.
         label_smoothing: share of the target spread over all classes, in the loss below.
+        classifies: the head gives class logits; otherwise a run is validated with k nearest neighbours.
+        progress: share of the training that is done, in [0, 1); the loop sets it before every step.
+        spread: of the embeddings of the last loss, see `embedding_spread`; None where nothing can collapse.
+        second_features: features [B, d] of the second global crop where another encoder makes them; see AugSelf.
     """
 
     global_crops = 1
     label_smoothing = 0.0
+    classifies = True
+    progress = 0.0
+    spread: torch.Tensor | None = None
+    second_features: torch.Tensor | None = None
 
     def __init__(self, head: nn.Module, state: nn.Module | None = None):
         self.head, self.state = head, state or nn.Module()
@@ -29,7 +39,12 @@ class Objective:
     def before_step(self, encoder: nn.Module) -> None:
         """Called once before every optimiser step, however many chunks its batch is split into."""
 
-    def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
+    @property
+    def constant_rate(self) -> list[nn.Parameter]:
+        """Parameters of the head whose learning rate stays at its peak."""
+        return []
+
+    def loss(self, outputs: Any, views: Views) -> torch.Tensor:
         """Mean loss, a scalar, over the images of a batch or of a chunk of it; here the cross-entropy of logits.
 
         Args:
@@ -37,6 +52,9 @@ class Objective:
             views: the crops and labels.
         """
         return multi_crop_loss(outputs, views.labels, self.label_smoothing)
+
+    def after_backward(self) -> None:
+        """Called once before every optimiser step, when the gradients of the whole batch are there."""
 
     def after_step(self) -> None:
         """Called once after every optimiser step."""
