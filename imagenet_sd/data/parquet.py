@@ -110,7 +110,7 @@ def _check_columns(file: "pq.ParquetFile", label: str) -> None:
     import pyarrow as pa
 
     types = {field.name: field.type for field in file.schema_arrow}
-    image = types.get("image")
+    image: Any = types.get("image")
     fields = {image[i].name: image[i].type for i in range(image.num_fields)} if isinstance(image, pa.StructType) else {}
     if not any(test(fields.get("bytes", pa.null())) for test in (pa.types.is_binary, pa.types.is_large_binary)):
         raise DatasetError(f"its column `image` is {image}, no struct with `bytes`", "write it with HF's Image feature")
