@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from imagenet_sd.data.images import ArraySet
+from imagenet_sd.evaluation import splits
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.probes.gradient import FineTuned, GradientClassifier, GradientTrainer, Start, predict
 from imagenet_sd.evaluation.probes.split import SplitEncoder, fold_batch_norm, randomised
@@ -273,7 +274,7 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> None:
         return ArraySet(f"blobs-{split}", pixels, labels, ("a", "b", "c"))
 
     sets = {split: make(None, split) for split in ("train", "test")}
-    monkeypatch.setattr(suite, "open_images", lambda spec, split: sets[split])
+    monkeypatch.setattr(splits, "open_images", lambda spec, split: sets[split])
 
 
 def test_the_probe_and_all_its_controls(blobs, tmp_path, capsys):

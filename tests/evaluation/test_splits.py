@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,15 @@ import torch
 from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.core.specs import DataSpec
+from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.types import FeatureSet
+from imagenet_sd.data.images import ChosenImages
 from imagenet_sd.data.open import has_test_images, open_images
 from imagenet_sd.data.parquet import files_of_split
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
-from imagenet_sd.evaluation.features import Extracted
-from imagenet_sd.evaluation.splits import check_apart, hold_out
+from imagenet_sd.evaluation.encoders import timm_encoder
+from imagenet_sd.evaluation.features import Extracted, extract
+from imagenet_sd.evaluation.splits import check_apart, hold_out, open_apart
 from imagenet_sd.pipeline import evaluate, extract_features
 from tests.conftest import CliRun
 
@@ -127,6 +131,62 @@ def test_other_suites_say_which_images_they_took(suite: str, tmp_path: Path):
     (result,) = document["results"]
     said = "all images: there is no test split" if suite == "analysis" else "no test split: 12 of 60 images held out"
     assert result["note"].startswith(said)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"suite": "readout", "targets": "class,brightness"},
+        {"probe": "gradient", "blocks": "layer4", "gradient_steps": 2},
+        {"suite": "imagenet-probe", "probe": "knn"},
+    ],
+)
+def test_suites_that_open_the_images_themselves_hold_the_same_ones_out(settings: dict[str, Any], tmp_path: Path):
+    config = EvalConfig(crop_size=32, seeds=(0,), trials=1, **settings)
+    data = f"imagefolder:{noise_folder(tmp_path / 'f')}"
+    results = evaluate(ENCODER, {"f": data}, config, cache=tmp_path / "c")["results"]
+    note = "no test split: 12 of 60 images held out for the test, stratified, seed 0"
+    assert results and {(r["num_train"], r["num_test"], r["note"]) for r in results} == {(48, 12, note)}
+    train, test, said = open_apart("f", DataSpec.parse(data))
+    found = [
+        {record.digest() for group in range(len(part.group_sizes)) for record in part.read_group(group)}
+        for part in (train, test)
+    ]
+    assert said == note and [len(each) for each in found] == [48, 12] and not found[0] & found[1]
+    encoder = timm_encoder(EncoderSpec.parse(ENCODER))
+    whole = extract(encoder, open_images(data, "test"), TINY, tmp_path / "c")
+    assert [set(part.digests.tolist()) for part in hold_out(whole, "f")[:2]] == found
+
+
+def test_a_probe_on_further_sets_counts_its_training_images_among_them(tmp_path: Path):
+    """To score a probe on images of its training is allowed there, and said."""
+    spec = {name: f"imagefolder:{noise_folder(tmp_path / name)}" for name in ("f", "again")}
+    config = replace(TINY, suite="imagenet-probe")
+    first, second = evaluate(ENCODER, spec, config, cache=tmp_path / "c")["results"]
+    assert first["note"].startswith("no test split: 12 of 60") and "training images too" not in first["note"]
+    assert second["note"] == "all images: there is no test split; 48 of 60 test images are training images too"
+
+
+def test_images_are_chosen_out_of_groups(small_dataset: Path):
+    images = open_images(str(small_dataset))
+    names = [record.image_id for group in range(len(images.group_sizes)) for record in images.read_group(group)]
+    chosen = np.arange(len(names)) % 3 == 1
+    part = ChosenImages(images, chosen)
+    found = [[record.image_id for record in part.read_group(group)] for group in range(len(part.group_sizes))]
+    assert [name for each in found for name in each] == [name for name, kept in zip(names, chosen, strict=True) if kept]
+    assert [len(each) for each in found] == list(part.group_sizes)
+    assert ChosenImages(images, np.zeros(len(names), bool)).group_sizes == []
+
+
+def test_parts_of_a_memory_map_are_memory_maps(tmp_path: Path):
+    small = extracted(list(range(3000)), [0, 1] * 1500)
+    np.save(tmp_path / "features.npy", small.data.features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    large = replace(small, data=FeatureSet(features=mapped, labels=small.data.labels))
+    for expected, found in zip(hold_out(small, "s")[:2], hold_out(large, "s")[:2], strict=True):
+        assert isinstance(found.data.features, np.memmap) and not isinstance(expected.data.features, np.memmap)
+        assert np.array_equal(found.data.features, expected.data.features)
+        assert np.array_equal(found.data.labels, expected.data.labels)
 
 
 def test_the_report_repeats_the_note(tmp_path: Path):
