@@ -259,7 +259,8 @@ class Handler(BaseHTTPRequestHandler):
     def _preupload(self, name: str, revision: str) -> None:
         files, answer = self._tree(name, revision)["files"], []
         for file in json.loads(self._bytes())["files"]:
-            mode = "lfs" if file["path"].endswith(".parquet") or file["size"] > 10_000_000 else "regular"
+            binary = file["path"].endswith((".parquet", ".safetensors"))
+            mode = "lfs" if binary or file["size"] > 10_000_000 else "regular"
             there = files.get(file["path"], {})
             facts = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             answer.append({**facts, "oid": there.get("sha256", there.get("oid"))})
@@ -342,17 +343,17 @@ class Handler(BaseHTTPRequestHandler):
 
 _NAME, _REVISION = r"([\w.-]+/[\w.-]+)", r"([^/]+)"
 ROUTES = [
-    (rf"/api/datasets/{_NAME}", "_info"),
-    (rf"/api/datasets/{_NAME}/revision/{_REVISION}", "_info"),
-    (rf"/api/datasets/{_NAME}/refs", "_refs"),
-    (rf"/api/datasets/{_NAME}/branch/{_REVISION}", "_branch"),
-    (rf"/api/datasets/{_NAME}/tree/{_REVISION}(?:/(.*))?", "_listing"),
-    (rf"/api/datasets/{_NAME}/paths-info/{_REVISION}", "_paths_info"),
-    (rf"/api/datasets/{_NAME}/preupload/{_REVISION}", "_preupload"),
-    (rf"/api/datasets/{_NAME}/commit/{_REVISION}", "_commit"),
-    (rf"/api/datasets/{_NAME}/xet-(read|write)-token/{_REVISION}", "_xet_token"),
-    (rf"/datasets/{_NAME}\.git/info/lfs/objects/batch", "_lfs_batch"),
-    (rf"/datasets/{_NAME}/resolve/{_REVISION}/(.+)", "_resolve"),
+    (rf"/api/(?:datasets|models)/{_NAME}", "_info"),
+    (rf"/api/(?:datasets|models)/{_NAME}/revision/{_REVISION}", "_info"),
+    (rf"/api/(?:datasets|models)/{_NAME}/refs", "_refs"),
+    (rf"/api/(?:datasets|models)/{_NAME}/branch/{_REVISION}", "_branch"),
+    (rf"/api/(?:datasets|models)/{_NAME}/tree/{_REVISION}(?:/(.*))?", "_listing"),
+    (rf"/api/(?:datasets|models)/{_NAME}/paths-info/{_REVISION}", "_paths_info"),
+    (rf"/api/(?:datasets|models)/{_NAME}/preupload/{_REVISION}", "_preupload"),
+    (rf"/api/(?:datasets|models)/{_NAME}/commit/{_REVISION}", "_commit"),
+    (rf"/api/(?:datasets|models)/{_NAME}/xet-(read|write)-token/{_REVISION}", "_xet_token"),
+    (rf"/(?:datasets/)?{_NAME}\.git/info/lfs/objects/batch", "_lfs_batch"),
+    (rf"/(?:datasets/)?{_NAME}/resolve/{_REVISION}/(.+)", "_resolve"),
 ]
 
 

@@ -34,21 +34,32 @@ def export(dataset: Path, format: str, out: Path, verify: bool, json: bool) -> N
 
 
 @app.command()
-@DATASET
-@click.argument("repo_id", metavar="REPO_ID", help="NAMESPACE/NAME of a dataset on the Hub.")
+@click.argument(
+    "out", metavar="OUT", type=click.Path(path_type=Path), help="Folder of a dataset, or of a finished run of `train`."
+)
+@click.argument("repo_id", metavar="REPO_ID", help="NAMESPACE/NAME of a dataset or a model on the Hub.")
 @options(
     pipeline.push, "settings", without=("token",),
     poll={"type": click.FloatRange(min=0.1)}, shards_per_commit={"type": AT_LEAST_1}, attempts={"type": AT_LEAST_1},
 )  # fmt: skip
 @FORMAT
-def push(dataset: Path, repo_id: str, settings: dict[str, Any], format: str) -> None:
-    """Upload the finished shards to the Hugging Face Hub. Run it again to go on; what is there is skipped."""
+def push(out: Path, repo_id: str, settings: dict[str, Any], format: str) -> None:
+    """Upload finished shards, or the encoder of a run, to the Hugging Face Hub. What is there is skipped."""
     with stoppable():
-        result = pipeline.push(dataset, repo_id, **settings)
+        if (out / "recipe.yaml").is_file():
+            taken = {key: settings[key] for key in ("private", "revision", "attempts")}
+            return show(pipeline.push_run(out, repo_id, **taken), format, _RUN_SUMMARY)
+        result = pipeline.push(out, repo_id, **settings)
     show(result, format, _print_push)
     if result["refused"]:
         echo("hint: `imagenet-sd verify --repair` generates damaged shards again", err=True)
         raise SystemExit(1)
+
+
+_RUN_SUMMARY = (
+    "{repo_id}: {architecture}, {num_classes} classes, {files_uploaded} files uploaded; load it with "
+    'timm.create_model("hf-hub:{repo_id}", pretrained=True)'
+)
 
 
 def _print_export(summary: dict[str, Any]) -> None:

@@ -10,9 +10,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.files import JSON_LIMIT
 
-JSON_LIMIT = 64 << 20
-"""Bytes of the largest JSON file that is read."""
 TEXT_LIMIT = 400
 """Characters of a text that are kept of a file."""
 _HINT = "write the file again with the command that made it"

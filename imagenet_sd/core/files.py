@@ -14,9 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import DatasetError, ImagenetSDError
+from imagenet_sd.core.errors import DatasetError, ImagenetSDError, one_line
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+IMAGE_BYTES_LIMIT = 64 << 20
+"""Bytes of the largest encoded image that is read."""
+IMAGE_PIXELS_LIMIT = 100_000_000
+"""Pixels of the largest image that is decoded."""
+JSON_LIMIT = 64 << 20
+"""Bytes of the largest JSON file that is read."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -78,14 +84,20 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DatasetError: the file is missing, or is not JSON.
+        DatasetError: the file is missing, is larger than `JSON_LIMIT`, or is not JSON.
     """
     try:
+        if (size := path.stat().st_size) > JSON_LIMIT:
+            raise DatasetError(f"{path} has {size:,} bytes; files over {JSON_LIMIT:,} are not read as JSON")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not readable as JSON: {error}", "restore the file from a copy") from None
+    except DatasetError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{path} is not readable as JSON: {one_line(error)}", "restore the file from a copy"
+        ) from None
 
 
 def sha256_file(path: Path) -> str:

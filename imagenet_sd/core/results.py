@@ -75,6 +75,8 @@ class _Measured(Document):
     """Names of the feature files that it was computed from."""
     unreadable: Annotated[tuple[Text, ...], Field(max_length=1_000_000)] = ()
     """Images that could not be read."""
+    note: Text = ""
+    """What a reader should know about the split: that none is official, or that test images are training images."""
 
 
 class ProbeResult(Accuracies, _Measured):

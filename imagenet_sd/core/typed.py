@@ -16,10 +16,53 @@ from typing import Any, Literal, TypeVar
 from imagenet_sd.core.errors import ImagenetSDError, one_line
 
 T = TypeVar("T")
+YAML_LIMIT = 1 << 18
+"""Characters of the longest YAML text that is read."""
+_MOST_VALUES, _MOST_DIGITS = 100_000, 400
 
 
 class SettingsError(ImagenetSDError):
     """A file or option holds an unknown key, a value of a wrong type or a missing file; the message names its path."""
+
+
+def parse_yaml(text: str) -> Any:
+    """The value in a YAML text.
+
+    Raises:
+        ValueError: it is no YAML, or larger than a file of settings: over `YAML_LIMIT` characters, over 100,000 values
+            with all aliases written out, or an alias inside of what it stands for. The message is one line.
+    """
+    import yaml
+
+    if len(text) > YAML_LIMIT:
+        raise ValueError(f"{len(text):,} characters; up to {YAML_LIMIT:,} are read")
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count_values(node, {}) > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, with its aliases written out")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # PyYAML raises many kinds for odd tags; each means that the text is not usable
+        raise ValueError(one_line(error)) from None
+
+
+def _count_values(node: Any, known: dict[int, int]) -> int:
+    """Number of values in a YAML node with all aliases written out."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("an alias stands inside of what it stands for")
+        return known[id(node)]
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(node.value):,} digits")
+    known[id(node)] = 0
+    parts = node.value if isinstance(node.value, list) else []
+    children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+    known[id(node)] = count = 1 + sum(_count_values(child, known) for child in children)
+    return count
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -28,16 +71,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: there is no such file, or it is no YAML mapping.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > 4 * YAML_LIMIT:
+            raise ValueError(f"{size:,} bytes; up to {YAML_LIMIT:,} characters are read")
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"no file {path}", "give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not readable as YAML: {one_line(error)}") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} is not readable as YAML: {one_line(error)}", "write `key: value` lines") from None
     if not isinstance(content or {}, dict):
-        raise SettingsError(f"{path} is {content!r}, not a mapping of keys to values", "write `key: value` lines")
+        shown = repr(content)[:60]
+        raise SettingsError(f"{path} is {shown}, not a mapping of keys to values", "write `key: value` lines")
     return content or {}
 
 
@@ -47,14 +91,12 @@ def read_setting(setting: str) -> tuple[list[str], Any]:
     Raises:
         SettingsError: there is no sign, or the value is no YAML.
     """
-    import yaml
-
     path, equals, text = setting.partition("=")
     if not equals or not path.strip():
         raise SettingsError(f"--set {setting!r} has no '='", "write --set a.b=value")
     try:
-        return path.strip().split("."), yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError:
+        return path.strip().split("."), parse_yaml(text) if text.strip() else ""
+    except ValueError:
         raise SettingsError(f"--set {path}: {text!r} is not readable as YAML", "put quotes around the value") from None
 
 
@@ -175,7 +217,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     kind = origin or hint
     if not isinstance(kind, type) or not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):

@@ -47,6 +47,8 @@ def open_level(folder: Path, level: str, root: Path, split: str) -> ListSet:
     path = folder / f"{level}-{split}.txt"
     try:
         files = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no UTF-8 text: {error}", "build the levels again") from None
     except OSError:
         raise DatasetError(f"there is no {path}", "build the levels with `imagenet-sd cog --images DIR`") from None
     for number, file in enumerate(files, 1):

@@ -4,7 +4,9 @@ A set is a list of groups that are read whole (a Parquet row group, or a single 
 Knows nothing of specs, splits or particular datasets.
 """
 
+import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from imagenet_sd.core.errors import DatasetError
-from imagenet_sd.core.files import image_files
+from imagenet_sd.core.files import IMAGE_BYTES_LIMIT, IMAGE_PIXELS_LIMIT, image_files
 from imagenet_sd.core.specs import DataSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")  # files of data sets have wrong suffixes at times
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,22 +40,52 @@ class LabelledImage:
     data: "bytes | Path | np.ndarray"
     prompt: str = ""
 
+    def loaded(self) -> "LabelledImage":
+        """The same with its content in memory: a path is read.
+
+        Raises:
+            OSError: it cannot be read, or is larger than `IMAGE_BYTES_LIMIT`.
+        """
+        if not isinstance(self.data, Path):
+            return self
+        with open(self.data, "rb") as file:
+            return replace(self, data=file.read(IMAGE_BYTES_LIMIT + 1))
+
+    def digest(self) -> int:
+        """A hash of the content, in [0, 2**64): equal for equal files, or equal pixels in memory.
+
+        Raises:
+            OSError: see `loaded`.
+        """
+        data = self.loaded().data
+        assert not isinstance(data, Path)
+        content = data.tobytes() if isinstance(data, np.ndarray) else data
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
     def decode(self) -> "Image":
         """The image, in RGB.
 
         Raises:
-            OSError: it cannot be read or decoded.
+            OSError: it cannot be read or decoded, or is larger than `IMAGE_BYTES_LIMIT` or `IMAGE_PIXELS_LIMIT`.
         """
         from PIL import Image
 
-        if isinstance(self.data, np.ndarray):
-            return Image.fromarray(self.data)
+        data = self.loaded().data
+        if isinstance(data, np.ndarray):
+            return Image.fromarray(data)
+        assert isinstance(data, bytes)
+        if len(data) > IMAGE_BYTES_LIMIT:
+            raise OSError(f"{self.image_id}: more than {IMAGE_BYTES_LIMIT:,} bytes")
         try:
-            image = Image.open(io.BytesIO(self.data) if isinstance(self.data, bytes) else self.data)
-            if image.mode != "RGB":
-                return image.convert("RGB")
-            image.load()
-            return image
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are checked here
+                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+                if image.width * image.height > IMAGE_PIXELS_LIMIT:
+                    raise OSError(f"{self.image_id}: {image.width} x {image.height} pixels are too many")
+                if image.mode != "RGB":
+                    return image.convert("RGB")
+                image.load()
+                return image
         except OSError:
             raise
         except Exception as error:  # Pillow raises many kinds on damaged bytes; they all mean one thing here
@@ -197,6 +231,27 @@ class FirstOfEach:
     def read_group(self, group: int) -> list[LabelledImage]:
         """See `ImageSet`."""
         return self.images.read_group(self.groups[group])
+
+
+class ChosenImages:
+    """Some images of a set, in its order.
+
+    Args:
+        images: the whole set.
+        chosen: bool [N], one for each image of it.
+    """
+
+    def __init__(self, images: ImageSet, chosen: np.ndarray):
+        self.images, self.name, self.classes = images, images.name, images.classes
+        parts = np.split(chosen, np.cumsum(images.group_sizes)[:-1])
+        self.rows = [(group, np.flatnonzero(part).tolist()) for group, part in enumerate(parts) if part.any()]
+        self.group_sizes = [len(rows) for _, rows in self.rows]
+
+    def read_group(self, group: int) -> list[LabelledImage]:
+        """See `ImageSet`."""
+        number, rows = self.rows[group]
+        records = self.images.read_group(number)
+        return [records[row] for row in rows]
 
 
 class JoinedSet:

@@ -11,7 +11,7 @@ from imagenet_sd.data.builtin import builtin_images
 from imagenet_sd.data.cog_lists import open_level
 from imagenet_sd.data.imagenet_family import open_imagenet
 from imagenet_sd.data.images import FirstOfEach, FolderSet, ImageSet
-from imagenet_sd.data.parquet import hub_parquet, parquet_folder
+from imagenet_sd.data.parquet import has_test_files, hub_files, hub_parquet, parquet_files, parquet_folder
 from imagenet_sd.data.targets import read_targets
 from imagenet_sd.data.transfer import open_transfer
 
@@ -21,7 +21,7 @@ def open_images(spec: str | DataSpec, split: str = "train") -> ImageSet:
 
     Args:
         spec: what to open, see `DataSpec.parse`. For `imagefolder` and `parquet`, a subfolder named after the split is
-            used when there is one; a dataset made by `generate` is the same for both splits.
+            used when there is one. Where `has_test_images` says no, both splits are the same images.
         split: "train" or "test" ("val" counts as "test").
 
     Raises:
@@ -52,7 +52,7 @@ def open_images(spec: str | DataSpec, split: str = "train") -> ImageSet:
         case "imagefolder":
             return FolderSet(_split_folder(spec.paths[0], part))
         case "parquet":
-            return parquet_folder(_split_folder(spec.paths[0], part), spec.number)
+            return parquet_folder(_split_folder(spec.paths[0], part), spec.number, part)
         case "dataset":
             return _dataset(spec)
 
@@ -73,6 +73,44 @@ def _level(spec: DataSpec, split: Literal["train", "test"]) -> ImageSet:
     return open_level(levels, spec.level, root, split)
 
 
+def has_test_images(spec: DataSpec) -> bool:
+    """Whether the test images of a set are others than its training images.
+
+    It is the case for sets with official splits, and for folders and repositories with files or folders that are called
+    after them; not for a dataset made by `generate`, nor for a folder of class folders.
+
+    Raises:
+        DatasetError: a Hub repository cannot be listed.
+    """
+    match spec.kind:
+        case "dataset":
+            return False
+        case "imagefolder":
+            return "test" in _split_folders(spec.paths[0])
+        case "parquet":
+            (folder,) = spec.paths
+            splits = _split_folders(folder)
+            return "test" in splits if splits else not holds_dataset(folder) and has_test_files(parquet_files(folder))
+        case "hf":
+            return has_test_files(hub_files(spec.name))
+    return True
+
+
 def _split_folder(folder: Path, split: Literal["train", "test"]) -> Path:
-    names = ("train",) if split == "train" else ("val", "test", "validation")
-    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+    splits = _split_folders(folder)
+    if "train" not in splits and "test" in splits and split == "train":
+        raise DatasetError(
+            f"{folder} has test images only, in {splits['test'].name}", "name that folder itself, or add a folder train"
+        )
+    return splits.get(split) or splits.get("train") or folder
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders of the splits by "train" and "test"; a folder of images is no split, but a class of that name."""
+    names = {"train": ("train",), "test": ("val", "test", "validation")}
+    found = {split: next((folder / name for name in names[split] if _is_split(folder / name)), None) for split in names}
+    return {split: path for split, path in found.items() if path}
+
+
+def _is_split(folder: Path) -> bool:
+    return folder.is_dir() and any(path.is_dir() or path.suffix == ".parquet" for path in folder.iterdir())

@@ -1,20 +1,24 @@
 """Labelled images in Parquet shards: those of a dataset made by `generate`, of any folder, or of a Hub repository."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.layout import holds_dataset
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import LabelledImage
-from imagenet_sd.storage.dataset import Dataset
+from imagenet_sd.storage.dataset import REPAIR, Dataset
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+
+Split = Literal["train", "test"]
+_SPLIT_NAME = re.compile(r"(train|test|val)(?:id|idation)?(?:[-_.]|$)", re.IGNORECASE)
 
 
 class ParquetSet:
@@ -40,6 +44,8 @@ class ParquetSet:
             with self._parquet(number) as file:
                 if number == 0:
                     self.classes, self._label = _class_names(file, name)
+                with _damage_named(self.files[number]):
+                    _check_columns(file, self._label)
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             self.groups += [(number, g) for g in range(len(sizes))]
             self.group_sizes += sizes
@@ -57,6 +63,8 @@ class ParquetSet:
         Raises:
             DatasetError: the row group is damaged; page checksums notice.
         """
+        from imagenet_sd.storage.schema import row_batches
+
         number, row_group = self.groups[group]
         if self._open is None or self._open[0] != number:
             if self._open is not None:
@@ -66,16 +74,23 @@ class ParquetSet:
         known = set(file.schema_arrow.names)
         columns = ["image", self._label, *(name for name in ("image_id", "prompt") if name in known)]
         with _damage_named(self.files[number]):
-            rows = file.read_row_group(row_group, columns=columns).to_pylist()
-        return [
-            LabelledImage(
-                image_id=row.get("image_id") or f"{number}/{row_group}/{i}",
-                label=row[self._label],
-                data=row["image"]["bytes"],
-                prompt=str(row.get("prompt") or ""),
+            rows = [row for batch in row_batches(file, row_group, columns) for row in batch.to_pylist()]
+            if len(rows) != self.group_sizes[group]:
+                raise DatasetError(f"row group {row_group} has {len(rows)} rows, not {self.group_sizes[group]}")
+            return [self._record(row, f"{number}/{row_group}/{i}") for i, row in enumerate(rows)]
+
+    def _record(self, row: dict[str, Any], place: str) -> LabelledImage:
+        image, label = row["image"], row[self._label]
+        name = str(row.get("image_id") or place)
+        if image is None or image["bytes"] is None:
+            raise DatasetError(f"image {name!r} has no bytes", "embed the images in the Parquet files")
+        if label is None or not 0 <= label < len(self.classes):
+            raise DatasetError(
+                f"image {name!r} has label {label}, and there are {len(self.classes)} classes",
+                "leave out images without a label; labels are positions in the names of the class-label feature",
             )
-            for i, row in enumerate(rows)
-        ]
+        prompt = str(row.get("prompt") or "")
+        return LabelledImage(image_id=name, label=label, data=image["bytes"], prompt=prompt)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": None}
@@ -87,27 +102,47 @@ def _damage_named(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{name}: {one_line(error)}", "run `imagenet-sd verify --repair`") from None
+    except DatasetError as error:
+        raise DatasetError(f"{name}: {error}", error.hint or REPAIR) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{name}: {one_line(error)}", REPAIR) from None
+
+
+def _check_columns(file: "pq.ParquetFile", label: str) -> None:
+    import pyarrow as pa
+
+    types = {field.name: field.type for field in file.schema_arrow}
+    image: Any = types.get("image")
+    fields = {image[i].name: image[i].type for i in range(image.num_fields)} if isinstance(image, pa.StructType) else {}
+    if not any(test(fields.get("bytes", pa.null())) for test in (pa.types.is_binary, pa.types.is_large_binary)):
+        raise DatasetError(f"its column `image` is {image}, no struct with `bytes`", "write it with HF's Image feature")
+    if not pa.types.is_integer(types.get(label, pa.null())):
+        raise DatasetError(f"its column {label!r} is {types.get(label)}, no integers", "use HF's ClassLabel feature")
 
 
 def _class_names(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], str]:
     try:
         features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
         label = next(key for key, feature in features.items() if feature.get("_type") == "ClassLabel")
-        return tuple(features[label]["names"]), label
-    except (KeyError, ValueError, StopIteration, AttributeError, TypeError):
+        names = features[label]["names"]
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise TypeError("names")
+        if len(set(names)) != len(names):
+            raise ValueError("a name twice")
+        return tuple(names), label
+    except (KeyError, ValueError, StopIteration, AttributeError, TypeError, RecursionError):
         raise DatasetError(
             f"{name} has no class-label feature in its metadata", "use shards with HF features"
         ) from None
 
 
-def parquet_folder(folder: Path, rounds: int = 0) -> ParquetSet:
+def parquet_folder(folder: Path, rounds: int = 0, split: Split = "train") -> ParquetSet:
     """The finished shards of a dataset folder (of ours: those with a manifest), or any folder of Parquet files.
 
     Args:
         folder: the folder.
         rounds: of a dataset of ours, only the first so many rounds; 0 for all.
+        split: which files, where their names tell; see `files_of_split`. A dataset of ours has one split.
 
     Raises:
         DatasetError: there are no such shards, or fewer rounds than asked for.
@@ -122,18 +157,64 @@ def parquet_folder(folder: Path, rounds: int = 0) -> ParquetSet:
     elif rounds:
         raise DatasetError(f"{folder} has no rounds: it has no dataset.json", "leave out @rounds")
     else:
-        files = sorted(folder.rglob("*.parquet"))
+        files = [folder / path for path in files_of_split(parquet_files(folder), split)]
     return ParquetSet(str(DataSpec(kind="parquet", root=str(folder))), [str(path) for path in files])
 
 
-def hub_parquet(repository: str, split: str) -> ParquetSet:
+def parquet_files(folder: Path) -> list[str]:
+    """The Parquet files below a folder, relative to it, in the order of their names."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+
+
+def hub_parquet(repository: str, split: Split) -> ParquetSet:
     """The Parquet shards of a Hub dataset in the order of their names, read over the network as they are needed."""
     from huggingface_hub import HfFileSystem
 
-    files, name = HfFileSystem(), str(DataSpec(kind="hf", name=repository))
+    name, root = str(DataSpec(kind="hf", name=repository)), f"datasets/{repository}/"
+    files = [root + path for path in files_of_split(hub_files(repository), split)]
+    return ParquetSet(name, files, partial(HfFileSystem().open, mode="rb"))
+
+
+def hub_files(repository: str) -> list[str]:
+    """The Parquet files of a Hub dataset, relative to it, in the order of their names.
+
+    Raises:
+        DatasetError: the repository cannot be listed.
+    """
+    from huggingface_hub import HfFileSystem
+
+    root = f"datasets/{repository}/"
     try:
-        paths = sorted(files.glob(f"datasets/{repository}/**/*.parquet"))
+        return sorted(str(path).removeprefix(root) for path in HfFileSystem().glob(f"{root}**/*.parquet"))
     except Exception as error:  # the hub client raises many kinds; each means that the data cannot be read
+        name = DataSpec(kind="hf", name=repository)
         raise DatasetError(f"{name} cannot be read: {one_line(error)}", "check the name and the network") from None
-    of_split = [path for path in paths if Path(str(path)).name.startswith(split)] or paths
-    return ParquetSet(name, [str(path) for path in of_split], partial(files.open, mode="rb"))
+
+
+def files_of_split(files: Sequence[str], split: Split) -> list[str]:
+    """The files of a split, by the names that `datasets` gives: a file or a folder called after the split.
+
+    Files that are not called after any split are training files. Where there are neither test nor validation files,
+    both splits are the same files: see `has_test_files`.
+
+    Raises:
+        DatasetError: there are test files only, and training images are asked for.
+    """
+    if split == "test" and has_test_files(files):
+        named = [[path for path in files if _split_of(path) == part] for part in ("test", "val")]
+        return next(filter(None, named))
+    training = [path for path in files if _split_of(path) not in ("test", "val")]
+    if files and not training:
+        raise DatasetError(f"{files[0]} and {len(files) - 1} more are test files; there are no training files")
+    return training
+
+
+def has_test_files(files: Sequence[str]) -> bool:
+    """Whether any of the files is called after a test or validation split."""
+    return any(_split_of(path) in ("test", "val") for path in files)
+
+
+def _split_of(path: str) -> str:
+    """One of "train", "test" and "val" after the file's name, else that of the nearest folder; "" when none tells."""
+    found = (match[1].lower() for part in reversed(path.split("/")) if (match := _SPLIT_NAME.match(part)))
+    return next(found, "")

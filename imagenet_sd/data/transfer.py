@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from imagenet_sd.core.files import image_files
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ArraySet, ImageSet, ListSet
+from imagenet_sd.data.matfile import read_mat
 
 Metric = Literal["top1", "mean_per_class"]
 Split = Literal["train", "test"]
@@ -83,15 +84,11 @@ def _column(path: Path) -> list[str]:
     return [row[0] for row in _rows(path, 1)]
 
 
-def _mat(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-
-    if not path.is_file():
-        raise FileNotFoundError(2, "missing", str(path))
+def _mat(path: Path) -> dict[str, Any]:
     try:
-        return {key: np.atleast_1d(value) for key, value in loadmat(path, squeeze_me=True).items()}
-    except Exception as error:  # scipy raises many kinds on damaged files; they all mean one thing here
-        raise DatasetError(f"{path}: {' '.join(str(error).split())}") from None
+        return read_mat(path)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from None
 
 
 def _tree(folder: Path, skip: Sequence[str] = ()) -> tuple[list[str], Files]:
@@ -336,7 +333,7 @@ def open_transfer(name: str, root: Path, split: Split) -> ImageSet:
         raise DatasetError(f"{asked}: {error}", error.hint or spec.hint(root)) from None
     except FileNotFoundError as error:
         raise DatasetError(f"{asked}: {error.filename} is missing", spec.hint(root)) from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise DatasetError(f"{asked}: its annotations cannot be read ({reason})", spec.hint(root)) from None
     if isinstance(listing, ArraySet):

@@ -1,6 +1,7 @@
 """Frozen encoders; those of timm are opened here, with their own weights or a checkpoint mapped key by key."""
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, torch.Tensor]:
     Raises:
         EvaluationError: the file is missing, damaged, or does not fit.
     """
-    state = _unwrap(_read(path))
+    state = _unwrap(_read(path), path)
     wanted = module.state_dict()
     fits = {p: sum(p + key in state for key in wanted) for p in _PREFIXES}
     prefix = max(_PREFIXES, key=lambda p: fits[p])
@@ -234,16 +235,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise EvaluationError(
             f"there is no checkpoint {path}", "give the path of a .safetensors or .pth file"
         ) from None
+    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
+        raise EvaluationError(
+            f"{path} cannot be read as weights: it is damaged, or holds more than tensors, such as code",
+            "only tensors are loaded: where you trust the file, save its state_dict as .safetensors",
+        ) from None
     except Exception as error:  # unpicklers and parsers raise many kinds; each means the file is not usable
         raise EvaluationError(
             f"{path} cannot be read as weights: {one_line(error)}", "save it as .safetensors"
         ) from None
 
 
-def _unwrap(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _unwrap(state: Any, path: Path) -> dict[str, torch.Tensor]:
     for _ in range(3):
-        inner = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), None)
-        if inner is None:
-            break
-        state = inner
-    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+        wrappers = _WRAPPERS if isinstance(state, dict) else ()
+        state = next((state[key] for key in wrappers if isinstance(state.get(key), dict)), state)
+    tensors = state.items() if isinstance(state, dict) else ()
+    weights = {key: value for key, value in tensors if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if not weights:
+        raise EvaluationError(
+            f"{path} holds no weights by name, but a {type(state).__name__}",
+            "save the state_dict of the model, best as .safetensors",
+        )
+    return weights

@@ -9,10 +9,11 @@ from imagenet_sd import __version__
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.results import AnyResult, EvaluationResults, PreprocessingRecord, ProbeResult
 from imagenet_sd.core.specs import DataSpec
-from imagenet_sd.data.open import open_images
+from imagenet_sd.data.open import has_test_images, open_images
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
+from imagenet_sd.evaluation.splits import check_apart, hold_out, noted, overlap, whole_note
 from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
 from imagenet_sd.evaluation.suites.gradient import measure_gradient
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
@@ -23,6 +24,9 @@ from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere, tr
 
 _OF_IMAGES = {"invariance": measure_invariance, "readout": measure_readouts, "gradient": measure_gradient}
 """What needs the images and not only their features: by the name of the suite, or `gradient`."""
+
+Features = Callable[[DataSpec, str], Extracted]
+"""Features of one split of a data set."""
 
 
 def evaluate(
@@ -86,36 +90,62 @@ def _record(encoder: Encoder, config: EvalConfig) -> PreprocessingRecord:
 
 
 def _measure(
-    encoders: list[Encoder], data: Mapping[str, DataSpec], features: Callable[[DataSpec, str], Extracted],
-    config: EvalConfig,
-) -> Iterator[AnyResult]:  # fmt: skip
-    """What the suite measures; `features` gives those of one split of a data set."""
+    encoders: list[Encoder], data: Mapping[str, DataSpec], features: Features, config: EvalConfig
+) -> Iterator[AnyResult]:
+    """What the suite measures, with notes on the splits."""
     if config.suite == "imagenet-probe":
-        tests = {name: features(spec, "test") for name, spec in data.items()}
-        name = training_set(data)
-        yield from score_elsewhere(name, features(data[name], "train"), tests, config)
-        return
-    if config.suite == "label-noise":
+        yield from _imagenet_probe(data, features, config)
+    elif config.suite == "label-noise":
         sets = {name: (features(spec, "train"), features(spec, "test")) for name, spec in data.items()}
         names = {name: _image_names(spec, sets[name][1]) for name, spec in data.items()}
-        yield from label_noise(sets, names, config)
-        return
-    for name, spec in data.items():
-        if config.suite == "analysis":
-            splits = analysed_splits(spec, open_images(spec, "test").classes, encoders)
-            yield analyse_dataset(name, [features(spec, split) for split in splits])
-        elif config.suite == "imagenet":
-            if len(encoders) > 1:
-                raise EvaluationError(
-                    "the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer"
-                )
-            yield classify(encoders[0], name, features(spec, "test"))
-        elif config.suite == "fewshot":
-            test, train = features(spec, "test"), features(spec, "train")
-            yield from few_shot(name, train, test, config, spec)
+        for result in label_noise(sets, names, config):
+            yield noted(result, whole_note(data[result.dataset]))
+    else:
+        for name, spec in data.items():
+            yield from _measure_one(encoders, name, spec, features, config)
+
+
+def _measure_one(
+    encoders: list[Encoder], name: str, spec: DataSpec, features: Features, config: EvalConfig
+) -> Iterator[AnyResult]:
+    """One data set of the suites that take each on its own."""
+    if config.suite == "analysis":
+        splits = analysed_splits(spec, open_images(spec, "test").classes, encoders)
+        yield noted(analyse_dataset(name, [features(spec, split) for split in splits]), _own_note(spec))
+    elif config.suite == "imagenet":
+        if len(encoders) > 1:
+            raise EvaluationError("the imagenet suite takes one encoder", "evaluate ensembles with --suite transfer")
+        yield noted(classify(encoders[0], name, features(spec, "test")), _own_note(spec))
+    else:
+        test, note = features(spec, "test"), _own_note(spec)
+        if has_test_images(spec):
+            train = features(spec, "train")
         else:
-            test, train = features(spec, "test"), features(spec, "train")
-            yield probe_dataset(name, train, test, config, spec)
+            train, test, note = hold_out(test, name)
+        note = "; ".join(filter(None, (note, check_apart(train, test, name))))
+        few = config.suite == "fewshot"
+        found = few_shot(name, train, test, config, spec) if few else [probe_dataset(name, train, test, config, spec)]
+        for number, result in enumerate(found):
+            yield noted(result, note, said=number > 0)
+
+
+def _imagenet_probe(data: Mapping[str, DataSpec], features: Features, config: EvalConfig) -> Iterator[AnyResult]:
+    """The probe of the first set on all test sets; images that it was trained on are counted, not refused."""
+    name = training_set(data)
+    tests = {each: features(spec, "test") for each, spec in data.items()}
+    notes = {each: _own_note(spec) for each, spec in data.items()}
+    if has_test_images(data[name]):
+        train = features(data[name], "train")
+    else:
+        train, tests[name], notes[name] = hold_out(tests[name], name)
+    for result in score_elsewhere(name, train, tests, config):
+        shared = overlap(train, tests[result.dataset]) if result.dataset in tests else ""
+        yield noted(result, "; ".join(filter(None, (notes.get(result.dataset, ""), shared))))
+
+
+def _own_note(spec: DataSpec) -> str:
+    """What the reader of the test images says about them."""
+    return whole_note(spec) or getattr(open_images(spec, "test"), "note", "")
 
 
 def _image_names(spec: DataSpec, test: Extracted) -> list[str]:

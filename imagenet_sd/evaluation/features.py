@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL
@@ -17,6 +17,7 @@ import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.types import FeatureSet
@@ -24,15 +25,16 @@ from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.data.preprocess import Preprocessing
 from imagenet_sd.evaluation.analysis import unit
-from imagenet_sd.evaluation.config import EvalConfig, Fusion
+from imagenet_sd.evaluation.config import EvalConfig, EvaluationError, Fusion
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.probes.rows import LARGE
 
 _PART = 2048
 _PART_NAME = "part-{:05d}.safetensors"
 _WHOLE, _WHOLE_LABELS = "features.npy", "labels.safetensors"
-_Stored = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
-"""Features (an array, or a memory map where they are large), labels, unreadable images."""
+_TENSORS = ("features", "labels", "digests")
+_Stored = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
+"""Features (an array, or a memory map where they are large), labels, digests, unreadable images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,7 @@ class Extracted:
         cache_key: names the cache entry.
         from_cache: whether nothing had to be computed.
         concatenations: with how many other encoders' raw features they stand side by side.
+        digests: uint64 [N], a hash of the content of each image: of its file, or of its pixels where those are given.
     """
 
     data: FeatureSet
@@ -54,6 +57,7 @@ class Extracted:
     unreadable: tuple[str, ...]
     cache_key: str
     from_cache: bool
+    digests: np.ndarray
     concatenations: int = 0
 
 
@@ -99,6 +103,10 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
 
     Returns:
         See `Extracted`. Unreadable images are named on standard error and in the result, never dropped in silence.
+
+    Raises:
+        EvaluationError: the encoder does not take images of this size, a feature is not finite (the image is named), or
+            no image can be read.
     """
     preprocessing = encoder.preprocessing(config)
     facts = {
@@ -116,12 +124,19 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     all_cached = True
     if stored is None:
         all_cached = _compute_parts(encoder, images, folder, preprocessing, config)
-        stored = _gather(folder, len(_parts(images)))
-    features, labels, unreadable = stored
+        stored = _gather(folder, images)
+    features, labels, digests, unreadable = stored
     for name in unreadable:
         print(f"warning: {images.name}: {name} cannot be read and is left out", file=sys.stderr)
     data = FeatureSet(features=features, labels=labels)
-    return Extracted(data=data, classes=images.classes, unreadable=unreadable, cache_key=key, from_cache=all_cached)
+    return Extracted(
+        data=data,
+        classes=images.classes,
+        unreadable=unreadable,
+        cache_key=key,
+        from_cache=all_cached,
+        digests=digests,
+    )
 
 
 def _compute_parts(
@@ -132,7 +147,7 @@ def _compute_parts(
     with Progress("images", sum(images.group_sizes)) as progress:
         for number, members in enumerate(_parts(images)):
             path = folder / _PART_NAME.format(number)
-            cached = _read_part(path, "labels") is not None
+            cached = _is_whole(path)
             if not cached:
                 part = _compute(encoder, images, members, preprocessing, config)
                 atomic_write(path, lambda temporary, part=part: _write_part(temporary, part))
@@ -141,22 +156,25 @@ def _compute_parts(
     return all_cached
 
 
-def _gather(folder: Path, count: int) -> _Stored:
+def _gather(folder: Path, images: ImageSet) -> _Stored:
     """The parts as one: in memory, or where they are large in one file, which then replaces them."""
-    paths = [folder / _PART_NAME.format(number) for number in range(count)]
-    parts = [_read_part(path, "labels") or {} for path in paths]
-    labels = np.concatenate([part["labels"] for part in parts])
+    paths = [folder / _PART_NAME.format(number) for number in range(len(_parts(images)))]
+    parts = [_read_part(path, "labels", "digests") or {} for path in paths]
+    labels, digests = (np.concatenate([part[name] for part in parts]) for name in ("labels", "digests"))
+    if not len(labels):
+        total = sum(images.group_sizes)
+        raise EvaluationError(f"{images.name}: none of its {total:,} images can be read", "check the data")
     unreadable = tuple(name for part in parts for name in part["unreadable"])
     shape = len(labels), max(part["dimension"] for part in parts)
     blocks = ((_read_part(path, "features") or {})["features"] for path in paths)
     if 4 * shape[0] * shape[1] <= LARGE:
-        return np.concatenate([block.reshape(-1, shape[1]) for block in blocks]), labels, unreadable
+        return np.concatenate([block.reshape(-1, shape[1]) for block in blocks]), labels, digests, unreadable
     features = write_rows(folder / _WHOLE, blocks, shape)
-    whole = {"labels": labels, "unreadable": unreadable}
+    whole = {"labels": labels, "digests": digests, "unreadable": unreadable}
     atomic_write(folder / _WHOLE_LABELS, lambda temporary: _write_part(temporary, whole))
     for path in paths:
         path.unlink(missing_ok=True)
-    return features, labels, unreadable
+    return features, labels, digests, unreadable
 
 
 def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -188,14 +206,16 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int])
 
 def _read_stored(folder: Path) -> _Stored | None:
     """What `_gather` put into one file; None where there is none, or it is damaged."""
-    part = _read_part(folder / _WHOLE_LABELS, "labels")
+    part = _read_part(folder / _WHOLE_LABELS, "labels", "digests")
     if part is None:
         return None
     try:
         features = np.load(folder / _WHOLE, mmap_mode="r")
     except (OSError, ValueError):
         return None
-    return (features, part["labels"], tuple(part["unreadable"])) if len(features) == len(part["labels"]) else None
+    if len(features) != len(part["labels"]):
+        return None
+    return features, part["labels"], part["digests"], tuple(part["unreadable"])
 
 
 def _key(p: Preprocessing) -> list[Any]:
@@ -225,45 +245,88 @@ def _compute(
     module = encoder.module.to(device)
     mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
     std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
-    features, labels, unreadable, pixels = [], [], [], []
+    features, labels, unreadable, digests, pixels, names = [], [], [], [], [], []
 
     def flush() -> None:
         if pixels:
             batch = torch.from_numpy(np.stack(pixels)).to(device).float() / 255
             with torch.autocast(device.type) if config.amp else nullcontext():
-                features.append(module((batch - mean) / std).float().cpu().numpy())
+                found = _forward(encoder, module, (batch - mean) / std)
+            _check_finite(encoder, images, names, found)
+            features.append(found)
             pixels.clear()
+            names.clear()
 
     for group in groups:
         for record in images.read_group(group):
             try:
-                pixels.append(preprocessing.crop(record.decode()))
+                loaded = record.loaded()
+                pixels.append(preprocessing.crop(loaded.decode()))
             except OSError:
                 unreadable.append(record.image_id)
                 continue
             labels.append(record.label)
+            names.append(record.image_id)
+            digests.append(loaded.digest())
             if len(pixels) == config.batch_size:
                 flush()
     flush()
     width = features[0].shape[1] if features else 0
     joined = np.concatenate(features) if features else np.zeros((0, width), np.float32)
-    return {"features": joined, "labels": np.array(labels, np.int64), "unreadable": unreadable}
+    tensors = {"features": joined, "labels": np.array(labels, np.int64), "digests": np.array(digests, np.uint64)}
+    return tensors | {"unreadable": unreadable}
+
+
+def _forward(encoder: Encoder, module: torch.nn.Module, batch: torch.Tensor) -> np.ndarray:
+    """Features float32 [N, D] of normalised images [N, 3, S, S]; what the model refuses is one line."""
+    try:
+        return module(batch).float().cpu().numpy()
+    except torch.OutOfMemoryError:
+        raise EvaluationError(
+            f"{encoder.name}: no memory for {len(batch)} images of {batch.shape[-1]} pixels", "lower --batch-size"
+        ) from None
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise EvaluationError(
+            f"{encoder.name} does not take images of {batch.shape[-1]} pixels: {one_line(error)}",
+            "give --crop-size the size that it was trained for, or --preprocessing model",
+        ) from None
+
+
+def _check_finite(encoder: Encoder, images: ImageSet, names: list[str], features: np.ndarray) -> None:
+    """Refuse NaN and infinities: a probe would turn them into a number that looks like one."""
+    rows = np.isfinite(features).all(axis=1)
+    if not rows.all():
+        raise EvaluationError(
+            f"{encoder.name} gives features that are not finite, first for {names[int(rows.argmin())]} "
+            f"of {images.name}",
+            "its weights or its training are at fault; with --amp, try without",
+        )
 
 
 def _write_part(path: Path, part: dict[str, Any]) -> None:
-    tensors = {name: part[name] for name in ("features", "labels") if name in part}
+    tensors = {name: part[name] for name in _TENSORS if name in part}
     save_file(tensors, path, {"unreadable": json.dumps(part["unreadable"])})
 
 
-def _read_part(path: Path, tensor: Literal["features", "labels"]) -> dict[str, Any] | None:
-    """One tensor of a part, `unreadable`, and `dimension` of its features; None where it is missing or damaged."""
+def _read_part(path: Path, *tensors: str) -> dict[str, Any] | None:
+    """Some tensors of a part, `unreadable`, and `dimension` of its features.
+
+    None where it is missing, damaged, or of an older version without one of them: it is computed again then.
+    """
     try:
         with safe_open(path, "np") as file:
             names = json.loads((file.metadata() or {})["unreadable"])
             dimension = file.get_slice("features").get_shape()[1] if "features" in file.keys() else 0  # noqa: SIM118
-            return {tensor: file.get_tensor(tensor), "unreadable": names, "dimension": dimension}
+            found = {tensor: file.get_tensor(tensor) for tensor in tensors}
+            return found | {"unreadable": names, "dimension": dimension}
     except (FileNotFoundError, SafetensorError, KeyError, ValueError):
-        return None  # not there, or damaged: it is computed again
+        return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there with all that it should hold, and its features are finite."""
+    part = _read_part(path, *_TENSORS)
+    return part is not None and bool(np.isfinite(part["features"]).all())
 
 
 def concatenate(parts: list[Extracted], fusion: Fusion = "normalised") -> Extracted:
@@ -293,6 +356,7 @@ def concatenate(parts: list[Extracted], fusion: Fusion = "normalised") -> Extrac
         unreadable=first.unreadable,
         cache_key=key,
         from_cache=all(part.from_cache for part in parts),
+        digests=first.digests,
         concatenations=len(parts) - 1 if fusion == "raw" else 0,
     )
 

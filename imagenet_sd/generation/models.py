@@ -110,7 +110,7 @@ def check_pipeline_folder(folder: Path) -> None:
     """Raise ModelError for a folder that is no Stable Diffusion pipeline, by its `model_index.json` alone."""
     try:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise ModelError(f"{folder} is not a diffusers pipeline: it has no readable model_index.json", HINT) from None
     if kind != "StableDiffusionPipeline":
         raise ModelError(

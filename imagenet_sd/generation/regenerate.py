@@ -4,13 +4,15 @@ import io
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.generation.diffusion.generator import encode_jpeg
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.storage.dataset import Dataset
+from imagenet_sd.storage.schema import row_batches
 from imagenet_sd.storage.writer import ROW_GROUP
 
 
@@ -32,9 +34,10 @@ def regenerate_image(dataset: Dataset, image_id: str) -> dict[str, Any]:
         raise DatasetError(f"{image_id} is in {path}, which is not done", "run `imagenet-sd generate` first")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            stored = file.read_row_group(row // ROW_GROUP).slice(row % ROW_GROUP, 1).to_pylist()[0]
+            table = pa.Table.from_batches(row_batches(file, row // ROW_GROUP))
+        stored = table.slice(row % ROW_GROUP, 1).to_pylist()[0]
     except (OSError, ValueError, IndexError) as error:
-        raise DatasetError(f"{path} is unreadable: {' '.join(str(error).split())}", "run `verify --repair`") from None
+        raise DatasetError(f"{path} is unreadable: {one_line(error)}", "run `verify --repair`") from None
     if stored["image_id"] != image_id:
         raise DatasetError(f"{path} holds {stored['image_id']} in the place of {image_id}", "run `verify --repair`")
     request = plan.requests(shard)[row]

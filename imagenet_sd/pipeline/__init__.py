@@ -3,7 +3,7 @@
 from imagenet_sd.pipeline.bench import bench_generate, bench_loader, bench_probe, calibrate
 from imagenet_sd.pipeline.dataset import dry_run, generate, open_dataset, preview, regenerate, status, verify
 from imagenet_sd.pipeline.evaluation import cog, evaluate, extract_features
-from imagenet_sd.pipeline.export import export_dataset, push
+from imagenet_sd.pipeline.export import export_dataset, push, push_run
 from imagenet_sd.pipeline.report import report
 from imagenet_sd.pipeline.training import train
 
@@ -21,6 +21,7 @@ __all__ = [
     "open_dataset",
     "preview",
     "push",
+    "push_run",
     "regenerate",
     "report",
     "status",

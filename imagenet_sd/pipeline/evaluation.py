@@ -61,7 +61,7 @@ def extract_features(
     Args:
         encoder: one encoder, as in `evaluate`.
         data: data spec.
-        split: "train" or "test".
+        split: "train" or "test"; of a set without a test split, the part that `evaluate` trains on or holds out.
         config: crop, preprocessing, batch size and precision; None: the papers' protocol.
         cache: see `evaluate`.
 
@@ -71,15 +71,19 @@ def extract_features(
     Raises:
         ImagenetSDError: no such encoder or data.
     """
-    from imagenet_sd.data.open import open_images
+    from imagenet_sd.data.open import has_test_images, open_images
     from imagenet_sd.evaluation.analysis import unit
     from imagenet_sd.evaluation.features import extract
+    from imagenet_sd.evaluation.splits import hold_out
 
-    config = config or EvalConfig()
-    images = open_images(data, split)
+    config, spec = config or EvalConfig(), DataSpec.parse(data)
+    images = open_images(spec, split)
     opened = _open_encoder(EncoderSpec.parse(encoder), config)
-    extracted = extract(opened, images, _with_trained_crop(config, [opened]), cache or cache_dir() / "features").data
-    return replace(extracted, features=unit(extracted.features).astype("float32"))
+    extracted = extract(opened, images, _with_trained_crop(config, [opened]), cache or cache_dir() / "features")
+    if not has_test_images(spec):
+        train, test, _ = hold_out(extracted, data)
+        extracted = train if split == "train" else test
+    return replace(extracted.data, features=unit(extracted.data.features).astype("float32"))
 
 
 def _with_trained_crop(config: EvalConfig, encoders: "list[Encoder]") -> EvalConfig:

@@ -108,3 +108,48 @@ def push(
     with Progress("images", total, dataset.count_images(upload.there)) as progress:
         upload.run(progress.advance, follow=follow, poll=poll)
     return {"out": str(folder), "repo_id": repo_id, "revision": revision, **upload.summary()}
+
+
+def push_run(
+    run: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    token: str | None = None,
+    attempts: int = 10,
+) -> dict[str, Any]:
+    """Upload the encoder of a finished run with a model card, so that `timm.create_model("hf-hub:REPO_ID")` loads it.
+
+    Args:
+        run: folder of the run.
+        repo_id: "NAMESPACE/NAME" of a model repository; made when it does not exist.
+        private: see `push`.
+        revision: branch.
+        token: see `HubRepo`.
+        attempts: see `push`.
+
+    Returns:
+        `out`, `repo_id`, `revision`, `architecture`, `num_classes` (0: the encoder alone), `files_uploaded`.
+
+    Raises:
+        TrainingError: the run is not finished, or timm cannot build its network by name.
+        HubError: no access, another model is there, or the Hub failed too often.
+    """
+    from imagenet_sd.storage.hub import HubRepo
+    from imagenet_sd.storage.model_card import model_card
+    from imagenet_sd.storage.upload import upload_files
+    from imagenet_sd.training.publish import timm_files
+
+    files, facts = timm_files(run)
+    repo = HubRepo(repo_id, kind="model", revision=revision, token=token, attempts=attempts)
+    repo.open(private=private)
+    uploaded = upload_files(repo, {"README.md": model_card(repo_id, facts).encode(), **files}, "Add the encoder")
+    return {
+        "out": str(run),
+        "repo_id": repo_id,
+        "revision": revision,
+        "architecture": facts["architecture"],
+        "num_classes": len(facts["classes"]),
+        "files_uploaded": len(uploaded),
+    }

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import TemplateError, control_character, one_line
+from imagenet_sd.core.errors import TemplateError, control_character, one_line, printable
 from imagenet_sd.core.files import data_path
+from imagenet_sd.core.typed import parse_yaml
 from imagenet_sd.core.types import PromptTemplate
 
 FIELDS = ("name", "hypernym", "definition", "background")
@@ -28,7 +29,9 @@ def parse_template(text: str) -> list[tuple[str, str | None]]:
     parsed = []
     for literal, field, format_spec, conversion in pieces:
         if field is not None and (field not in FIELDS or format_spec or conversion):
-            raise TemplateError(f"template {text!r}: unknown field {{{field}}}", f"the fields are {', '.join(FIELDS)}")
+            raise TemplateError(
+                f"template {text!r}: unknown field {{{printable(field)}}}", f"the fields are {', '.join(FIELDS)}"
+            )
         parsed.append((literal, field))
     return parsed
 
@@ -63,13 +66,11 @@ def get_template(key: str, templates: Mapping[str, PromptTemplate]) -> PromptTem
 
 
 def _read(path: Path) -> dict[str, PromptTemplate]:
-    import yaml
-
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TemplateError(f"no templates file {path}", "give the path of a YAML file of `key: text` lines") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise TemplateError(f"{path} is not readable as YAML: {one_line(error)}", 'write `key: "text"` lines') from None
     if not isinstance(entries, dict) or not all(isinstance(key, str) for key in entries):
         raise TemplateError(f"{path} must map keys to texts", 'write lines such as  sketch: "a sketch of a {name}"')

@@ -161,6 +161,7 @@ def _encoder(
     """An encoder with the scores of its results files, and `further` ones after them."""
     scores = [Score(suite=document.suite, result=result) for document in documents for result in document.scores]
     kept, remarks = merge(scores + further)
+    remarks += [f"{score.result.dataset}: {score.result.note}" for score in kept if score.result.note]
     inputs.remarks += [f"{name}: {remark}" for remark in remarks]
     return EvaluatedEncoder(
         name=name,

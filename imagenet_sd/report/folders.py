@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AliasPath, Field
 
 from imagenet_sd.core.documents import (
@@ -27,6 +26,7 @@ from imagenet_sd.core.files import data_path
 from imagenet_sd.core.layout import DESCRIPTION
 from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.core.training_facts import training_facts
+from imagenet_sd.core.typed import parse_yaml
 from imagenet_sd.report.encoders import DatasetFolder, RunFolder, Score, wilson
 from imagenet_sd.report.text import TIMES
 from imagenet_sd.storage.dataset import upgrade
@@ -161,8 +161,10 @@ def read_run(path: Path) -> RunFolder:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(read_text(path, _SMALL))
-    except (yaml.YAMLError, RecursionError) as error:
+        value = parse_yaml(read_text(path, _SMALL))
+    except ResultsError:
+        raise
+    except ValueError as error:
         raise ResultsError(f"{path} is not YAML: {clean(str(error))[:200]}", "restore the file") from None
     if not isinstance(value, dict) or not isinstance(value.get("train"), dict):
         raise ResultsError(f"{path} holds no settings of a training run", "give a folder of `imagenet-sd train`")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.files import atomic_write
+from imagenet_sd.data.images import LabelledImage
 from imagenet_sd.report.text import template
-from imagenet_sd.storage.dataset import Dataset
+from imagenet_sd.storage.dataset import REPAIR, Dataset
 
 _THUMBNAIL = 160
 _COLUMNS = ["image", "wnid", "image_id", "prompt", "seed"]
@@ -72,7 +73,10 @@ def choose_images(
         ids = group.column("wnid").to_pylist()
         for number, wnid in enumerate(ids):
             if wnid in open_classes:
-                chosen[wnid].append({name: group.column(name)[number].as_py() for name in _COLUMNS})
+                row = {name: group.column(name)[number].as_py() for name in _COLUMNS}
+                if not isinstance((row["image"] or {}).get("bytes"), bytes):
+                    raise DatasetError(f"{row['image_id']} of {dataset.folder} holds no image", REPAIR)
+                chosen[wnid].append(row)
                 if len(chosen[wnid]) >= images_per_class:
                     open_classes.discard(wnid)
         if not open_classes:
@@ -83,12 +87,19 @@ def choose_images(
 def data_uri(jpeg: bytes) -> str:
     """A JPEG as a `data:` address; large ones are made smaller first."""
     if len(jpeg) > _EMBED_LIMIT:
-        image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+        image = _decoded(jpeg)
         image.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=80)
         jpeg = buffer.getvalue()
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _decoded(jpeg: bytes, name: str = "an image") -> Image.Image:
+    try:
+        return LabelledImage(image_id=name, label=0, data=jpeg).decode()
+    except OSError as error:
+        raise DatasetError(f"{name} cannot be decoded: {one_line(error)}", REPAIR) from None
 
 
 def _write_sheet(dataset: Dataset, chosen: dict[str, list[dict]], sheet: Path, columns: int) -> None:
@@ -107,6 +118,6 @@ def _write_sheet(dataset: Dataset, chosen: dict[str, list[dict]], sheet: Path, c
         name = entry["lemmas"][0].encode("latin-1", "replace").decode("latin-1")
         draw.text((6, top + cell[1] // 2 - 6), name[:24], fill=(20, 20, 20))
         for column, row in enumerate(chosen[entry["wnid"]]):
-            with Image.open(io.BytesIO(row["image"]["bytes"]), formats=["JPEG"]) as image:
-                canvas.paste(image.resize(cell, resample), (label + column * (cell[0] + gap), top))
+            image = _decoded(row["image"]["bytes"], row["image_id"])
+            canvas.paste(image.resize(cell, resample), (label + column * (cell[0] + gap), top))
     atomic_write(sheet, lambda path: canvas.save(path, "PNG"))

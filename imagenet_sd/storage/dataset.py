@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT_VERSION = 2
-_REPAIR = "run `imagenet-sd verify --repair`"
+REPAIR = "run `imagenet-sd verify --repair`"
+"""The hint where a shard is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -139,7 +140,7 @@ class Dataset:
             manifest = ShardManifest(**read_json(path))
             if isinstance(manifest.sha256, str) and isinstance(manifest.num_rows, int):
                 return manifest
-        raise DatasetError(f"{path} is not a manifest", _REPAIR)
+        raise DatasetError(f"{path} is not a manifest", REPAIR)
 
     def owns(self, manifest: ShardManifest, shard: Shard) -> bool:
         """Whether a manifest is that of this shard of this plan."""
@@ -207,13 +208,18 @@ class Dataset:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from imagenet_sd.storage.schema import row_batches
+
         for path in self.finished_files():
             try:
                 with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     for group in range(file.num_row_groups):
-                        yield file.read_row_group(group, columns=columns)
+                        if batches := list(row_batches(file, group, columns)):
+                            yield pa.Table.from_batches(batches)
+            except DatasetError as error:
+                raise DatasetError(f"{path}: {error}", error.hint) from None
             except (pa.ArrowException, OSError) as error:
-                raise DatasetError(f"{path} is damaged: {one_line(error)}", _REPAIR) from None
+                raise DatasetError(f"{path} is damaged: {one_line(error)}", REPAIR) from None
 
 
 def upgrade(document: dict[str, Any]) -> dict[str, Any]:

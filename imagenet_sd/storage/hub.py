@@ -1,4 +1,4 @@
-"""A dataset repository of the Hugging Face Hub as a place for files: list, read, upload, commit.
+"""A repository of the Hugging Face Hub as a place for files: list, read, upload, commit.
 
 Every call goes through one door that tries again after passing trouble and turns what is left into one line without
 secrets. Knows nothing of shards and plans.
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.client import responses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import ImagenetSDError, printable
@@ -69,10 +69,11 @@ def scrub(text: str, *secrets: str | None) -> str:
 
 
 class HubRepo:
-    """A dataset repository on the Hub (or whatever `HF_ENDPOINT` names).
+    """A repository on the Hub (or whatever `HF_ENDPOINT` names).
 
     Args:
         repo_id: "NAMESPACE/NAME".
+        kind: what it holds.
         revision: branch, made from main where it does not exist.
         token: access token; None takes that of HF_TOKEN or `hf auth login`.
         attempts: how often a call is tried at most, at least 1.
@@ -81,7 +82,15 @@ class HubRepo:
         HubError: `repo_id` is malformed.
     """
 
-    def __init__(self, repo_id: str, *, revision: str = "main", token: str | None = None, attempts: int = 10):
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        kind: Literal["dataset", "model"] = "dataset",
+        revision: str = "main",
+        token: str | None = None,
+        attempts: int = 10,
+    ):
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from huggingface_hub import HfApi, get_token
         from huggingface_hub.utils import validate_repo_id
@@ -95,7 +104,7 @@ class HubRepo:
         self.repo_id, self.revision, self.attempts = repo_id, revision, attempts
         self._token = token or get_token()
         self._api = HfApi(token=token, library_name="imagenet-sd", library_version=__version__)
-        self._here: dict[str, Any] = {"repo_id": repo_id, "repo_type": "dataset"}
+        self._here: dict[str, Any] = {"repo_id": repo_id, "repo_type": kind}
         self._branch = {**self._here, "revision": revision}
 
     def open(self, *, private: bool = False) -> None:

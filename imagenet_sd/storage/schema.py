@@ -1,14 +1,21 @@
 """The columns of a shard, and the metadata that makes `datasets` read them as images and class labels."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import ImageRequest
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+ROW_GROUP_LIMIT = 512 << 20
+"""Bytes of the largest row group that is read, uncompressed; ours hold 100 images."""
+_ROWS_LIMIT, _ROWS_AT_ONCE = 1_000_000, 100
 FLAG = "nsfw"
 """A last column, of bool, where images were flagged."""
 
@@ -79,3 +86,40 @@ def to_table(rows: Sequence[Row], wnids: Sequence[str]) -> pa.Table:
     }
     columns |= {name: [getattr(row, name) for row in rows] for name in (*_VALUES, *[FLAG] * flagged)}
     return pa.table(columns, schema=arrow_schema(wnids, flagged=flagged))
+
+
+def row_batches(file: "pq.ParquetFile", group: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a row group, in memory that is bounded however well they are compressed.
+
+    A small file may hold a huge image, or say in a few bytes that one image fills many rows.
+
+    Args:
+        file: the open file.
+        group: number of the row group.
+        columns: names of the columns to read; None for all.
+
+    Yields:
+        Batches of at most 100 rows, together at most `ROW_GROUP_LIMIT` bytes.
+
+    Raises:
+        DatasetError: the row group is larger, or a column is missing.
+        pa.ArrowException: it is damaged.
+    """
+    if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
+        raise DatasetError(f"there is no column {missing[0]!r}", "write the file again with this column")
+    facts = file.metadata.row_group(group)
+    size = max(1, facts.total_byte_size)
+    at_once, read = min(_ROWS_AT_ONCE, max(1, ROW_GROUP_LIMIT // size)), 0
+    if size <= ROW_GROUP_LIMIT and facts.num_rows <= _ROWS_LIMIT:
+        for batch in file.iter_batches(batch_size=at_once, row_groups=[group], columns=columns):
+            read += batch.nbytes
+            if read > ROW_GROUP_LIMIT:
+                break
+            yield batch
+        else:
+            return
+    raise DatasetError(
+        f"row group {group} has {facts.num_rows:,} rows and {max(size, read):,} bytes or more; "
+        f"up to {ROW_GROUP_LIMIT:,} bytes are read",
+        "write the file again with fewer images a row group, or without the image that is so large",
+    )

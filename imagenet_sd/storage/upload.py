@@ -7,7 +7,7 @@ memory: what it holds with the right hash is done, so an upload goes on where th
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -229,6 +229,24 @@ class Upload:
         if operations:
             self.repo.commit(operations, message)
             self.uploaded += [operation.path_in_repo for operation in operations]
+
+
+def upload_files(repo: HubRepo, contents: Mapping[str, bytes], message: str) -> list[str]:
+    """Make a few files in memory part of an opened repository, in one commit; those that are there are left out.
+
+    Returns:
+        The paths that were uploaded.
+
+    Raises:
+        HubError: the repository cannot be read or written.
+    """
+    there = repo.files()
+    todo = [_operation(path, content) for path, content in contents.items() if not holds(there.get(path), content)]
+    for operation in todo:
+        repo.upload(operation)
+    if todo:
+        repo.commit(todo, message)
+    return [operation.path_in_repo for operation in todo]
 
 
 def published_document(document: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.core.types import ImageRequest, Shard
 from imagenet_sd.storage.dataset import Dataset
-from imagenet_sd.storage.schema import FLAG, arrow_schema, planned_columns
+from imagenet_sd.storage.schema import FLAG, arrow_schema, planned_columns, row_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,7 @@ def read_rows(
             if not file.schema_arrow.equals(arrow_schema(dataset.wnids, flagged=FLAG in names)):
                 raise DatasetError(f"columns are {names}, or of another type")
             for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
+                for row in chain.from_iterable(batch.to_pylist() for batch in row_batches(file, group)):
                     if done == len(requests):
                         raise DatasetError(f"more rows than the {done} of the plan")
                     if message := check(row, requests[done]):
@@ -118,9 +119,9 @@ def _check_row(row: dict[str, Any], request: ImageRequest, size: tuple[int, int]
         return f"{FLAG} is {row[FLAG]!r}, neither true nor false"
     try:
         with Image.open(io.BytesIO(row["image"]["bytes"]), formats=["JPEG"]) as image:
-            image.load()
             if image.size != size or image.mode != "RGB":
                 return f"image {request.image_id} is {image.mode} {image.size}, not RGB {size}"
+            image.load()
     except Exception as error:  # Pillow raises many kinds on hostile bytes; each of them is a fault to name
         return f"image {request.image_id} does not decode: {one_line(error)}"
     return ""

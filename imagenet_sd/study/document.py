@@ -40,7 +40,8 @@ def study_cells(planned: list[PlannedCell], planner: Planner, out: Path) -> list
 def describe(name: str, cells: list[StudyCell], planned: list[PlannedCell], command: str) -> dict[str, Any]:
     """The whole document: the cells with the command, the versions and the machine they come from."""
     files = [run / "environment.json" for cell in planned if (run := cell.folder("train"))]
-    devices = {read_json(file).get("device", "") for file in files if file.is_file()} - {"cpu", ""}
+    facts = [read_json(file) for file in files if file.is_file()]
+    devices = {str(each.get("device", "")) for each in facts if isinstance(each, dict)} - {"cpu", ""}
     machine = (f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores", *sorted(devices))
     versions = {"imagenet-sd": __version__, "python": platform.python_version()}
     return StudyResults(

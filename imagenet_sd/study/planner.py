@@ -282,6 +282,8 @@ def _identity(text: str) -> list[Any]:
     """What a data spec stands for: a generated dataset by its fingerprint, anything else by its name."""
     spec = DataSpec.parse(text)
     if spec.kind in ("dataset", "parquet") and layout.holds_dataset(spec.paths[0]):
-        document = read_json(spec.paths[0] / layout.DESCRIPTION)
+        document = read_json(path := spec.paths[0] / layout.DESCRIPTION)
+        if not isinstance(document, dict):
+            raise DatasetError(f"{path} holds no JSON object", "restore the file from a copy")
         return [document.get("fingerprint"), document.get("rounds"), spec.limit, spec.number]
     return [text]

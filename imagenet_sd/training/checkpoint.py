@@ -13,6 +13,9 @@ from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.training.config import TrainingError
 
+COUNTERS = ("epoch", "step", "bad_images")
+"""What a checkpoint counts, each from 0."""
+
 
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
@@ -35,16 +38,19 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
         with safe_open(path, "pt") as file:
             tensors = {_new_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             counters = json.loads((file.metadata() or {})["counters"])
+        if not all(isinstance(counters[name], int) and counters[name] >= 0 for name in COUNTERS):
+            raise ValueError(f"its counters are {counters!r}")
         for name, module in modules.items():
             prefix = f"{name}/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+        state = optimizer.state_dict()
+        moved = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("momentum/")}
+        momenta = {int(number): {"momentum_buffer": value} for number, value in moved.items()}
+        optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{path} cannot be resumed from: {one_line(error)}", "delete it to start the run from scratch"
         ) from None
-    state = optimizer.state_dict()
-    momenta = {int(k.split("/")[1]): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum/")}
-    optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
     return counters
 
 

@@ -8,6 +8,11 @@ from typing import Any, Literal
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.typed import to_mapping
 
+Tracker = Literal[
+    "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "none"
+]
+"""Experiment trackers that accelerate knows; not part of a recipe."""
+
 
 class TrainingError(ImagenetSDError):
     """A training run is asked for something impossible, or went wrong in a known way."""

@@ -160,16 +160,17 @@ class TrainStream(IterableDataset):
         if self.virtual_workers % world_size:
             raise TrainingError(
                 f"{self.virtual_workers} virtual workers cannot be shared by {world_size} processes",
-                f"set virtual_workers to a multiple of {world_size} that divides the batch size {batch}",
+                f"add --set virtual_workers=N, a multiple of {world_size} that divides the batch size {batch}",
             )
         per_process = self.virtual_workers // world_size
         self.own = list(range(rank * per_process, (rank + 1) * per_process))  # virtual workers of this process
         self.rows_each = batch // self.virtual_workers
         self.steps_per_epoch = self.num_images // batch
         if not self.steps_per_epoch:
+            smaller = 1 << (max(1, self.num_images).bit_length() - 1)
             raise TrainingError(
                 f"{images.name} has {self.num_images} images, fewer than a batch of {batch}",
-                "set optimizer.batch_size to a smaller number",
+                f"add --set optimizer.batch_size={smaller}",
             )
         self.crop = MultiCrop(config.crops, config.photometric if config.augmentation == "dino" else None, config.seed)
         self.epoch, self.first_step, self.epochs = 0, 0, 1

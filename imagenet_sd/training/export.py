@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,7 +38,7 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module | None, tuple[str, ...], i
         objective.head.load_state_dict(load_file(run / head_file(objective.classifies)))
     except UnfinishedRun:
         raise
-    except (ImagenetSDError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except (ImagenetSDError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise TrainingError(f"{run} is damaged: {one_line(error)}", "train again") from None
     head = objective.head.eval() if objective.classifies else None
     return encoder.eval(), head, classes, config.val_crop_size

@@ -19,15 +19,16 @@ from torch import nn
 
 from imagenet_sd.core.process import on_sigterm
 from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import head_file, load_checkpoint, save_checkpoint, save_weights
-from imagenet_sd.training.config import TrainConfig, TrainingError
+from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.knn import KnnValidator
-from imagenet_sd.training.model import EncoderWithHead, make_encoder
+from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder
 from imagenet_sd.training.objectives import make_objective
 from imagenet_sd.training.optim import ema_update, make_optimizer, set_learning_rate
-from imagenet_sd.training.runlog import RunLog
+from imagenet_sd.training.runlog import RunLog, check_tracker
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
 
@@ -39,7 +40,11 @@ is then above 1 - 0.05^2 = 0.9975. Runs that learn stay above 0.25."""
 class Trainer:
     """Trains an encoder; takes what `imagenet_sd.pipeline.train` takes, with the data opened.
 
-    `sequential` is for data that is still being generated; see `EpochOrder`.
+    `sequential` is for data that is still being generated; see `EpochOrder`. Making one checks that data and recipe
+    fit, and writes nothing.
+
+    Raises:
+        TrainingError: they do not.
     """
 
     def __init__(
@@ -50,14 +55,18 @@ class Trainer:
         validation: ImageSet | None = None,
         workers: int = 0,
         sequential: bool = False,
+        log_with: Tracker = "tensorboard",
     ):
+        check_tracker(log_with)
         self.config, self.images, self.run, self.workers = config, images, run, workers
-        self.accelerator = Accelerator(mixed_precision=_precision(config))
+        trackers = None if log_with == "none" else log_with
+        self.accelerator = Accelerator(mixed_precision=_precision(config), log_with=trackers, project_dir=run)
         self.device = self.accelerator.device
         set_seed(config.seed)
         world = self.accelerator.num_processes
         self.stream = TrainStream(images, config, self.accelerator.process_index, world, sequential)
         encoder = make_encoder(config.model)
+        check_sizes(encoder, config, validated=validation is not None)
         self.objective = make_objective(encoder, len(images.classes), config)
         self.model = EncoderWithHead(encoder, self.objective.head)
         if config.sync_batchnorm and world > 1 and self.device.type == "cuda":
@@ -70,7 +79,7 @@ class Trainer:
         optimizer = make_optimizer(self.model, config.optimizer, self.objective.constant_rate)
         self.wrapped, self.optimizer = self.accelerator.prepare(prepared, optimizer)
         self.validator = self._make_validator(validation) if validation else None
-        self.log = RunLog(run, active=self.accelerator.is_main_process)
+        self.log = RunLog(run, self.accelerator, log_with)
         self.epoch = self.step = self.bad_images = 0
         self._stop = False
 
@@ -102,6 +111,7 @@ class Trainer:
         checkpoint = self.run / "checkpoint.safetensors"
         if checkpoint.exists():
             self._restore(checkpoint)
+        self.log.start(self.global_step, to_mapping(self.config))
         total = self.config.optimizer.epochs * self.stream.steps_per_epoch
         with (
             on_sigterm(lambda *_: setattr(self, "_stop", True)),

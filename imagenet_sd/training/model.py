@@ -5,7 +5,7 @@ from torch import nn
 
 from imagenet_sd.core.backbones import create_backbone
 from imagenet_sd.core.errors import one_line
-from imagenet_sd.training.config import ModelConfig, TrainingError
+from imagenet_sd.training.config import ModelConfig, TrainConfig, TrainingError
 
 
 def make_encoder(config: ModelConfig) -> nn.Module:
@@ -27,6 +27,29 @@ def make_encoder(config: ModelConfig) -> nn.Module:
             raise TrainingError(f"{config.backbone} has no max pooling to leave out", "set model.small_images=false")
         encoder.maxpool = nn.Identity()
     return encoder
+
+
+@torch.no_grad()
+def check_sizes(encoder: nn.Module, config: TrainConfig, *, validated: bool) -> None:
+    """See that the encoder takes images of the sizes that a run shows it; leaves it in training mode.
+
+    Raises:
+        TrainingError: it does not, such as a ViT that was made for others; the message names the setting.
+    """
+    sizes = {"crops.global_crop_size": config.crops.global_crop_size}
+    sizes |= {"crops.local_crop_size": config.crops.local_crop_size} if config.crops.local_crops_number else {}
+    sizes |= {"val_crop_size": config.val_crop_size} if validated else {}
+    encoder.eval()
+    for name, size in sizes.items():
+        try:
+            encoder(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"{config.model.backbone} does not take images of {size} pixels ({name}): {one_line(error)}",
+                f"set {name}, as with --set {name}=224"
+                + ("; crops.local_crops_number=0 leaves local crops out" * (name == "crops.local_crop_size")),
+            ) from None
+    encoder.train()
 
 
 def num_features(encoder: nn.Module) -> int:

@@ -1,37 +1,78 @@
-"""What a run writes down: metrics as JSON lines and for TensorBoard, and a plot of its curves."""
+"""What a run writes down: metrics as JSON lines and for an experiment tracker, and a plot of its curves."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+
+from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
+from imagenet_sd.training.config import Tracker, TrainingError
+
+
+def check_tracker(name: Tracker) -> None:
+    """See that the package of a tracker is installed.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    if name != "none" and name not in [str(known) for known in get_available_trackers()]:
+        raise TrainingError(f"--log-with {name}: {name} is not installed", f"pip install {name.replace('_', '-')}")
 
 
 class RunLog:
-    """Metrics of one run; `active` on the first process only, the others write nothing."""
+    """Metrics of one run; the first process writes, the others do not.
 
-    def __init__(self, run: Path, active: bool = True):
-        self.active = active
+    Args:
+        run: folder of the run.
+        accelerator: made with `log_with` and the folder of the run as `project_dir`.
+        tracker: its name.
+    """
+
+    def __init__(self, run: Path, accelerator: Accelerator, tracker: Tracker = "none"):
+        self.run, self.accelerator, self.tracker = run, accelerator, tracker
+        self.active = accelerator.is_main_process
         self.path = run / "metrics.jsonl"
-        self._board = None
-        if active:
-            from torch.utils.tensorboard import SummaryWriter
+        self._step = -1
 
-            run.mkdir(parents=True, exist_ok=True)
-            self._board = SummaryWriter(str(run / "tensorboard"))
+    def start(self, step: int, config: dict[str, Any]) -> None:
+        """Open the tracker; TensorBoard forgets what it was told of from `step` on.
+
+        Args:
+            step: the next step.
+            config: the training recipe, nested; trackers other than TensorBoard show it beside the metrics.
+
+        Raises:
+            TrainingError: the tracker does not start.
+        """
+        if self.active:
+            self.run.mkdir(parents=True, exist_ok=True)
+        if self.tracker == "none":
+            return
+        local = self.tracker == "tensorboard"
+        options = {"tensorboard": {"purge_step": step}, "wandb": {"name": self.run.name, "dir": str(self.run)}}
+        try:
+            project = "tensorboard" if local else "imagenet-sd"
+            self.accelerator.init_trackers(project, None if local else _flat(config), options)
+        except Exception as error:  # each tracker raises kinds of its own; none of them is a fault of the run
+            raise TrainingError(
+                f"--log-with {self.tracker} does not start: {one_line(error)}",
+                "log in to it, or leave the option out; the run goes on from where it is",
+            ) from None
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """One optimiser step."""
+        self._step = step
         self._write({"step": step, "loss": loss, "learning_rate": learning_rate})
+        self.accelerator.log({"step/loss": loss, "step/learning_rate": learning_rate}, step=step)
 
     def epoch(self, facts: dict[str, Any]) -> None:
-        """One finished epoch; every number goes to TensorBoard under its name."""
+        """One finished epoch; every number goes to the tracker under its name, at the last step of the epoch."""
         self._write(facts)
-        if self._board is not None:
-            for name, value in facts.items():
-                if isinstance(value, int | float) and name != "epoch":
-                    self._board.add_scalar(name, value, facts["epoch"])
-            self._board.flush()
+        numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        self.accelerator.log(numbers, step=self._step)
 
     def _write(self, facts: dict[str, Any]) -> None:
         if self.active:
@@ -46,14 +87,27 @@ class RunLog:
             atomic_write(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted keys; lists as text, as trackers take them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut off is left out."""
     metrics = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            metrics.append(json.loads(line))
-        except ValueError:
+            facts = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(facts, dict):
+            metrics.append(facts)
     return metrics
 
 

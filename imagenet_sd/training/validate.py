@@ -72,6 +72,11 @@ class Validator:
             if not targets:
                 continue
             logits = model([normalize(to_float(torch.from_numpy(np.stack(pixels)).to(device)))]).float()
+            if not logits.isfinite().all():
+                raise TrainingError(
+                    f"{self.images.name}: the validated weights give scores that are not finite",
+                    "lower optimizer.base_lr, or set optimizer.clip_grad_norm",
+                )
             ranked = (logits + mask).topk(min(5, len(self.common)), dim=1).indices.cpu()
             hits = ranked == torch.tensor(targets)[:, None]
             correct1 += int(hits[:, 0].sum())

@@ -1,12 +1,23 @@
 """Mappings as typed configurations: strict, and every error names its key."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from imagenet_sd.core.errors import ImagenetSDError
-from imagenet_sd.core.typed import SettingsError, from_mapping, located, merge, read_setting, to_mapping
+from imagenet_sd.core.typed import (
+    SettingsError,
+    from_mapping,
+    located,
+    merge,
+    parse_yaml,
+    read_setting,
+    read_yaml,
+    to_mapping,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +72,58 @@ def test_settings_are_read_as_yaml_and_merged():
     keys, value = read_setting("inner.rate=[1, x]")
     merge(mapping, {keys[0]: {keys[1]: value}}, "--set")
     assert mapping == {"inner": {"rate": [1, "x"]}} and read_setting("a=") == (["a"], "")
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a [*a]", "an alias stands inside of what it stands for"),
+        ("&a {b: {c: *a}}", "an alias stands inside of what it stands for"),
+        (BOMB, "more than 100,000 values, with its aliases written out"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ("x" * (1 << 18) + "y", "262,145 characters; up to 262,144 are read"),
+        ("a: !!bool perhaps", "'perhaps'"),
+        ("a: !!timestamp soon", "NoneType"),
+        ("a: 2001-13-45", "month must be in 1..12"),
+        ("a: " + "9" * 5000, "a number of 5,000 digits"),
+        ("a: 0x" + "f" * 5000, "a number of 5,002 digits"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("a: [1", "expected ',' or ']'"),
+    ],
+)
+def test_yaml_that_is_no_file_of_settings_is_one_line(text: str, said: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=re.escape(said)) as plain:
+        parse_yaml(text)
+    assert "\n" not in str(plain.value)
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=r"s\.yaml is not readable as YAML: ") as caught:
+        read_yaml(tmp_path / "s.yaml")
+    assert said in str(caught.value) and caught.value.hint
+
+
+def test_a_number_that_no_float_holds_is_one_line():
+    with pytest.raises(SettingsError, match=r"^rate is 1000"):
+        from_mapping(Inner, {"rate": 10**400})
+
+
+def test_aliases_that_end_are_read():
+    assert parse_yaml("a: &a {b: 1}\nc: [*a, *a]\nd: {<<: *a, e: 2}") == {
+        "a": {"b": 1}, "c": [{"b": 1}, {"b": 1}], "d": {"b": 1, "e": 2},
+    }  # fmt: skip
+    assert parse_yaml("") is None and parse_yaml("# nothing") is None
+
+
+def test_an_alias_of_itself_in_a_study_a_recipe_and_a_run_is_one_line(tmp_path: Path):
+    from imagenet_sd.report.collect import collect
+    from imagenet_sd.study import load_study
+    from imagenet_sd.training.recipes import load_train_config, read_description
+
+    (tmp_path / "recipe.yaml").write_text("train: &a [*a]")
+    path = tmp_path / "recipe.yaml"
+    for read in (load_study, lambda p: load_train_config(str(p)), lambda p: read_description(p.parent),
+                 lambda p: collect([p.parent])):  # fmt: skip
+        with pytest.raises(ImagenetSDError, match="an alias stands inside of what it stands for"):
+            read(path)

@@ -22,7 +22,8 @@ QUICK = EvalConfig(suite="fewshot", seeds=(0, 1), trials=2, shots=(2, 8), episod
 def extracted(x: np.ndarray, y: np.ndarray, key: str = "k", classes: int = 4) -> Extracted:
     names = tuple(f"n{c}" for c in range(classes))
     data = FeatureSet(features=x.astype(np.float32), labels=y)
-    return Extracted(data=data, classes=names, unreadable=(), cache_key=key, from_cache=True)
+    digests = np.arange(len(y), dtype=np.uint64)
+    return Extracted(data=data, classes=names, unreadable=(), cache_key=key, from_cache=True, digests=digests)
 
 
 def clouds(per_class: int, seed: int, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +163,8 @@ def test_cub_pools_both_splits(asked: Any, where: str, split: str):
     x, y = clouds(20, 0)
     train, other = extracted(x, y, "a"), extracted(*clouds(20, 1), "b")
     test = Extracted(data=FeatureSet(features=other.data.features, labels=3 - other.data.labels),
-                     classes=other.classes[::-1], unreadable=(), cache_key="b", from_cache=True)  # fmt: skip
+                     classes=other.classes[::-1], unreadable=(), cache_key="b", from_cache=True,
+                     digests=other.digests)  # fmt: skip
     (result,) = probing.few_shot("d", train, test, config, DataSpec.parse(where))
     assert result.split == split and result.cache_keys == (("a+b",) if split != "test" else ("b",))
     both = probing.pooled(train, test, "d")

@@ -67,6 +67,7 @@ def test_fusion_is_raw_or_normalised():
         Extracted(
             data=FeatureSet(features=rng.normal(size=(5, d)).astype(np.float32), labels=np.arange(5)),
             classes=tuple("abcde"), unreadable=(), cache_key=str(d), from_cache=True,
+            digests=np.arange(5, dtype=np.uint64),
         )
         for d in (3, 4, 2)
     ]  # fmt: skip

@@ -168,7 +168,7 @@ def test_mean_per_class_selects_where_the_protocol_selects_by_it(monkeypatch: py
     y = np.repeat([0, 1], [900, 100])
     x = rng.normal(size=(1000, 2)) + np.where(y == 1, 0.8, 0.0)[:, None]
     data = Extracted(data=FeatureSet(features=x.astype(np.float32), labels=y), classes=("a", "b"), unreadable=(),
-                     cache_key="k", from_cache=True)  # fmt: skip
+                     cache_key="k", from_cache=True, digests=np.arange(len(y), dtype=np.uint64))  # fmt: skip
 
     def two(x, y, classes, rows, trials, seed, settings):
         candidates = [
@@ -191,7 +191,7 @@ def test_mean_per_class_selects_where_the_protocol_selects_by_it(monkeypatch: py
 def test_a_rival_is_named_in_its_result(tried: list[SeaConfig]):
     x, y = problem()
     data = Extracted(data=FeatureSet(features=x.astype(np.float32), labels=y), classes=tuple("abcd"), unreadable=(),
-                     cache_key="k", from_cache=True)  # fmt: skip
+                     cache_key="k", from_cache=True, digests=np.arange(len(y), dtype=np.uint64))  # fmt: skip
     for kind, name in (("sea", "sea"), ("none", "sea-none"), ("me_ada", "sea-me_ada")):
         config = EvalConfig(probe="sea", seeds=(0,), trials=1, sea=SeaSettings(augmentation=kind))  # pyright: ignore[reportArgumentType]
         assert probing.probe_dataset("d", data, data, config).probe == name

@@ -19,7 +19,8 @@ from imagenet_sd.pipeline import evaluate
 
 def extracted(features: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Extracted:
     data = FeatureSet(features=features.astype(np.float32), labels=labels)
-    return Extracted(data=data, classes=classes, unreadable=(), cache_key="k", from_cache=False)
+    digests = np.arange(len(labels), dtype=np.uint64)
+    return Extracted(data=data, classes=classes, unreadable=(), cache_key="k", from_cache=False, digests=digests)
 
 
 def cloud(classes: tuple[str, ...], count: int, seed: int, shift: float = 0.0) -> Extracted:

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from imagenet_sd.core.errors import GenerationMemoryError, PlanError
 from imagenet_sd.generation import batch_size
@@ -106,6 +107,7 @@ def test_a_cpu_takes_the_default_and_a_dry_run_says_auto(tmp_path: Path, cli: Cl
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_is_filled_but_not_to_the_brim(tmp_path: Path):
     """The embedded model is small: the largest size fits; and a size that is found is one that works."""
     config = GenerationConfig(model="embedded", num_inference_steps=5, images_per_class=7, batch_size=0)

@@ -178,7 +178,7 @@ def test_the_cache_skips_the_deep_blocks_and_keeps_the_pictures_close():
 def test_a_cached_step_is_the_shallow_path_over_the_kept_feature():
     unet = new_pipeline().unet
     torch.manual_seed(0)
-    first, second = torch.randn(2, 3, 4, 8, 8).unbind()
+    first, second = torch.randn(2, 3, 12, 8, 8).unbind()
     context = torch.randn(3, 77, 128)
     kept = []
     unet.up_blocks[-2].register_forward_hook(lambda module, args, output: kept.append(output))

@@ -15,7 +15,6 @@ from imagenet_sd.core.progress import duration
 from imagenet_sd.core.results import Accuracies, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ImageSet, LabelledImage
-from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, extract
@@ -25,6 +24,7 @@ from imagenet_sd.evaluation.probes.logreg import LogisticProblem
 from imagenet_sd.evaluation.probes.rows import LARGE
 from imagenet_sd.evaluation.probes.search import PROBES, stratified_split
 from imagenet_sd.evaluation.probes.split import SplitEncoder, Trunk, randomised
+from imagenet_sd.evaluation.splits import check_apart, noted, open_apart
 from imagenet_sd.evaluation.suites.probing import aligned
 
 CONTROLS = ("activations", "random-omega", "random-theta2", "random-theta1", "fine-tuned")
@@ -74,10 +74,11 @@ class _Task:
 
     def __init__(self, encoder: Encoder, name: str, spec: DataSpec, config: EvalConfig, cache: Path):
         self.encoder, self.name, self.config, self.cache = encoder, name, config, cache
-        self.sets = (open_images(spec, "train"), open_images(spec, "test"))
+        *self.sets, note = open_apart(name, spec)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.from_cache = True
         self.train, self.test = (self._extract(encoder, images) for images in self.sets)
+        self.note = "; ".join(filter(None, (note, check_apart(self.train, self.test, name))))
         features, labels, self.num_classes = aligned(self.train, self.test, name)
         self.labels = (self.train.data.labels, labels)
         self.features = (self.train.data.features, features)
@@ -108,8 +109,8 @@ class _Task:
                     self.trainer.train(model, train.features, train.activations, train.labels, seed)
                 logits = predict(model, test.features, test.activations, self.device)
                 scores.setdefault(kind, []).append(score(logits, test.labels, seed))
-        for kind, found in scores.items():
-            yield self._result(kind, found, chosen)
+        for number, (kind, found) in enumerate(scores.items()):
+            yield noted(self._result(kind, found, chosen), self.note, said=number > 0)
 
     def _model(self, kind: str, start: Start, seed: int) -> nn.Module:
         ntk = self.config.ntk

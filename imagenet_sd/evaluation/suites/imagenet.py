@@ -34,6 +34,10 @@ def classify(encoder: Encoder, name: str, test: Extracted) -> ProbeResult:
     columns = [encoder.classes.index(wnid) for wnid in common]
     with torch.inference_mode():
         logits = encoder.head.cpu()(torch.from_numpy(test.data.features[rows])).float().numpy()[:, columns]
+    if not np.isfinite(logits).all():
+        raise EvaluationError(
+            f"{encoder.name}: its classifier gives scores that are not finite for {name}", "train it again"
+        )
     correct = top_k(logits, labels[rows], 1)
     return ProbeResult(
         dataset=name,

@@ -189,6 +189,7 @@ def pooled(train: Extracted, test: Extracted, name: str) -> Extracted:
         unreadable=train.unreadable + test.unreadable,
         cache_key=f"{train.cache_key}+{test.cache_key}",
         from_cache=train.from_cache and test.from_cache,
+        digests=np.concatenate([train.digests, test.digests]),
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from imagenet_sd.core.results import ProbeResult, RegressionResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ImageSet
-from imagenet_sd.data.open import open_images
 from imagenet_sd.data.targets import OWN_TARGETS, Rotated, TargetSet, own_targets
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
@@ -20,6 +19,7 @@ from imagenet_sd.evaluation.features import Extracted, concatenate, extract
 from imagenet_sd.evaluation.metrics import combine, score
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem, lambda_path
 from imagenet_sd.evaluation.probes.ridge import cross_validate_ridge, folds, r_squared
+from imagenet_sd.evaluation.splits import R, check_apart, noted, open_apart
 from imagenet_sd.evaluation.suites.probing import aligned
 
 FOLDS = 5
@@ -47,7 +47,8 @@ def measure_readouts(
     """
     if spec.kind == "targets" and spec.limit:
         raise EvaluationError(f"{spec}: a table of targets has no classes", "leave @per_class out")
-    sets = (open_images(spec, "train"), open_images(spec, "test"))
+    train_images, test_images, note = open_apart(name, spec)
+    sets = (train_images, test_images)
     concatenations = len(encoders) - 1 if config.fusion == "raw" else 0
 
     def features(change: Callable[[ImageSet], ImageSet] = lambda images: images) -> Features:
@@ -61,7 +62,7 @@ def measure_readouts(
         found = features()
         numbers = _readable(sets[0], found[0]), _readable(sets[1], found[1])
         result = _ridge(name, found, numbers, sets[0].target_names, concatenations)
-        return [result], all(each.from_cache for each in found)
+        return [_noted(result, note, found)], all(each.from_cache for each in found)
     results, cached = [], True
     for target in filter(None, (part.strip() for part in config.targets.split(","))):
         if target != "class" and target not in OWN_TARGETS:
@@ -69,11 +70,16 @@ def measure_readouts(
         found = features(Rotated) if target == "rotation" else features()
         cached &= all(each.from_cache for each in found)
         if target == "class":
-            results.append(_logistic(name, found, concatenations))
+            result = _logistic(name, found, concatenations)
         else:
             numbers = own_targets(sets[0], target), own_targets(sets[1], target)
-            results.append(_ridge(f"{name}-{target}", found, numbers, OWN_TARGETS[target], concatenations))
+            result = _ridge(f"{name}-{target}", found, numbers, OWN_TARGETS[target], concatenations)
+        results.append(_noted(result, note, found))
     return results, cached
+
+
+def _noted(result: R, note: str, found: Features) -> R:
+    return noted(result, "; ".join(filter(None, (note, check_apart(*found, result.dataset)))))
 
 
 def _readable(images: TargetSet, found: Extracted) -> np.ndarray:

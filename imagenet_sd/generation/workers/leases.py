@@ -150,7 +150,7 @@ class LeaseBoard:
             try:
                 content = json.loads(path.read_bytes())
                 self._owners[key] = (str(content["machine"]), int(content["pid"]))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
                 return False  # not written yet, or garbled: its age decides
         machine, pid = self._owners[key]
         return machine == _machine() and not _alive(pid)

@@ -172,5 +172,5 @@ def _last_event(path: Path) -> str:
         lines = file.read().splitlines()
     try:
         return str(json.loads(lines[-1])["event"])
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         return ""
