@@ -89,8 +89,7 @@ class ParquetSet:
                 f"image {name!r} has label {label}, and there are {len(self.classes)} classes",
                 "leave out images without a label; labels are positions in the names of the class-label feature",
             )
-        prompt = str(row.get("prompt") or "")
-        return LabelledImage(image_id=name, label=label, data=image["bytes"], prompt=prompt)
+        return LabelledImage(image_id=name, label=label, data=image["bytes"], prompt=str(row.get("prompt") or ""))
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": None}
