@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather, reduce, set_seed
 from torch import nn
 
@@ -60,6 +61,7 @@ class Trainer:
         check_tracker(log_with)
         self.config, self.images, self.run, self.workers = config, images, run, workers
         trackers = None if log_with == "none" else log_with
+        AcceleratorState._reset_state()  # a study may train one run after another, each with a precision of its own
         self.accelerator = Accelerator(mixed_precision=_precision(config), log_with=trackers, project_dir=run)
         self.device = self.accelerator.device
         set_seed(config.seed)

@@ -25,7 +25,9 @@ def paint(path: Path, mode: str = "RGB") -> None:
     """A small real image file, whose pixels depend on its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (9, 12) if mode == "L" else (9, 12, 3)
-    pixels = np.random.default_rng(sum(map(ord, path.name))).integers(0, 256, shape, dtype=np.uint8)
+    pixels = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode())).integers(
+        0, 256, shape, dtype=np.uint8
+    )
     Image.fromarray(pixels).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
 
 
