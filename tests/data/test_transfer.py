@@ -22,10 +22,11 @@ WNIDS = tuple(spec.wnid for spec in load_classes("imagenet-1k"))
 
 
 def paint(path: Path, mode: str = "RGB") -> None:
-    """A small real image file, whose pixels depend on its name."""
+    """A small real image file, whose pixels depend on its name and folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (9, 12) if mode == "L" else (9, 12, 3)
-    pixels = np.random.default_rng(list(f"{path.parent.name}/{path.name}".encode())).integers(
+    seed = list(f"{path.parent.name}/{path.name}".encode())
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
         0, 256, shape, dtype=np.uint8
     )
     Image.fromarray(pixels).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
