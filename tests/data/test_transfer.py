@@ -27,8 +27,6 @@ def paint(path: Path, mode: str = "RGB") -> None:
     shape = (9, 12) if mode == "L" else (9, 12, 3)
     seed = list(f"{path.parent.name}/{path.name}".encode())
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-        0, 256, shape, dtype=np.uint8
-    )
     Image.fromarray(pixels).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
 
 
