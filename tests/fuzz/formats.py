@@ -294,7 +294,7 @@ def mutate_pth(data: bytes, rng: random.Random) -> bytes:
 
 def read_features(folder: Path) -> None:
     """A part of the cache: whole, or None."""
-    part = _read_part(folder / "part.safetensors")
+    part = _read_part(folder / "part.safetensors", "features", "labels", "digests")
     assert part is None or len(part["features"]) == len(part["labels"]) == len(part["digests"])
 
 
