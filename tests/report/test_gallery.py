@@ -75,7 +75,7 @@ def test_a_hostile_class_name_is_text(own_classes: Path, tmp_path: Path, cli: Cl
     )
     done = cli(*arguments, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "can generate digits only" in done.stderr
+    assert "knows the classes of photos-10 and digits-10 only" in done.stderr
     assert cli("preview", out).returncode == 0
     page, trouble = open_page(browser, out / "gallery.html")
     assert page.locator("h2").all_inner_texts() == ["red widget a1", "<script>alert(1)</script> b2"]

@@ -28,8 +28,9 @@ def test_it_opens_without_error_or_network_and_shows_its_pictures(page_file: Pat
     widths = page.evaluate("[...document.images].map(i => i.naturalWidth)")
     assert len(widths) == 10 * 2 + 2 * 10 * 2 and set(widths) == {32}  # a contact sheet, two lists of worst classes
     boxes = page.evaluate("[...document.querySelectorAll('.panel svg')].map(s => s.getBoundingClientRect().height)")
-    assert len(boxes) == 14 and min(boxes) > 150
-    assert page.locator(".missing").count() == 0
+    assert len(boxes) == 15 and min(boxes) > 150
+    (told,) = page.locator(".missing").all_inner_texts()  # the sample has no levels of CoG and no invariances
+    assert all("ImageNet-CoG" in line or "nvarian" in line for line in told.splitlines()[1:]), told
     assert trouble == []
 
 
