@@ -31,6 +31,7 @@ def test_it_opens_without_error_or_network_and_shows_its_pictures(page_file: Pat
     assert len(boxes) == 15 and min(boxes) > 150
     (told,) = page.locator(".missing").all_inner_texts()  # the sample has no levels of CoG and no invariances
     assert all("ImageNet-CoG" in line or "nvarian" in line for line in told.splitlines()[1:]), told
+    assert told.startswith("4 figures without data")
     assert trouble == []
 
 
