@@ -36,19 +36,20 @@ class GenerationConfig:
     hypernym_lemmas: HypernymLemmas = "first"
     """Lemmas of each direct hypernym that the prompt names: the first, or all."""
     model: str = DEFAULT_MODEL
-    """Hub id or local folder of a diffusers Stable Diffusion pipeline, or `embedded`."""
+    """Hub id or local folder of a text-to-image pipeline of diffusers, or `embedded`."""
     revision: str = ""
     """Commit of the hub repository; default the newest, which the plan then pins."""
-    guidance_scale: float = 7.5
-    """Classifier-free guidance scale, 1 to 100; 1 is no guidance."""
-    num_inference_steps: int = 50
-    """Diffusion steps, at least 1."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance scale, 1 to 100; 1 is no guidance; default that of the pipeline (Stable Diffusion 1 and
+    2: 7.5)."""
+    num_inference_steps: int | None = None
+    """Diffusion steps, at least 1; default that of the pipeline (Stable Diffusion 1 and 2: 50)."""
     negative_prompt: str = ""
     """Text that guidance moves away from."""
     width: int = 0
-    """Width of the images in pixels, a multiple of 8; default 512 (embedded: 32)."""
+    """Width of the images in pixels, a multiple of 8; default 512 (embedded: 32; other pipelines: their own)."""
     height: int = 0
-    """Height of the images in pixels, a multiple of 8; default 384 (embedded: 32)."""
+    """Height of the images in pixels, a multiple of 8; default 384 (embedded: 32; other pipelines: their own)."""
     seed: int = 0
     """Dataset seed, 0 to 2**63 - 1: the initial noise of every image, and its background."""
     images_per_class: int = 0
@@ -83,9 +84,10 @@ class GenerationConfig:
                 raise PlanError(message, hint)
 
         for name in ("num_inference_steps", "shard_size"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", f"give a {name} of at least 1")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} is {value}", f"give a {name} of at least 1")
         require(
-            1 <= self.guidance_scale <= 100,
+            self.guidance_scale is None or 1 <= self.guidance_scale <= 100,
             f"guidance_scale is {self.guidance_scale}",
             "give a scale from 1 (no guidance) to 100; the papers use 2 and 7.5",
         )
@@ -125,7 +127,7 @@ class GenerationConfig:
             "give START below END, or --guidance-scale 1 for no guidance at all",
         )
         require(
-            self.guidance_scale > 1 or (start, end) == (0, 1),
+            self.guidance_scale != 1 or (start, end) == (0, 1),
             "guidance_interval and guidance_scale 1 contradict each other",
             "leave out --guidance-interval: without guidance there is nothing to limit",
         )
@@ -147,9 +149,22 @@ class GenerationConfig:
         return self.classes or ("digits-10" if self.embedded else "imagenet-100")
 
     @property
+    def scale(self) -> float:
+        """The guidance scale of a configuration whose defaults are filled in (`models.resolve`)."""
+        assert self.guidance_scale is not None
+        return self.guidance_scale
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of a configuration whose defaults are filled in (`models.resolve`)."""
+        assert self.num_inference_steps is not None
+        return self.num_inference_steps
+
+    @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels with the defaults filled in."""
-        return (self.width, self.height) if self.width else ((32, 32) if self.embedded else (512, 384))
+        """(width, height) in pixels of a configuration whose defaults are filled in (`models.resolve`)."""
+        assert self.width
+        return self.width, self.height
 
     @property
     def base_count(self) -> int:

@@ -10,17 +10,20 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import ModelError, PlanError, one_line
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION, PipelineKind, find_kind
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded_model"
 HINT = "check the name and the network, or give `--model embedded`, or the path of a local diffusers folder"
-_FILES = ("*.json", "*.txt", "*.safetensors")
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+_CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/tokenizer.json", "*/vocab.json", "*/merges.txt")
 _HUB_SECONDS = 12
 
 
@@ -60,6 +63,7 @@ def identify(config: GenerationConfig) -> ModelIdentity:
     commit, files = _ask_hub(config.model, config.revision)
     if config.flag_nsfw:
         require_checker(config.model, files)
+    _fetch_configs(config.model, commit)
     return ModelIdentity(model_id=config.model, revision=commit)
 
 
@@ -106,25 +110,99 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check_pipeline_folder(folder: Path) -> None:
-    """Raise ModelError for a folder that is no Stable Diffusion pipeline, by its `model_index.json` alone."""
+def check_pipeline_folder(folder: Path) -> PipelineKind:
+    """The kind of a diffusers folder, by its `model_index.json` alone.
+
+    Raises:
+        ModelError: it is no pipeline, or none that turns texts into images.
+    """
     try:
         kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError, RecursionError):
         raise ModelError(f"{folder} is not a diffusers pipeline: it has no readable model_index.json", HINT) from None
-    if kind != "StableDiffusionPipeline":
-        raise ModelError(
-            f"{folder} holds a {kind}, not a StableDiffusionPipeline",
-            "use a model of the Stable Diffusion 1.x/2.x kind",
-        )
+    return find_kind(str(kind))
 
 
-def scheduler_config(config: GenerationConfig) -> dict[str, Any]:
-    """The `scheduler_config.json` of a local model; {} for a model of the hub, whose files may not be here yet."""
-    if (folder := _local_folder(config)) is None:
-        return {}
-    with suppress(OSError, ValueError):
-        content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+def model_kind(config: GenerationConfig, revision: str = "") -> PipelineKind:
+    """What kind of pipeline `config.model` is, with what its configuration tells; never asks the network.
+
+    Args:
+        config: names the model.
+        revision: commit of a model of the hub, whose files may be in its cache; without them it is taken for Stable
+            Diffusion.
+    """
+    folder = config_folder(config, revision)
+    if folder is None:
+        return STABLE_DIFFUSION
+    return kind_of_folder(folder, config.model)
+
+
+def kind_of_folder(folder: Path, name: str) -> PipelineKind:
+    """The kind of a pipeline's folder with what its configuration says more.
+
+    Args:
+        folder: in the layout of diffusers.
+        name: the model as the user gave it.
+
+    Raises:
+        ModelError: see `check_pipeline_folder`.
+    """
+    return check_pipeline_folder(folder).of(partial(_read_config, folder), name)
+
+
+def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
+    """The configuration with the defaults of its model filled in: guidance scale, steps and size.
+
+    Args:
+        config: as the user gave it; a resolved one comes back as it is.
+        revision: see `model_kind`.
+
+    Raises:
+        PlanError: a setting that the model cannot honour, such as a guidance scale for one that was distilled without.
+    """
+    kind = model_kind(config, revision)
+    width, height = (config.width, config.height) if config.width else (32, 32) if config.embedded else kind.size
+    filled = replace(
+        config,
+        guidance_scale=kind.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        num_inference_steps=config.num_inference_steps or kind.steps,
+        width=width,
+        height=height,
+    )
+    kind.check(config.model, filled.scale, filled.negative_prompt)
+    if kind.pipeline != STABLE_DIFFUSION.pipeline:
+        for name, default in (("guidance_interval", (0.0, 1.0)), ("cache_interval", 1)):
+            if getattr(config, name) != default:
+                raise PlanError(
+                    f"{name} is for Stable Diffusion 1 and 2, and {config.model} is a {kind.pipeline}",
+                    f"leave out --{name.replace('_', '-')}",
+                )
+    return filled
+
+
+def scheduler_config(config: GenerationConfig, revision: str = "") -> dict[str, Any]:
+    """The `scheduler_config.json` of a model; {} for a model of the hub whose files are not here yet."""
+    folder = config_folder(config, revision)
+    return _read_config(folder, "scheduler") if folder is not None else {}
+
+
+def config_folder(config: GenerationConfig, revision: str = "") -> Path | None:
+    """The folder with a model's configuration files; None for a model of the hub that has none in the cache."""
+    if (folder := _local_folder(config)) is not None:
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    with suppress(ValueError):  # not the name of a repository
+        found = try_to_load_from_cache(config.model, "model_index.json", revision=revision or config.revision or None)
+        return Path(found).parent if isinstance(found, str) else None
+    return None
+
+
+def _read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part of a pipeline's folder; {} where there is none that can be read."""
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / part / name).read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -164,3 +242,11 @@ def _ask_hub(repository: str, revision: str) -> tuple[str, set[str]]:
                 f"({one_line(error) or 'no answer'})",
                 HINT,
             ) from None
+
+
+def _fetch_configs(repository: str, commit: str) -> None:
+    """Have the small files that tell a model's kind in the hub's cache; what fails here fails again with the weights."""
+    from huggingface_hub import snapshot_download
+
+    with suppress(Exception):
+        snapshot_download(repository, revision=commit, allow_patterns=list(_CONFIGS))

@@ -12,14 +12,20 @@ from imagenet_sd.core.types import ClassSpec, GenerationPlan
 from imagenet_sd.generation.config import JPEG, GenerationConfig
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
 from imagenet_sd.generation.diffusion.schedulers import check_steps
-from imagenet_sd.generation.models import ModelIdentity, checker_identity, scheduler_config
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.models import ModelIdentity, checker_identity, model_kind, resolve, scheduler_config
 from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes
 from imagenet_sd.prompts.templates import get_template, load_templates
 from imagenet_sd.storage.dataset import FORMAT_VERSION, build_plan, fingerprint
 
 # Settings that a dataset.json names only where they differ from these, so that older datasets keep their fingerprints.
-_OPTIONAL: dict[str, Any] = {**json.loads(json.dumps(SAMPLING_DEFAULTS)), "nsfw_checker": None, "backgrounds": []}
+_OPTIONAL: dict[str, Any] = {
+    **json.loads(json.dumps(SAMPLING_DEFAULTS)),
+    "nsfw_checker": None,
+    "backgrounds": [],
+    "pipeline": STABLE_DIFFUSION.pipeline,
+}
 
 
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
@@ -30,10 +36,11 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     """
     if not config.batch_size:
         raise PlanError("batch_size is auto, which only `generate` can find", "give a number, such as 16")
+    config, kind = resolve(config, model.revision), model_kind(config, model.revision)
     classes = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
     PromptBuilder(template).check_fields(classes)
-    check_steps(scheduler_config(config), config.scheduler, config.num_inference_steps)
+    check_steps(scheduler_config(config, model.revision), config.scheduler, config.steps)
     counts = _counts(config, classes)
     width, height = config.size
     settings = {
@@ -42,8 +49,8 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "template": template.text,
         "hypernym_lemmas": config.hypernym_lemmas,
         **asdict(model),
-        "guidance_scale": float(config.guidance_scale),
-        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": float(config.scale),
+        "num_inference_steps": config.steps,
         "negative_prompt": config.negative_prompt,
         "width": width,
         "height": height,
@@ -54,6 +61,8 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "image": JPEG,
         **config.sampling_options.recorded(),
     }
+    if kind.pipeline != STABLE_DIFFUSION.pipeline:
+        settings["pipeline"] = kind.pipeline
     if template.backgrounds:
         settings["backgrounds"] = template.backgrounds
     if checker := checker_identity(config, model):
@@ -89,9 +98,9 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def default_folder(config: GenerationConfig) -> str:
-    """Name of the output folder after the settings: class list, prompt, scale, seed."""
+    """Name of the output folder after the settings of a resolved configuration: class list, prompt, scale, seed."""
     name = class_list_name(config.class_list)
-    return f"{name}-sd_{config.prompt}_scale{config.guidance_scale:g}_seed{config.seed}"
+    return f"{name}-sd_{config.prompt}_scale{config.scale:g}_seed{config.seed}"
 
 
 def estimate_bytes(plan: GenerationPlan, width: int, height: int) -> int:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError, one_line
-from imagenet_sd.generation.diffusion.generator import encode_jpeg
+from imagenet_sd.generation.diffusion.batches import encode_jpeg
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import row_batches

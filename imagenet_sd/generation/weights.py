@@ -9,7 +9,6 @@ from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import EMBEDDED
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, HINT, ModelIdentity, check_pipeline_folder, folder_hash
 
-_PARTS = ("text_encoder", "unet", "vae")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,8 +51,8 @@ def download_patterns(flag_nsfw: bool) -> tuple[list[str], list[str]]:
 
     Neither single-file checkpoints, weights of another precision, nor a safety checker that is not used.
     """
-    weights = [f"{part}/*.safetensors" for part in _parts(flag_nsfw)]
-    return ["*.json", "*.txt", *weights], ["*.fp16.*", "*.non_ema.*"]
+    unused = [] if flag_nsfw else ["safety_checker/*.safetensors"]
+    return ["*.json", "*.txt", "*.model", "*/*.safetensors"], ["*.fp16.*", "*.non_ema.*", *unused]
 
 
 def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:
@@ -65,8 +64,9 @@ def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:
     Raises:
         ModelError: a file is truncated, changed or missing.
     """
-    for part in _parts(flag_nsfw):
-        for path in sorted((folder / part).glob("*.safetensors")):
+    for path in sorted(folder.glob("*/*.safetensors")):
+        part = path.parent.name
+        if part != "safety_checker" or flag_nsfw:
             blob = path.parent / os.readlink(path) if path.is_symlink() else path
             if not _SHA256.fullmatch(blob.name):
                 continue
@@ -77,7 +77,3 @@ def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:
                     f"the hub says {blob.name[:12]}",
                     f"delete {blob.resolve()} and run the command again: it is downloaded again",
                 )
-
-
-def _parts(flag_nsfw: bool) -> tuple[str, ...]:
-    return (*_PARTS, "safety_checker") if flag_nsfw else _PARTS

@@ -14,11 +14,14 @@ from imagenet_sd import __version__
 from imagenet_sd.core.errors import DatasetError
 from imagenet_sd.core.types import ShardManifest
 from imagenet_sd.generation.config import JPEG
+from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
+from imagenet_sd.generation.diffusion.batches import BatchGenerator
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
-from imagenet_sd.generation.models import ModelIdentity
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.models import ModelIdentity, kind_of_folder
 from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import Row, planned_columns
@@ -30,7 +33,7 @@ class Worker:
     """Generates shards of a dataset with one generator on one device."""
 
     dataset: Dataset
-    generator: ImageGenerator
+    generator: BatchGenerator
 
     def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda images_done: None) -> ShardManifest:
         """Generate shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
@@ -62,8 +65,8 @@ class Worker:
         return write_shard(self.dataset, shard, rows, facts)
 
 
-def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -> Worker:
-    """Load the model that the dataset's settings name onto this process's device, for a generator of the given class.
+def make_worker(dataset: Dataset) -> Worker:
+    """Load the model that the dataset's settings name onto this process's device.
 
     On a CPU the process uses one thread: bits then do not depend on the number of cores, and as many workers as cores
     run at the same time without slowing each other down.
@@ -83,18 +86,19 @@ def make_worker(dataset: Dataset, kind: type[ImageGenerator] = ImageGenerator) -
     device = pick_device()
     if device.type == "cpu":
         set_up_cpu_worker()
-    pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device)
+    kind = kind_of_folder(folder, dataset.document["model_source"])
+    pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device, kind)
     names = ("guidance_scale", "num_inference_steps", "negative_prompt", "width", "height", "batch_size")
-    generator = kind(
-        pipeline,
-        **{name: settings[name] for name in names},
-        options=SamplingOptions.from_settings(settings),
-        checker=SafetyChecker.load(folder, device) if flag_nsfw else None,
-    )
+    values = {name: settings[name] for name in names} | {
+        "options": SamplingOptions.from_settings(settings),
+        "checker": SafetyChecker.load(folder, device) if flag_nsfw else None,
+    }
+    own_loop = kind.pipeline == STABLE_DIFFUSION.pipeline
+    generator = ImageGenerator(pipeline, **values) if own_loop else PipelineGenerator(pipeline, kind, **values)
     return Worker(dataset=dataset, generator=generator)
 
 
-def generator_facts(generator: ImageGenerator) -> dict[str, object]:
+def generator_facts(generator: BatchGenerator) -> dict[str, object]:
     """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions."""
     device = generator.device
     extras = {"xformers": version("xformers")} if generator.options.attention == "xformers" else {}

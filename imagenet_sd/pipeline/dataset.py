@@ -17,7 +17,7 @@ from imagenet_sd.core.types import PromptTemplate
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_warning
 from imagenet_sd.generation.estimate import estimate_time
-from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, scheduler_config
+from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, resolve, scheduler_config
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
 from imagenet_sd.storage.dataset import Dataset
 
@@ -55,7 +55,7 @@ def generate(
     """
     if engine not in ("local", "ray"):
         raise PlanError(f"--engine is {engine!r}", "give local or ray")
-    dataset = _plan_dataset(out or Path(default_folder(config)), config)
+    dataset, config = _plan_dataset(out, config)
     dataset.write_description()
     plan, todo = dataset.plan, dataset.unfinished()
     if todo:
@@ -155,9 +155,12 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     """
     from imagenet_sd.prompts.lint import lint
 
-    folder, auto = out or Path(default_folder(config)), not config.batch_size
-    config = replace(config, batch_size=config.batch_size or 16)  # the plan is the same but for its fingerprint
-    plan, document = make_plan(config, offline_identity(config))
+    model, auto = offline_identity(config), not config.batch_size
+    config = replace(
+        resolve(config), batch_size=config.batch_size or 16
+    )  # the plan is the same but for its fingerprint
+    folder = out or Path(default_folder(config))
+    plan, document = make_plan(config, model)
     settings = document["settings"] | ({"batch_size": "auto"} if auto else {})
     scheduler = scheduler_class(scheduler_config(config), config.scheduler)
     linted = lint(plan.classes, PromptTemplate.recorded(settings))
@@ -180,8 +183,7 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
 
 def _warnings(config: GenerationConfig, folder: Path, num_bytes: int) -> list[str]:
     """What will go wrong with a plan that is possible: too few steps, too little space."""
-    steps, scale = config.num_inference_steps, config.guidance_scale
-    warnings = [steps_warning(scheduler_config(config), config.scheduler, steps, scale)]
+    warnings = [steps_warning(scheduler_config(config), config.scheduler, config.steps, config.scale)]
     if num_bytes > (free := free_bytes(folder)):
         warnings.append(f"the images need about {size(num_bytes)}, and {size(free)} are free at {folder}")
     return [warning for warning in warnings if warning]
@@ -258,22 +260,26 @@ def preview(folder: Path, page: Path | None = None, *, images_per_class: int = 1
     return {"page": str(page), "contact_sheet": str(sheet), "images": count}
 
 
-def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
-    """The dataset of this run, which must be the one in the folder, if there is one; it may have grown."""
+def _plan_dataset(out: Path | None, config: GenerationConfig) -> tuple[Dataset, GenerationConfig]:
+    """The dataset of this run, which must be the one in the folder, if there is one; it may have grown.
+
+    Returns:
+        The dataset, and the configuration with the defaults of its model filled in.
+    """
+    model = _pinned(out or Path(default_folder(resolve(config))), config) or identify(config)
+    config = resolve(config, model.revision)
+    folder = out or Path(default_folder(config))
     if not (folder / layout.DESCRIPTION).exists():
         if (folder / layout.DATA).exists():
             raise PlanError(
                 f"{folder} has a data folder but no dataset.json", "restore dataset.json, or name another folder"
             )
         if not config.batch_size:
-            return _begin_with_batch_size(folder, config)
-        return Dataset.from_document(folder, make_plan(config, identify(config))[1])
+            return _begin_with_batch_size(folder, config, model), config
+        return Dataset.from_document(folder, make_plan(config, model)[1]), config
     existing = Dataset.open(folder)
     config = replace(config, batch_size=config.batch_size or existing.plan.batch_size)
-    recorded = ModelIdentity.recorded(existing.settings)
-    pinned = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
-    # A pinned model: no need to ask the hub again what the newest commit is.
-    plan, document = make_plan(config, recorded if pinned else identify(config))
+    plan, document = make_plan(config, model)
     if different := difference(existing.document, document):
         raise PlanError(
             f"{folder} holds another dataset: {'; '.join(different)}",
@@ -284,21 +290,29 @@ def _plan_dataset(folder: Path, config: GenerationConfig) -> Dataset:
         note(f"note: {folder} holds {there} already; nothing is removed for a --multiple of {asked}, all are completed")
     document["rounds"] = max(plan.rounds, existing.plan.rounds)
     document["made_with"] = existing.document["made_with"]
-    return Dataset.from_document(folder, document)
+    return Dataset.from_document(folder, document), config
 
 
-def _begin_with_batch_size(folder: Path, config: GenerationConfig) -> Dataset:
+def _pinned(folder: Path, config: GenerationConfig) -> ModelIdentity | None:
+    """The model of a dataset that is there already, if its commit is known: no need to ask the hub for the newest."""
+    if not (folder / layout.DESCRIPTION).exists():
+        return None
+    recorded = ModelIdentity.recorded(Dataset.open(folder).settings)
+    same = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
+    return recorded if same else None
+
+
+def _begin_with_batch_size(folder: Path, config: GenerationConfig, model: ModelIdentity) -> Dataset:
     """Find the largest batch that fits this device, and begin the dataset with it; or join who was faster."""
     from imagenet_sd.generation.batch_size import find_batch_size
 
-    model = identify(config)
     trial = make_plan(replace(config, batch_size=1, compile=False), model)[1]  # compiling takes minutes for each size
     with tempfile.TemporaryDirectory() as empty:
         size, device = find_batch_size(Dataset.from_document(Path(empty), trial))
     config = replace(config, batch_size=size)
     dataset = Dataset.from_document(folder, make_plan(config, model)[1])
     if not dataset.begin():
-        return _plan_dataset(folder, replace(config, batch_size=0))
+        return _plan_dataset(folder, replace(config, batch_size=0))[0]
     note(
         f"note: batches of {counted(size, 'image')}, found on {device} and recorded in the plan. A GPU with less "
         "memory that joins later stops with an error and gives its shard back; it never takes another batch size"

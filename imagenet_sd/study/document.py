@@ -98,8 +98,8 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
         factors |= {
             "data": "both" if train.also else "synthetic",
             "prompt": generate.prompt,
-            "guidance_scale": float(generate.guidance_scale),
-            "num_inference_steps": generate.num_inference_steps,
+            "guidance_scale": float(generate.scale),
+            "num_inference_steps": generate.steps,
             "multiple": float(generate.multiple),
         }
     else:

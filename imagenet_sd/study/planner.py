@@ -20,7 +20,7 @@ from imagenet_sd.core.typed import located
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.evaluation.config import recorded as evaluation_recorded
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import offline_identity
+from imagenet_sd.generation.models import offline_identity, resolve
 from imagenet_sd.generation.plan import ModelIdentity, make_plan
 from imagenet_sd.pipeline import open_dataset
 from imagenet_sd.prompts.classes import class_list_name
@@ -121,11 +121,14 @@ class Planner:
     """
 
     def __init__(self, cells: list[GridCell], out: Path, path: str, forgiving: bool = False):
-        self.cells, self.out, self.path, self.forgiving = cells, out, path, forgiving
+        self.cells = [self._resolved(cell, path) for cell in cells]
+        self.out, self.path, self.forgiving = out, path, forgiving
         self._plans: dict[GenerationConfig, tuple[GenerationPlan, str]] = {}
         self._models: dict[tuple[str, str], ModelIdentity] = {}
         self._rounds: dict[str, int] = {}
-        for cell in cells:  # the largest multiple of a dataset is generated once; smaller ones are its first rounds
+        for (
+            cell
+        ) in self.cells:  # the largest multiple of a dataset is generated once; smaller ones are its first rounds
             if is_generated(cell.study):
                 plan, _ = self._plan(cell.study.generate)
                 self._rounds[plan.fingerprint] = max(plan.rounds, self._rounds.get(plan.fingerprint, 0))
@@ -145,6 +148,14 @@ class Planner:
     def num_images(self, study: Study) -> int:
         """Images of the dataset that a study generates; on real data, those that it would generate."""
         return self._plan(study.generate)[0].num_images
+
+    @staticmethod
+    def _resolved(cell: GridCell, path: str) -> GridCell:
+        """The cell with the defaults of its model filled in, where it generates."""
+        if not is_generated(cell.study):
+            return cell
+        with located(f"{path}: generate"):
+            return replace(cell, study=replace(cell.study, generate=resolve(cell.study.generate)))
 
     def _cell(self, cell: GridCell) -> PlannedCell:
         study = cell.study
@@ -173,7 +184,7 @@ class Planner:
         if rounds > plan.rounds:
             config = replace(config, multiple=float(rounds))
             plan, _ = self._plan(config)
-        title = f"{name}-sd_{config.prompt}_scale{config.guidance_scale:g}_steps{config.num_inference_steps}"
+        title = f"{name}-sd_{config.prompt}_scale{config.scale:g}_steps{config.steps}"
         share = f"_x{config.multiple:g}" if config.multiple < 1 else ""
         folder = f"{slug(f'{title}{share}_seed{config.seed}')}-{plan.fingerprint[:8]}"
         return Stage(
@@ -181,7 +192,7 @@ class Planner:
             folder=self.out / "datasets" / folder,
             inputs=digest([plan.fingerprint, rounds]),
             product=layout.DESCRIPTION,
-            work=float(plan.num_images * config.num_inference_steps),
+            work=float(plan.num_images * config.steps),
             study=replace(study, generate=config),
             shards=plan.num_shards,
         )
@@ -247,7 +258,7 @@ def cell_title(study: Study) -> str:
     """A readable folder name for the run of a cell; it need not be unique."""
     config, train = study.generate, study.train
     if is_generated(study):
-        data = f"{config.prompt}_scale{config.guidance_scale:g}_steps{config.num_inference_steps}_x{config.multiple:g}"
+        data = f"{config.prompt}_scale{config.scale:g}_steps{config.steps}_x{config.multiple:g}"
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
     also = "_and_real" if train.also else ""

@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from imagenet_sd.core.types import GenerationPlan, ImageRequest
 from imagenet_sd.generation.bench.profiling import Proxy
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.diffusion.generator import EncodedImage
-from imagenet_sd.generation.models import identify
+from imagenet_sd.generation.diffusion.batches import BatchGenerator, EncodedImage
+from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.models import identify, resolve
 from imagenet_sd.generation.plan import estimate_bytes, make_plan
 from imagenet_sd.generation.worker import Worker, generator_facts, make_worker
 from imagenet_sd.generation.workers.engines.local import cores
@@ -61,7 +63,9 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     Raises:
         ImagenetSDError: the model cannot be loaded, or generated an unusable image.
     """
-    plan, document = make_plan(config, identify(config))
+    model = identify(config)
+    config = resolve(config, model.revision)
+    plan, document = make_plan(config, model)
     with tempfile.TemporaryDirectory() as folder:
         worker = make_worker(Dataset.from_document(Path(folder), document))
         sample = generate_sample(worker, seconds)
@@ -94,32 +98,23 @@ def generate_sample(worker: Worker, seconds: float, clock: Callable[[], float] =
     generator = worker.generator
     started = clock()
     calls: list[float] = []
-    unet = generator.pipeline.unet
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        result = unet(*args, **kwargs)
-        if unet.device.type == "cuda" and not times:
+    def after_call() -> None:
+        if generator.device.type == "cuda" and not times:
             torch.cuda.synchronize()  # or the steps of the first batch would seem to be done before they are
         calls.append(clock())
         if len(calls) > 1 and calls[-1] - started >= seconds:
             raise _TimeIsUp
-        return result
 
     images: list[EncodedImage] = []
     times: list[float] = []
-    whole = generator.pipeline
-    generator.pipeline = Proxy(whole, unet=Proxy(unet, call))  # pyright: ignore[reportAttributeAccessIssue]
-    try:
+    with suppress(_TimeIsUp), _denoiser_calls(generator, after_call):
         for batch in _batches(worker.dataset.plan):
             before = clock()
             images += generator.generate_encoded(batch)
             times.append((clock() - before) / len(batch))
             if clock() - started + times[-1] * len(batch) > seconds:
                 break
-    except _TimeIsUp:
-        pass
-    finally:
-        generator.pipeline = whole
     if not times:
         step = (calls[-1] - calls[0]) / (len(calls) - 1)
         steps = len(generator.scheduler.timesteps)
@@ -127,6 +122,29 @@ def generate_sample(worker: Worker, seconds: float, clock: Callable[[], float] =
     counted = times[1:] or times
     timed = len(counted) * (len(images) // len(times))
     return Sample(images_per_second=len(counted) / sum(counted), images=images, timed=timed)
+
+
+@contextmanager
+def _denoiser_calls(generator: BatchGenerator, after_call: Callable[[], None]) -> Iterator[None]:
+    """Have every call of the denoiser followed by `after_call`."""
+    whole, denoiser = generator.pipeline, generator.denoiser
+    own_loop = isinstance(generator, ImageGenerator)
+    run = denoiser if own_loop else denoiser.forward
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = run(*args, **kwargs)
+        after_call()
+        return result
+
+    if own_loop:  # outside of what is compiled
+        generator.pipeline = Proxy(whole, unet=Proxy(denoiser, call))
+    else:
+        denoiser.forward = call
+    try:
+        yield
+    finally:
+        generator.pipeline = whole
+        vars(denoiser).pop("forward", None)
 
 
 def _batches(plan: GenerationPlan) -> Iterator[list[ImageRequest]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from imagenet_sd.core.errors import PlanError
 from imagenet_sd.core.types import ImageRequest
 from imagenet_sd.generation.config import EMBEDDED, Dtype, GenerationConfig
-from imagenet_sd.generation.models import ModelIdentity
+from imagenet_sd.generation.models import ModelIdentity, resolve
 from imagenet_sd.generation.plan import make_plan
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class BenchConfig:
         model = self.model or (SD14 if device.type == "cuda" else EMBEDDED)
         steps = self.num_inference_steps or (20 if model == EMBEDDED else 50)
         full = dataclasses.replace(self, model=model, num_inference_steps=steps)
-        width, height = full.generation().size
+        width, height = resolve(full.generation()).size
         dtype = str(pick_dtype(self.dtype, device)).removeprefix("torch.")
         return dataclasses.replace(full, width=width, height=height, dtype=dtype)  # pyright: ignore[reportArgumentType]
 

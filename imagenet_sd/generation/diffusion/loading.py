@@ -1,15 +1,19 @@
 """Loading a pipeline onto this process's device."""
 
 import ctypes
+import inspect
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 import transformers
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from imagenet_sd.core.errors import ModelError, one_line
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.kinds.base import PipelineKind
 
 
 def pick_device() -> torch.device:
@@ -48,26 +52,38 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 1 << 30)
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> StableDiffusionPipeline:
-    """Load a Stable Diffusion pipeline from a local folder: safetensors only, without its safety checker.
+def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device, kind: PipelineKind = STABLE_DIFFUSION) -> Any:
+    """Load a pipeline from a local folder: safetensors only, without its safety checker.
+
+    Args:
+        folder: in the layout of diffusers.
+        dtype: of the weights.
+        device: where it is to run.
+        kind: what is known of its class.
+
+    Returns:
+        An instance of the class that `kind` names.
 
     Raises:
         ModelError: the folder is damaged or of another kind.
     """
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
+    pipeline_class: type[DiffusionPipeline] = getattr(diffusers, kind.pipeline)
+    takes = inspect.signature(pipeline_class.__init__).parameters
+    unchecked = {"safety_checker": None, "requires_safety_checker": False}
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline = pipeline_class.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
+            **{name: value for name, value in unchecked.items() if name in takes},
+            **kind.load,
         )
     except Exception as error:  # loaders raise many kinds on damaged files; each means the model is unusable
         raise ModelError(
-            f"{folder} cannot be loaded as a Stable Diffusion pipeline: {one_line(error)}",
+            f"{folder} cannot be loaded as a {kind.pipeline}: {one_line(error)}",
             "download or copy the model again",
         ) from None
     pipeline.set_progress_bar_config(disable=True)

@@ -137,11 +137,13 @@ def _skipped(plan: Schedule) -> float:
 
 
 def check_timesteps(scheduler: Any, steps: int) -> None:
-    """As `check_steps`, asked of the scheduler itself.
+    """As `check_steps`, asked of the scheduler itself; those of flow matching take any number.
 
     Raises:
         ModelError: it fails, or repeats a timestep, or leaves the range that it was trained on.
     """
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return
     training = scheduler.config.get("num_train_timesteps", 1000)
     try:
         scheduler.set_timesteps(steps)
@@ -168,6 +170,21 @@ def make_scheduler(pipeline: "StableDiffusionPipeline", name: str) -> Any:
     kind = getattr(diffusers, SCHEDULERS[name])
     unclipped = {"clip_sample": False} if "clip_sample" in inspect.signature(kind.__init__).parameters else {}
     return kind.from_config(pipeline.scheduler.config, **unclipped)
+
+
+def exchange_scheduler(pipeline: Any, name: str) -> None:
+    """Give a pipeline of any kind the scheduler of that name, in place; "" leaves its own.
+
+    Raises:
+        ModelError: the model was trained for schedulers of another family, such as flow matching.
+    """
+    kinds = [kind.__name__ for kind in (type(pipeline.scheduler), *getattr(pipeline.scheduler, "compatibles", ()))]
+    if name and SCHEDULERS[name] not in kinds:
+        raise ModelError(
+            f"{type(pipeline).__name__} samples with {kinds[0]}, which --scheduler {name} cannot replace",
+            "leave out --scheduler",
+        )
+    pipeline.scheduler = make_scheduler(pipeline, name)
 
 
 def extra_step_kwargs(scheduler: Any, generators: "list[torch.Generator]") -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""The adapter: any text-to-image pipeline of diffusers, called as it is, with the promises of `BatchGenerator`."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from imagenet_sd.core.errors import ModelError, one_line
+from imagenet_sd.core.types import ImageRequest
+from imagenet_sd.generation.diffusion.batches import BatchGenerator, cached
+from imagenet_sd.generation.diffusion.kernels import set_adapter_kernels
+from imagenet_sd.generation.diffusion.options import SamplingOptions
+from imagenet_sd.generation.diffusion.safety import SafetyChecker
+from imagenet_sd.generation.diffusion.schedulers import check_timesteps, exchange_scheduler
+from imagenet_sd.generation.kinds.base import PipelineKind
+
+Embeds = dict[str, torch.Tensor]
+
+
+class PipelineGenerator(BatchGenerator):
+    """Samples with a stock pipeline of any kind: the same images as calling it with a list of prompts and generators.
+
+    Around the call: every prompt is encoded once, alone, with all its encoders, and its embeddings are kept; batches
+    have one size; images are checked.
+
+    Args:
+        pipeline: the pipeline, a class of `kind`.
+        kind: what is known of it.
+        guidance_scale: as the pipeline takes it; 1 is no guidance.
+        num_inference_steps: diffusion steps.
+        negative_prompt: text in the place of the pipeline's own; "" for that.
+        width: pixels.
+        height: likewise.
+        batch_size: images per batch.
+        options: what trades pixels for speed; changes the pipeline in place.
+        checker: flags images; their pixels stay as they are.
+
+    Raises:
+        ModelError: the model cannot generate such images, or an option is not available here.
+        GenerationMemoryError: see `BatchGenerator.generate`.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        kind: PipelineKind,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+        negative_prompt: str = "",
+        width: int,
+        height: int,
+        batch_size: int,
+        options: SamplingOptions = SamplingOptions(),  # noqa: B008  # frozen
+        checker: SafetyChecker | None = None,
+    ):
+        self.pipeline, self.kind = pipeline, kind
+        self.device, self.dtype = pipeline._execution_device, self.denoiser.dtype
+        self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self.width, self.height, self.batch_size = width, height, batch_size
+        self.options, self.checker = options, checker
+        exchange_scheduler(pipeline, options.scheduler)
+        self.scheduler = self.pipeline.scheduler
+        check_timesteps(self.scheduler, num_inference_steps)
+        self._arguments = _arguments(pipeline, kind, negative_prompt)
+        self._embeds: dict[str, Embeds] = {}
+        self._negative: Embeds | None = None
+        set_adapter_kernels(pipeline, kind.denoiser, options)
+        if options.compile:
+            self._check_memory(self._compile_now)
+
+    @property
+    def denoiser(self) -> Any:  # noqa: D102  # as in the base class
+        return getattr(self.pipeline, self.kind.denoiser)
+
+    def _sample(self, requests: Sequence[ImageRequest]) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        return self._call([request.prompt.text for request in requests], generators, self.num_inference_steps)
+
+    def _call(self, texts: list[str], generators: list[torch.Generator], steps: int) -> torch.Tensor:
+        """Images float [texts, 3, height, width] in [0, 1]."""
+        guidance = {"guidance_scale": self.guidance_scale} if "guidance_scale" in self._arguments["call"] else {}
+        try:
+            return self.pipeline(
+                **(self._encode_prompts(texts) if self.kind.embeds else self._texts(texts)),
+                **self.kind.call,
+                **guidance,
+                width=self.width,
+                height=self.height,
+                num_inference_steps=steps,
+                generator=generators,
+                output_type="pt",
+                return_dict=False,
+            )[0]
+        except ValueError as error:  # how pipelines refuse sizes and numbers of steps
+            raise ModelError(
+                f"{self.kind.pipeline} refuses: {one_line(error)}", "give another --size, or other --steps"
+            ) from None
+
+    def _texts(self, texts: list[str]) -> dict[str, Any]:
+        negative = self._arguments["encode"].get("negative_prompt")
+        return {"prompt": texts} | ({"negative_prompt": [negative] * len(texts)} if negative else {})
+
+    def _encode_prompts(self, texts: Sequence[str]) -> Embeds:
+        """All embeddings and masks that the pipeline takes, [texts, ...] each; texts are encoded one by one."""
+        found = cached(self._embeds, texts, self._encode)
+        if self._negative is not None:
+            found = [embeds | self._negative for embeds in found]
+        return {name: torch.stack([embeds[name] for embeds in found]) for name in found[0]}
+
+    def _encode(self, text: str) -> Embeds:
+        """Embeddings of one prompt; those of the negative prompt, the same for all, come with the first one."""
+        guided = self.kind.guidance == "classifier-free" and self.guidance_scale > 1 and self._negative is None
+        arguments = self._arguments["encode"] | {"prompt": text, "device": self.device}
+        if "do_classifier_free_guidance" in arguments:
+            arguments["do_classifier_free_guidance"] = guided
+        values = self.pipeline.encode_prompt(**arguments)
+        embeds = {
+            name: value[0] for name, value in zip(self.kind.embeds, values, strict=False) if value is not None
+        }  # fmt: skip
+        if guided:
+            self._negative = {name: value for name, value in embeds.items() if name.startswith("negative_")}
+        return {name: value for name, value in embeds.items() if not name.startswith("negative_")}
+
+    @torch.inference_mode()
+    def _compile_now(self) -> None:
+        """Compile before the first image, so that what cannot be compiled fails then."""
+        generators = [torch.Generator().manual_seed(0) for _ in range(self.batch_size)]
+        try:
+            self._call([""] * self.batch_size, generators, 1)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in many ways; each means that --compile does not work here
+            raise ModelError(
+                f"the model cannot be compiled here: {one_line(error)}",
+                "leave out --compile (the plan records it, so in a new folder)",
+            ) from None
+
+
+def _arguments(pipeline: Any, kind: PipelineKind, negative_prompt: str) -> dict[str, dict[str, Any]]:
+    """The arguments of the pipeline ("call": with their defaults) and of its `encode_prompt` ("encode": as called).
+
+    What both take has the pipeline's own default, since that of `encode_prompt` may differ; `kind.call` comes first.
+    """
+    call = {name: value.default for name, value in inspect.signature(type(pipeline).__call__).parameters.items()}
+    if negative_prompt:
+        call["negative_prompt"] = negative_prompt
+    if not kind.embeds:
+        return {"call": call, "encode": {"negative_prompt": negative_prompt}}
+    encode = {}
+    for name, parameter in inspect.signature(type(pipeline).encode_prompt).parameters.items():
+        if name == "self" or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        own = None if parameter.default is parameter.empty else parameter.default
+        encode[name] = kind.call.get(name, call.get(name, own))
+    return {"call": call, "encode": encode | {"num_images_per_prompt": 1}}

@@ -1,0 +1,167 @@
+"""Batches of images: requests in, checked images or JPEG files out, whatever the pipeline that samples them.
+
+Knows nothing of shards, folders or other processes.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from imagenet_sd.core.errors import GenerationMemoryError, UnusableImageError
+from imagenet_sd.core.types import ImageRequest
+from imagenet_sd.generation.config import JPEG
+from imagenet_sd.generation.diffusion.options import SamplingOptions
+from imagenet_sd.generation.diffusion.safety import SafetyChecker
+
+T = TypeVar("T")
+_ENCODER_THREADS = 2
+_CACHED_PROMPTS = 4096  # prompts with backgrounds are many
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedImage:
+    """An image as it is stored: a JPEG file, and whether the safety checker flagged it (None: it was not asked)."""
+
+    jpeg: bytes
+    nsfw: bool | None = None
+
+
+class BatchGenerator(ABC):
+    """Generates images in batches of one fixed size, each image from a CPU generator of its own.
+
+    Attributes:
+        pipeline: the pipeline that samples.
+        scheduler: the scheduler that samples.
+        device: where it runs.
+        dtype: compute dtype.
+        num_inference_steps: diffusion steps.
+        batch_size: images per batch; a smaller last batch is padded to it and the padding dropped.
+        options: what trades pixels for speed.
+        checker: flags images; None: none is asked.
+    """
+
+    pipeline: Any
+    scheduler: Any
+    device: torch.device
+    dtype: torch.dtype
+    num_inference_steps: int
+    batch_size: int
+    options: SamplingOptions
+    checker: SafetyChecker | None
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> Any:
+        """The UNet or transformer of the pipeline, which runs at every step."""
+
+    @abstractmethod
+    def _sample(self, requests: Sequence[ImageRequest]) -> torch.Tensor:
+        """Images float [batch_size, 3, height, width] in [0, 1] and a little beyond; `batch_size` requests."""
+
+    def generate(self, requests: Sequence[ImageRequest]) -> np.ndarray:
+        """Generate one batch.
+
+        Args:
+            requests: 1 to `batch_size` images.
+
+        Returns:
+            uint8 [len(requests), height, width, 3].
+
+        Raises:
+            UnusableImageError: an image came out with a value that is no number, or in one single colour.
+            GenerationMemoryError: the batch does not fit into the device's memory.
+        """
+        return self._check_memory(lambda: self._generate(requests))
+
+    def generate_encoded(
+        self, requests: Sequence[ImageRequest], on_batch: Callable[[int], object] = lambda images_done: None
+    ) -> Iterator[EncodedImage]:
+        """Generate any number of images in fixed batches; yields them in order.
+
+        Args:
+            requests: the images.
+            on_batch: called before each batch with the number of images generated so far; what it raises ends the work.
+
+        Raises:
+            UnusableImageError: see `generate`.
+        """
+        with ThreadPoolExecutor(_ENCODER_THREADS, thread_name_prefix="jpeg") as pool:
+            encoded: Iterable[EncodedImage] = ()
+            for start in range(0, len(requests), self.batch_size):
+                on_batch(start)
+                images = self.generate(requests[start : start + self.batch_size])
+                flags = self._flags(images)
+                yield from encoded
+                encoded = pool.map(_encode_image, images, flags)
+            yield from encoded
+
+    @torch.inference_mode()
+    def _generate(self, requests: Sequence[ImageRequest]) -> np.ndarray:
+        padded = [*requests, *[requests[-1]] * (self.batch_size - len(requests))]
+        images = self._sample(padded)[: len(requests)]
+        _check_images(images, requests)
+        pixels = images.clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+        return (pixels * 255).round().astype("uint8")
+
+    def _flags(self, images: np.ndarray) -> Sequence[bool | None]:
+        if self.checker is None:
+            return [None] * len(images)
+        checker = self.checker
+        return self._check_memory(lambda: checker.flags(images))
+
+    def _check_memory(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+            if not memory:
+                raise
+        # Outside of the handler, so that the tensors of the failed call are freed.
+        remedy = f"--batch-size {self.batch_size // 2}" if self.batch_size > 1 else "a smaller --size"
+        raise GenerationMemoryError(
+            f"the {self.device.type} device has too little memory for a batch of {self.batch_size} images",
+            "free memory on the device and run the same command again, or begin a new folder with "
+            f"{remedy} (or --batch-size auto; it is part of the plan, because another one rounds differently)",
+        )
+
+
+def cached(store: dict[str, T], texts: Sequence[str], encode: Callable[[str], T]) -> list[T]:
+    """What `encode` makes of each text, each once: kept in `store`, from which the oldest go when it is full."""
+    for text in texts:
+        if text not in store:
+            store[text] = encode(text)
+    found = [store[text] for text in texts]
+    while len(store) > _CACHED_PROMPTS:
+        store.pop(next(iter(store)))
+    return found
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """A JPEG file, encoded as `generation.config.JPEG` says, from uint8 [height, width, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, **JPEG)
+    return buffer.getvalue()
+
+
+def _encode_image(image: np.ndarray, nsfw: bool | None) -> EncodedImage:
+    return EncodedImage(jpeg=encode_jpeg(image), nsfw=nsfw)
+
+
+def _check_images(images: torch.Tensor, requests: Sequence[ImageRequest]) -> None:
+    """Refuse images that are not finite (they would be stored as black) or that show one colour only."""
+    flat = images.flatten(2).float()  # [N, 3, pixels]: a colour is constant where each of its channels is
+    finite = flat.isfinite().all(2).all(1)
+    spread = (flat.amax(2) - flat.amin(2)).amax(1)
+    for request, is_finite, value_range in zip(requests, finite.tolist(), spread.tolist(), strict=True):
+        if not is_finite or value_range < 1 / 255:
+            fault = "has one single colour" if is_finite else "holds values that are not numbers"
+            raise UnusableImageError(
+                f"image {request.image_id} {fault}", "check the model's weights and --dtype (try --dtype float32)"
+            )
