@@ -245,7 +245,7 @@ def _ask_hub(repository: str, revision: str) -> tuple[str, set[str]]:
 
 
 def _fetch_configs(repository: str, commit: str) -> None:
-    """Have the small files that tell a model's kind in the hub's cache; what fails here fails again with the weights."""
+    """Have the small files that tell a model's kind in the hub's cache; a failure comes again with the weights."""
     from huggingface_hub import snapshot_download
 
     with suppress(Exception):

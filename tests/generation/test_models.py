@@ -50,14 +50,19 @@ def test_a_truncated_weights_file_is_one_line(model_folder: Path, tmp_path: Path
     arguments = [model_folder if word == "embedded" else word for word in SMALL]
     done = cli(*arguments, "--out", tmp_path / "out")
     assert done.returncode == 1
-    assert "cannot be loaded as a Stable Diffusion pipeline" in done.stderr
+    assert "cannot be loaded as a StableDiffusionPipeline" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_another_kind_of_pipeline_is_refused(model_folder: Path):
     index = json.loads((model_folder / "model_index.json").read_text())
-    (model_folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="FluxPipeline"):
+    (model_folder / "model_index.json").write_text(
+        json.dumps(index | {"_class_name": "StableDiffusionImg2ImgPipeline"})
+    )
+    with pytest.raises(ModelError, match="StableDiffusionImg2ImgPipeline is no pipeline that turns texts alone"):
+        identify(GenerationConfig(model=str(model_folder)))
+    (model_folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "NoSuchPipeline"}))
+    with pytest.raises(ModelError, match="diffusers has no pipeline 'NoSuchPipeline'"):
         identify(GenerationConfig(model=str(model_folder)))
     (model_folder / "model_index.json").unlink()
     with pytest.raises(ModelError, match=r"model_index\.json"):

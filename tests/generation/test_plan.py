@@ -10,6 +10,7 @@ from imagenet_sd.core.errors import DatasetError, PlanError
 from imagenet_sd.core.seeds import image_seed
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.models import resolve
 from imagenet_sd.generation.plan import ModelIdentity, default_folder, make_plan
 from imagenet_sd.storage.dataset import Dataset, fingerprint, load_plan
 
@@ -237,6 +238,6 @@ def test_folder_is_named_after_the_settings():
 
 def test_defaults_are_the_papers():
     """Thesis 5.5, implementation details: SD v1.4, 50 steps, scale 7.5 (2 for the best), 512 x 384."""
-    config = GenerationConfig()
+    config = resolve(GenerationConfig())
     assert (config.model, config.num_inference_steps) == ("CompVis/stable-diffusion-v1-4", 50)
     assert (config.guidance_scale, config.size, config.class_list) == (7.5, (512, 384), "imagenet-100")

@@ -15,7 +15,7 @@ def _pixart(pipeline: str, max_tokens: int) -> PipelineKind:
             "negative_prompt_attention_mask",
         ),
         tokenizers={"tokenizer": max_tokens},
-        # Captions as they are: cleaning takes punctuation out and needs further packages. And the size that was asked for.
+        # Captions as they are (cleaning takes punctuation out and needs further packages), images of the size asked for
         call={"clean_caption": False, "use_resolution_binning": False},
     )
 
