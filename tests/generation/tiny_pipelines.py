@@ -1,6 +1,6 @@
-"""Tiny text-to-image pipelines with random weights, one of each kind, in the layout in which their models are published.
+"""Tiny text-to-image pipelines with random weights, one of each kind, in the layout in which they are published.
 
-Each is built from the classes' own configurations, so that `model_index.json`, subfolders, safetensors and tokenizers are
+Each is built from the classes' own configurations: `model_index.json`, subfolders, safetensors and tokenizers are
 those that diffusers and transformers write; the schedulers' settings are the published ones. A folder takes less than
 2 MB, two denoising steps of a 64x64 image a few hundredths of a second on one CPU thread.
 """

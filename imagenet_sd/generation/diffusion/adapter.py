@@ -57,6 +57,7 @@ class PipelineGenerator(BatchGenerator):
         checker: SafetyChecker | None = None,
     ):
         self.pipeline, self.kind = pipeline, kind
+        self.denoiser_name = _denoiser_name(pipeline, kind)
         self.device, self.dtype = pipeline._execution_device, self.denoiser.dtype
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
         self.width, self.height, self.batch_size = width, height, batch_size
@@ -64,16 +65,19 @@ class PipelineGenerator(BatchGenerator):
         exchange_scheduler(pipeline, options.scheduler)
         self.scheduler = self.pipeline.scheduler
         check_timesteps(self.scheduler, num_inference_steps)
-        self._arguments = _arguments(pipeline, kind, negative_prompt)
+        self._takes = _defaults(type(pipeline).__call__) | (
+            {"negative_prompt": negative_prompt} if negative_prompt else {}
+        )
+        self._encode_takes = _encode_arguments(pipeline, kind, self._takes) if kind.embeds else {}
         self._embeds: dict[str, Embeds] = {}
         self._negative: Embeds | None = None
-        set_adapter_kernels(pipeline, kind.denoiser, options)
+        set_adapter_kernels(pipeline, self.denoiser_name, options)
         if options.compile:
             self._check_memory(self._compile_now)
 
     @property
     def denoiser(self) -> Any:  # noqa: D102  # as in the base class
-        return getattr(self.pipeline, self.kind.denoiser)
+        return getattr(self.pipeline, self.denoiser_name)
 
     def _sample(self, requests: Sequence[ImageRequest]) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
@@ -81,12 +85,10 @@ class PipelineGenerator(BatchGenerator):
 
     def _call(self, texts: list[str], generators: list[torch.Generator], steps: int) -> torch.Tensor:
         """Images float [texts, 3, height, width] in [0, 1]."""
-        guidance = {"guidance_scale": self.guidance_scale} if "guidance_scale" in self._arguments["call"] else {}
         try:
             return self.pipeline(
-                **(self._encode_prompts(texts) if self.kind.embeds else self._texts(texts)),
-                **self.kind.call,
-                **guidance,
+                **(self._encode_prompts(texts) if self.kind.embeds else {"prompt": texts}),
+                **self._call_arguments(len(texts)),
                 width=self.width,
                 height=self.height,
                 num_inference_steps=steps,
@@ -99,9 +101,15 @@ class PipelineGenerator(BatchGenerator):
                 f"{self.kind.pipeline} refuses: {one_line(error)}", "give another --size, or other --steps"
             ) from None
 
-    def _texts(self, texts: list[str]) -> dict[str, Any]:
-        negative = self._arguments["encode"].get("negative_prompt")
-        return {"prompt": texts} | ({"negative_prompt": [negative] * len(texts)} if negative else {})
+    def _call_arguments(self, count: int) -> dict[str, Any]:
+        """What the pipeline takes beside the prompts; a negative prompt only where it is not embedded with them."""
+        arguments = dict(self.kind.call)
+        if "guidance_scale" in self._takes:
+            arguments["guidance_scale"] = self.guidance_scale
+        if "negative_prompt" in self._takes:
+            text = None if self.kind.embeds else self._takes["negative_prompt"]
+            arguments["negative_prompt"] = text and [text] * count
+        return arguments
 
     def _encode_prompts(self, texts: Sequence[str]) -> Embeds:
         """All embeddings and masks that the pipeline takes, [texts, ...] each; texts are encoded one by one."""
@@ -113,7 +121,7 @@ class PipelineGenerator(BatchGenerator):
     def _encode(self, text: str) -> Embeds:
         """Embeddings of one prompt; those of the negative prompt, the same for all, come with the first one."""
         guided = self.kind.guidance == "classifier-free" and self.guidance_scale > 1 and self._negative is None
-        arguments = self._arguments["encode"] | {"prompt": text, "device": self.device}
+        arguments = self._encode_takes | {"prompt": text, "device": self.device}
         if "do_classifier_free_guidance" in arguments:
             arguments["do_classifier_free_guidance"] = guided
         values = self.pipeline.encode_prompt(**arguments)
@@ -139,20 +147,22 @@ class PipelineGenerator(BatchGenerator):
             ) from None
 
 
-def _arguments(pipeline: Any, kind: PipelineKind, negative_prompt: str) -> dict[str, dict[str, Any]]:
-    """The arguments of the pipeline ("call": with their defaults) and of its `encode_prompt` ("encode": as called).
+def _denoiser_name(pipeline: Any, kind: PipelineKind) -> str:
+    """The part that runs at every step, also of a pipeline of which no more than its class is known."""
+    names = [name for name in (kind.denoiser, "unet", "transformer") if name in pipeline.components]
+    if not names:
+        raise ModelError(f"{kind.pipeline} has neither a UNet nor a transformer", "use another model")
+    return names[0]
 
-    What both take has the pipeline's own default, since that of `encode_prompt` may differ; `kind.call` comes first.
-    """
-    call = {name: value.default for name, value in inspect.signature(type(pipeline).__call__).parameters.items()}
-    if negative_prompt:
-        call["negative_prompt"] = negative_prompt
-    if not kind.embeds:
-        return {"call": call, "encode": {"negative_prompt": negative_prompt}}
-    encode = {}
-    for name, parameter in inspect.signature(type(pipeline).encode_prompt).parameters.items():
-        if name == "self" or parameter.kind is parameter.VAR_KEYWORD:
-            continue
-        own = None if parameter.default is parameter.empty else parameter.default
-        encode[name] = kind.call.get(name, call.get(name, own))
-    return {"call": call, "encode": encode | {"num_images_per_prompt": 1}}
+
+def _defaults(function: Any) -> dict[str, Any]:
+    """Argument -> default of a function; None where there is none."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return {p.name: None if p.default is p.empty else p.default for p in parameters if p.name != "self"}
+
+
+def _encode_arguments(pipeline: Any, kind: PipelineKind, call: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `encode_prompt`, as the pipeline gives them: what both take has the pipeline's own default."""
+    own = _defaults(type(pipeline).encode_prompt)
+    shared = {name: value for name, value in (call | dict(kind.call)).items() if name in own}
+    return own | shared | {"num_images_per_prompt": 1}
