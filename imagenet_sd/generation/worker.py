@@ -65,11 +65,15 @@ class Worker:
         return write_shard(self.dataset, shard, rows, facts)
 
 
-def make_worker(dataset: Dataset) -> Worker:
+def make_worker(dataset: Dataset, own: type[BatchGenerator] | None = None) -> Worker:
     """Load the model that the dataset's settings name onto this process's device.
 
     On a CPU the process uses one thread: bits then do not depend on the number of cores, and as many workers as cores
     run at the same time without slowing each other down.
+
+    Args:
+        dataset: what to generate.
+        own: class of the generator; None: `ImageGenerator` for Stable Diffusion 1 and 2, else `PipelineGenerator`.
 
     Raises:
         ModelError: the weights cannot be loaded, or are not those of the plan.
@@ -93,8 +97,8 @@ def make_worker(dataset: Dataset) -> Worker:
         "options": SamplingOptions.from_settings(settings),
         "checker": SafetyChecker.load(folder, device) if flag_nsfw else None,
     }
-    own_loop = kind.pipeline == STABLE_DIFFUSION.pipeline
-    generator = ImageGenerator(pipeline, **values) if own_loop else PipelineGenerator(pipeline, kind, **values)
+    own = own or (ImageGenerator if kind.pipeline == STABLE_DIFFUSION.pipeline else PipelineGenerator)
+    generator = own(pipeline, kind, **values) if issubclass(own, PipelineGenerator) else own(pipeline, **values)
     return Worker(dataset=dataset, generator=generator)
 
 
