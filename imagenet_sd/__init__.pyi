@@ -26,6 +26,7 @@ from .pipeline import regenerate as regenerate
 from .pipeline import status as status
 from .pipeline import train as train
 from .pipeline import verify as verify
+from .pipeline.environment import environment as environment
 from .pipeline.report import report as report  # `from .pipeline` would be the module to pyright
 from .prompts.build import PromptBuilder as PromptBuilder
 from .prompts.build import build_prompts as build_prompts

@@ -2,6 +2,7 @@
 
 from imagenet_sd.pipeline.bench import bench_generate, bench_loader, bench_probe, calibrate
 from imagenet_sd.pipeline.dataset import dry_run, generate, open_dataset, preview, regenerate, status, verify
+from imagenet_sd.pipeline.environment import environment
 from imagenet_sd.pipeline.evaluation import cog, evaluate, extract_features
 from imagenet_sd.pipeline.export import export_dataset, push, push_run
 from imagenet_sd.pipeline.report import report
@@ -14,6 +15,7 @@ __all__ = [
     "calibrate",
     "cog",
     "dry_run",
+    "environment",
     "evaluate",
     "export_dataset",
     "extract_features",

@@ -4,6 +4,7 @@ ImageNet's class ids are noun offsets of WordNet 3.0; in any other version they 
 """
 
 import os
+import re
 import sqlite3
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imagenet_sd.core.errors import WordNetError
 from imagenet_sd.core.files import atomic_write, cache_dir, sha256_file
@@ -94,6 +96,29 @@ def find_wordnet() -> Path | None:
     return None
 
 
+def wordnet_facts() -> dict[str, Any]:
+    """Which WordNet is used, without reading all of it.
+
+    Returns:
+        `path` and `version` (None where there is none, or where it does not say), `extract` (whether the cached one was
+        built), and `hint`: how to get version 3.0, None where it is there.
+    """
+    source = find_wordnet()
+    if source is None:
+        return {"path": None, "version": None, "extract": False, "hint": _HINT}
+    version = _stated_version(source)
+    hint = None if version == "3.0" else _HINT
+    return {"path": str(source), "version": version, "extract": _extract_path(source).is_file(), "hint": hint}
+
+
+def _stated_version(source: Path) -> str | None:
+    """The version that the licence text on top of `data.noun` names."""
+    data_noun = (zipfile.Path(source, "wordnet/") if source.suffix == ".zip" else source) / "data.noun"
+    with data_noun.open("rb") as file:
+        said = re.search(rb"WordNet (\d+\.\d+) Copyright", file.read(4096))
+    return said[1].decode() if said else None
+
+
 def open_wordnet() -> WordNet:
     """Open WordNet 3.0, building the cached extract on first use (about 15 seconds, then milliseconds).
 
@@ -103,7 +128,7 @@ def open_wordnet() -> WordNet:
     source = find_wordnet()
     if source is None:
         raise WordNetError("WordNet 3.0 was not found on this machine", _HINT)
-    extract = cache_dir() / f"wordnet-{_EXTRACT_VERSION}-{_database_hash(source)}.sqlite"
+    extract = _extract_path(source)
     for attempt in range(2):
         if not extract.is_file():
             print("reading WordNet once (about 15 seconds) ...", file=sys.stderr)
@@ -120,9 +145,9 @@ def open_wordnet() -> WordNet:
     raise AssertionError
 
 
-def _database_hash(source: Path) -> str:
+def _extract_path(source: Path) -> Path:
     file = source if source.suffix == ".zip" else source / "data.noun"
-    return sha256_file(file)[:16]
+    return cache_dir() / f"wordnet-{_EXTRACT_VERSION}-{sha256_file(file)[:16]}.sqlite"
 
 
 def _build_extract(source: Path, out: Path) -> None:
