@@ -211,3 +211,28 @@ def test_a_kind_is_one_short_file():
     for path in folder.glob("*.py"):
         if path.name not in ("__init__.py", "base.py"):
             assert len(path.read_text().splitlines()) < 60
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_calibration_measures_batches_or_single_steps(models: dict[str, Path], kind: str):
+    whole = pipeline.calibrate(config_for(models[kind]), seconds=4)
+    assert whole["sample_images"] >= 3
+    assert not whole["extrapolated"]
+    assert whole["device_hours"] == pytest.approx(10 / whole["images_per_second"] / 3600)
+    single = pipeline.calibrate(config_for(models[kind], num_inference_steps=20), seconds=0)
+    assert single["extrapolated"]
+    assert single["images_per_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flux-dev"])
+def test_compiled_images_differ_by_rounding_only(models: dict[str, Path], kind: str, tmp_path: Path):
+    images = []
+    for compiled in (False, True):
+        config = config_for(models[kind], compile=compiled)
+        plan, document = make_plan(config, identify(config))
+        generator = make_worker(Dataset.from_document(tmp_path, document)).generator
+        images.append(generator.generate(plan.requests(plan.shard(0))[:3]).astype(int))
+    blocks = [module for module in generator.denoiser.modules() if module._compiled_call_impl is not None]
+    assert {type(block).__name__ for block in blocks} == set(generator.denoiser._repeated_blocks)
+    assert np.abs(images[0] - images[1]).max() <= 2

@@ -74,6 +74,8 @@ def schedule(config: Mapping[str, Any], name: str, steps: int) -> Schedule:
     """
     kind, config = scheduler_class(config, name), config or _STABLE_DIFFUSION
     training, more = int(config.get("num_train_timesteps", 1000)), kind in _ONE_MORE
+    if kind not in FEWEST_STEPS:  # of flow matching or consistency models: from pure noise, any number of steps
+        return Schedule(training - 1, training, True)
     spacing = config.get("timestep_spacing", "linspace" if kind in _LINSPACE else "leading")
     if spacing == "leading":
         stride = training // (steps + more)
