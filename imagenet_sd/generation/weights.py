@@ -1,7 +1,9 @@
 """The files of a model on this machine: downloaded if need be, and checked against the plan or the hub."""
 
+import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from imagenet_sd.core.errors import ModelError, one_line
@@ -9,6 +11,7 @@ from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import EMBEDDED
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, HINT, ModelIdentity, check_pipeline_folder, folder_hash
 
+_PART = re.compile(r"\w+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,10 +36,11 @@ def fetch(source: str, model: ModelIdentity, *, flag_nsfw: bool = False) -> Path
                 "restore the model folder, or generate into a new folder",
             )
         return folder
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
-        allow, ignore = download_patterns(flag_nsfw)
+        index = hf_hub_download(model.model_id, "model_index.json", revision=model.revision)
+        allow, ignore = download_patterns(model_parts(Path(index)), flag_nsfw)
         folder = Path(
             snapshot_download(model.model_id, revision=model.revision, allow_patterns=allow, ignore_patterns=ignore)
         )
@@ -46,13 +50,31 @@ def fetch(source: str, model: ModelIdentity, *, flag_nsfw: bool = False) -> Path
     return folder
 
 
-def download_patterns(flag_nsfw: bool) -> tuple[list[str], list[str]]:
+def model_parts(index: Path) -> list[str]:
+    """The folders of a pipeline, from its `model_index.json`.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    content = json.loads(index.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("its model_index.json is no mapping")
+    return [name for name, kind in content.items() if isinstance(kind, list) and _PART.fullmatch(name)]
+
+
+def download_patterns(parts: Iterable[str], flag_nsfw: bool) -> tuple[list[str], list[str]]:
     """Which files of a hub repository are needed: `allow_patterns` and `ignore_patterns` of the hub client.
 
-    Neither single-file checkpoints, weights of another precision, nor a safety checker that is not used.
+    Neither single-file checkpoints, weights of another precision or of no part of the pipeline, nor a safety checker
+    that is not used.
+
+    Args:
+        parts: folders of the pipeline.
+        flag_nsfw: whether the safety checker is used.
     """
-    unused = [] if flag_nsfw else ["safety_checker/*.safetensors"]
-    return ["*.json", "*.txt", "*.model", "*/*.safetensors"], ["*.fp16.*", "*.non_ema.*", *unused]
+    used = [part for part in parts if part != "safety_checker"] + ["safety_checker"] * flag_nsfw
+    weights = [f"{part}/*.safetensors" for part in used]
+    return ["*.json", "*.txt", "*.model", *weights], ["*.fp16.*", "*.non_ema.*"]
 
 
 def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:

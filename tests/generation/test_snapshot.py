@@ -1,6 +1,7 @@
 """The hub's cache: which files are asked for, and whether they are what their names say."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, require_checker
-from imagenet_sd.generation.weights import check_snapshot, download_patterns
+from imagenet_sd.generation.weights import check_snapshot, download_patterns, model_parts
 from tests.conftest import SMALL, CliRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -56,10 +57,33 @@ def blob_of(snapshot: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("flag_nsfw", [False, True])
 def test_only_what_is_read_is_downloaded(flag_nsfw: bool):
-    allow, ignore = download_patterns(flag_nsfw)
+    allow, ignore = download_patterns(model_parts(EMBEDDED_FOLDER / "model_index.json"), flag_nsfw)
     wanted = set(filter_repo_objects(REPOSITORY, allow_patterns=allow, ignore_patterns=ignore))
     checker = ["safety_checker/model.safetensors"] if flag_nsfw else []
     assert wanted == {*SETTINGS, *checker, *(f"{name}.safetensors" for name in WEIGHTS)}
+
+
+def test_weights_of_other_programs_are_not_downloaded(tmp_path: Path):
+    """The repository of Stable Diffusion 3.5 has its encoders twice, for another program too."""
+    index = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "../x": ["a", "b"],
+        "scheduler": ["diffusers", "F"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    parts = model_parts(tmp_path / "model_index.json")
+    assert parts == ["transformer", "text_encoder_3", "scheduler"]
+    allow, ignore = download_patterns(parts, False)
+    weights = ["transformer/diffusion_pytorch_model-00001-of-00002.safetensors", "text_encoder_3/model.safetensors"]
+    others = [
+        "text_encoders/t5xxl_fp16.safetensors",
+        "sd3.5_large.safetensors",
+        "text_encoder_3/model.fp16.safetensors",
+    ]
+    found = filter_repo_objects([*weights, *others], allow_patterns=allow, ignore_patterns=ignore)
+    assert set(found) == set(weights)
 
 
 def test_a_hub_model_needs_a_checker_to_flag():
