@@ -155,10 +155,11 @@ def _read_tokenizer(path: Path) -> "Tokenizer":
 
 @contextmanager
 def _as_model_error(message: str) -> Iterator[None]:
-    """Whatever `tokenizers` raises as an error of one line; its panics are no `Exception`."""
+    """Whatever `tokenizers` raises as an error of one line; its panics are no `Exception`, and of no public class."""
     try:
         yield
-    except (ImagenetSDError, KeyboardInterrupt, SystemExit):
-        raise
     except BaseException as error:
+        known = isinstance(error, ImagenetSDError)
+        if known or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+            raise
         raise ModelError(f"{message}: {one_line(error)}", _HINT) from None

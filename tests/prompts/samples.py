@@ -64,6 +64,6 @@ def save_flux(folder: Path, *, guidance: bool) -> Path:
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> Path:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
