@@ -59,31 +59,40 @@ def classes(settings: dict[str, Any], format: str) -> None:
 
 
 @app.command()
-@_class_options("prompt", "templates", "seed")
+@_class_options("prompt", "templates", "model", "seed")
 @click.option("--images-per-class", type=AT_LEAST_1, default=1, help="Prompts per class.")
 @click.option("--limit", type=AT_LEAST_0, default=0, help="Print at most this many; 0 prints all.")
 @FORMAT
 def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format: str) -> None:
-    """Print the prompts of a class list under a template, with their CLIP token counts and lint warnings."""
+    """Print the prompts of a class list under a template, with lint warnings and the token counts of a model.
+
+    Of several text encoders, the one that reads most counts.
+    """
     from itertools import islice
 
+    from imagenet_sd.generation.tokenizers import model_tokenizers
     from imagenet_sd.prompts.build import build_prompts
     from imagenet_sd.prompts.classes import load_classes
     from imagenet_sd.prompts.lint import lint
     from imagenet_sd.prompts.templates import get_template, load_templates
-    from imagenet_sd.prompts.tokens import num_tokens
+    from imagenet_sd.prompts.tokens import largest
 
     config = GenerationConfig(**settings)
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
     specs = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
+    tokenizers = model_tokenizers(config)
+    tokenizer = largest(tokenizers)
     built = build_prompts(specs, template, images_per_class=images_per_class, dataset_seed=config.seed)
     keys = ("wnid", "class_index", "template", "background", "text")
     rows = [
-        {key: getattr(prompt, key) for key in keys} | {"num_tokens": num_tokens(prompt.text)}
+        {key: getattr(prompt, key) for key in keys} | {"num_tokens": tokenizer.count(prompt.text)}
         for prompt in islice(built, limit or None)
     ]
-    show(rows, format, "{wnid}  {num_tokens:3d} tokens  {text}")
-    _print_warnings(lint(specs, template))
+    about = "about " if tokenizer.approximate else ""
+    show(rows, format, "{wnid}  " + about + "{num_tokens:3d} tokens  {text}")
+    if about:
+        echo(f"warning: the tokenizer of {config.model} is not here; the counts are CLIP's", err=True)
+    _print_warnings(lint(specs, template, tokenizers))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_w
 from imagenet_sd.generation.estimate import estimate_time
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, resolve, scheduler_config
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
+from imagenet_sd.generation.tokenizers import model_tokenizers
 from imagenet_sd.storage.dataset import Dataset
 
 
@@ -163,7 +164,9 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     plan, document = make_plan(config, model)
     settings = document["settings"] | ({"batch_size": "auto"} if auto else {})
     scheduler = scheduler_class(scheduler_config(config), config.scheduler)
-    linted = lint(plan.classes, PromptTemplate.recorded(settings))
+    tokenizers = model_tokenizers(config)
+    unknown = [] if tokenizers else [f"how many tokens of a prompt {config.model} reads is not known"]
+    linted = lint(plan.classes, PromptTemplate.recorded(settings), tokenizers)
     num_bytes = estimate_bytes(plan, settings["width"], settings["height"])
     samples = [plan.prompts.prompt(spec, 0).text for spec in plan.classes[:5]]
     return {
@@ -177,7 +180,11 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
         "free_bytes": free_bytes(folder),
         "estimated_time": estimate_time(plan, settings, config.model, scheduler),
         "prompts": samples,
-        "warnings": [*[f"{w.wnid} {w.code}: {w.message}" for w in linted], *_warnings(config, folder, num_bytes)],
+        "warnings": [
+            *[f"{w.wnid} {w.code}: {w.message}" for w in linted],
+            *unknown,
+            *_warnings(config, folder, num_bytes),
+        ],
     }
 
 

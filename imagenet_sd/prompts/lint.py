@@ -10,7 +10,7 @@ from imagenet_sd.core.files import data_path
 from imagenet_sd.core.types import ClassSpec, Prompt, PromptTemplate
 from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.templates import parse_template
-from imagenet_sd.prompts.tokens import MAX_TOKENS, lost_words, num_tokens
+from imagenet_sd.prompts.tokens import CLIP, PromptTokenizer, largest
 
 _NAMED = 5  # of the classes that share a prompt
 
@@ -46,13 +46,42 @@ def lint_classes(classes: Sequence[ClassSpec]) -> list[LintWarning]:
     return warnings
 
 
-def lint_prompt(prompt: Prompt) -> list[LintWarning]:
-    """Warnings about one prompt: longer than CLIP's 77 tokens, with the words that are lost."""
-    count = num_tokens(prompt.text)
-    if count <= MAX_TOKENS:
+def lint_prompt(prompt: Prompt, tokenizers: Sequence[PromptTokenizer] = (CLIP,)) -> list[LintWarning]:
+    """Warnings about one prompt: longer than the text encoder with the largest limit reads, with the words lost.
+
+    A prompt that CLIP alone cuts, where T5 reads it in full beside it, is none.
+
+    Args:
+        prompt: the prompt.
+        tokenizers: those of the model; without any, nothing is known of its limits.
+    """
+    counts = [(tokenizer, tokenizer.count(prompt.text)) for tokenizer in tokenizers]
+    if not counts or largest(tokenizers) not in [tokenizer for tokenizer, count in counts if count > tokenizer.limit]:
         return []
-    text = f"{count} tokens, the text encoder reads {MAX_TOKENS}; lost: {lost_words(prompt.text)!r}"
+    if len({(tokenizer.name, tokenizer.limit) for tokenizer in tokenizers}) == 1:
+        tokenizer, count = counts[0]
+        reader = "the text encoder" if len(counts) == 1 else "each text encoder"
+        text = f"{_tokens(tokenizer, count)}, {reader} reads {tokenizer.limit}; lost: {tokenizer.lost(prompt.text)!r}"
+    else:
+        text = _cut_by_several(prompt.text, counts)
     return [LintWarning(wnid=prompt.wnid, code="too-long", message=text)]
+
+
+def _cut_by_several(text: str, counts: Sequence[tuple[PromptTokenizer, int]]) -> str:
+    """Which text encoders cut a prompt, the largest limit first, and what is lost to all of them."""
+    counts = sorted(counts, key=lambda pair: -pair[0].limit)
+    cut = [(tokenizer, count) for tokenizer, count in counts if count > tokenizer.limit]
+    whole = dict.fromkeys(tokenizer.name for tokenizer, count in counts if count <= tokenizer.limit)
+    reads = dict.fromkeys(
+        f"{tokenizer.name} reads {tokenizer.limit} of {_tokens(tokenizer, count)}" for tokenizer, count in cut
+    )
+    lost = min((tokenizer.lost(text) for tokenizer, _ in cut), key=len)
+    end = f"{' and '.join(whole)} alone reads the end" if whole else "no text encoder reads the end"
+    return f"{', '.join(reads)}; {end}: {lost!r}"
+
+
+def _tokens(tokenizer: PromptTokenizer, count: int) -> str:
+    return f"about {count} tokens by CLIP's count" if tokenizer.approximate else f"{count} tokens"
 
 
 def lint_same_prompts(classes: Sequence[ClassSpec], template: PromptTemplate) -> list[LintWarning]:
@@ -69,15 +98,23 @@ def lint_same_prompts(classes: Sequence[ClassSpec], template: PromptTemplate) ->
     return warnings
 
 
-def lint(classes: Sequence[ClassSpec], template: PromptTemplate) -> list[LintWarning]:
-    """All warnings for a class list under a template; fields the template does not use are not complained about."""
+def lint(
+    classes: Sequence[ClassSpec], template: PromptTemplate, tokenizers: Sequence[PromptTokenizer] = (CLIP,)
+) -> list[LintWarning]:
+    """All warnings for a class list under a template; fields the template does not use are not complained about.
+
+    Args:
+        classes: the class list.
+        template: the template.
+        tokenizers: those of the model that will read the prompts, see `lint_prompt`; by default Stable Diffusion's.
+    """
     builder = PromptBuilder(template)
     used = {field for _, field in parse_template(template.text)}
     unused = {f"no-{field}" for field in ("hypernym", "definition") if field not in used}
     warnings = [warning for warning in lint_classes(classes) if warning.code not in unused]
     warnings += lint_same_prompts(classes, template)
     for spec in classes:
-        warnings += lint_prompt(builder.prompt(spec))
+        warnings += lint_prompt(builder.prompt(spec), tokenizers)
     return warnings
 
 

@@ -44,6 +44,7 @@ from imagenet_sd.pipeline import train
 from imagenet_sd.prompts.classes import load_classes
 from imagenet_sd.prompts.lint import lint_classes
 from imagenet_sd.prompts.templates import load_templates
+from imagenet_sd.prompts.tokens import folder_tokenizer
 from imagenet_sd.report.collect import collect
 from imagenet_sd.report.gallery import write_gallery
 from imagenet_sd.storage.card import dataset_card
@@ -62,6 +63,7 @@ from imagenet_sd.training.runlog import read_metrics
 from tests.data import test_transfer as layouts
 from tests.fuzz.mutate import _VALUES, mutate_bytes, mutate_json, mutate_safetensors, mutate_value, mutate_yaml
 from tests.fuzz.run import Format
+from tests.prompts.samples import save_t5
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +91,13 @@ def each(*reads: Callable[[], object]) -> None:
             refusals.append(error)
     if refusals:
         raise refusals[0]
+
+
+def _count_tokens(folder: Path) -> None:
+    tokenizer = folder_tokenizer(folder, "T5", 12)
+    for text in ("", "a dog", "Ünknown wörds 日本", "a dog on a lawn " * 5):
+        tokenizer.count(text)
+        tokenizer.lost(text)
 
 
 def read_all(images: ImageSet, groups: int = 3) -> None:
@@ -440,6 +449,9 @@ FORMATS: dict[str, Format] = {
     "templates": Format(
         make=write("t.yaml", 'sketch: "a sketch of a {name}"\nboth: "{name}, {hypernym} inside {background}"\n'),
         files={"t.yaml": mutate_yaml}, read=lambda f: load_templates(f / "t.yaml"),
+    ),
+    "tokenizer": Format(
+        make=save_t5, files={"tokenizer.json": mutate_json}, read=_count_tokens,
     ),
     "study": Format(
         make=write("s.yaml", yaml.safe_dump(STUDY)), files={"s.yaml": mutate_yaml},

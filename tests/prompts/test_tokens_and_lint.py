@@ -7,7 +7,7 @@ from imagenet_sd.prompts.build import build_prompts
 from imagenet_sd.prompts.classes import load_classes
 from imagenet_sd.prompts.lint import lint, lint_classes, lint_prompt, lint_same_prompts
 from imagenet_sd.prompts.templates import load_templates
-from imagenet_sd.prompts.tokens import clip_tokenizer, lost_words, num_tokens
+from imagenet_sd.prompts.tokens import CLIP, clip_tokenizer
 
 DEFINED = [prompt.text for prompt in build_prompts(load_classes("imagenet-1k"), load_templates()["c_dc"])]
 
@@ -24,7 +24,7 @@ def test_tokens_equal_open_clips_tokenizer():
 
 def test_published_counts():
     """On ImageNet-1k "c, d_c" has a median of 21 tokens and a maximum of 65 (the platypus)."""
-    counts = [num_tokens(text) for text in DEFINED]
+    counts = [CLIP.count(text) for text in DEFINED]
     assert statistics.median(counts) == 21
     assert max(counts) == 65 and "platypus" in DEFINED[counts.index(65)]
 
@@ -32,9 +32,9 @@ def test_published_counts():
 def test_lost_words_are_what_the_encoder_does_not_see():
     words = [f"dog{i % 10}" for i in range(60)]  # two tokens each: "dog" and the digit
     text = " ".join(words)
-    assert num_tokens(text) == 122
-    assert lost_words(text) == text[len(" ".join(words[:37]) + " dog") :]
-    assert lost_words("a dog") == ""
+    assert CLIP.count(text) == 122
+    assert CLIP.lost(text) == text[len(" ".join(words[:37]) + " dog") :]
+    assert CLIP.lost("a dog") == ""
     prompt = Prompt(prompt_id="x", wnid="x", class_index=0, template="c", background="", text=text)
     (warning,) = lint_prompt(prompt)
     assert warning.code == "too-long" and "122 tokens" in warning.message
