@@ -65,7 +65,7 @@ class Worker:
         return write_shard(self.dataset, shard, rows, facts)
 
 
-def make_worker(dataset: Dataset, own: type[BatchGenerator] | None = None) -> Worker:
+def make_worker(dataset: Dataset, own: type[ImageGenerator | PipelineGenerator] | None = None) -> Worker:
     """Load the model that the dataset's settings name onto this process's device.
 
     On a CPU the process uses one thread: bits then do not depend on the number of cores, and as many workers as cores
