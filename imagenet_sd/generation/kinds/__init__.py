@@ -2,7 +2,7 @@
 
 import inspect
 
-from imagenet_sd.core.errors import ModelError
+from imagenet_sd.core.errors import ModelError, one_line
 from imagenet_sd.generation.kinds import flux, lcm, pixart, sana, sd3, sdxl, stable_diffusion
 from imagenet_sd.generation.kinds.base import PipelineKind
 
@@ -28,7 +28,10 @@ def _read_signature(name: str) -> PipelineKind:
     import diffusers
 
     hint = f"use one of {', '.join(_KINDS)}, or another text-to-image pipeline of diffusers {diffusers.__version__}"
-    pipeline = getattr(diffusers, name, None) if name.isidentifier() and name.endswith("Pipeline") else None
+    try:
+        pipeline = getattr(diffusers, name, None) if name.isidentifier() and name.endswith("Pipeline") else None
+    except Exception as error:  # its module needs a library that is missing or another version
+        raise ModelError(f"{name} of diffusers cannot be imported: {one_line(error)}", hint) from None
     call = getattr(pipeline, "__call__", None)  # noqa: B004  # its signature is what counts
     if not inspect.isfunction(call):
         raise ModelError(f"diffusers has no pipeline {name!r}", hint)
