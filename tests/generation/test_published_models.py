@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 try:
+    import published_layouts  # pyright: ignore[reportMissingImports]
     import published_models as published  # pyright: ignore[reportMissingImports]
 finally:
     sys.path.remove(str(ROOT / "benchmarks"))
@@ -28,9 +30,9 @@ PUBLISHED_BYTES = {  # of the files on the Hugging Face Hub, all float32
     ("sdxl", "text_encoder"): 492_265_168,
     ("sdxl", "text_encoder_2"): 2_778_702_264,
 }
-UNET = {"block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 32, "layers_per_block": 1}
+UNET = {"sample_size": 8, "block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 32, "layers_per_block": 1}
 SDXL_UNET = {
-    "block_out_channels": [32, 32, 64], "cross_attention_dim": 48, "attention_head_dim": [1, 2, 4],
+    "sample_size": 8, "block_out_channels": [32, 32, 64], "cross_attention_dim": 48, "attention_head_dim": [1, 2, 4],
     "transformer_layers_per_block": [1, 1, 2], "addition_time_embed_dim": 8, "layers_per_block": 1,
     "projection_class_embeddings_input_dim": 6 * 8 + 16,
 }  # fmt: skip
@@ -166,3 +168,17 @@ def test_stock_pipelines_take_the_published_layout(kind: str, folders: dict[str,
     generator = torch.Generator().manual_seed(0)
     images = pipeline("a dog", width=64, height=64, num_inference_steps=1, generator=generator, output_type="np").images
     assert images.shape == (1, 64, 64, 3)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+@pytest.mark.parametrize(("kind", "loader"), [("sd14", "project"), ("sdxl", "diffusers")])
+def test_the_benchmark_measures_what_it_loads(kind: str, loader: str, folders: dict[str, Path]):
+    args = Namespace(load=kind, loader=loader, dtype="float32", images=2, steps=1)
+    result = published_layouts.load(folders[kind], args)
+    for name in SHRUNKEN[kind].keys() - {"safety_checker"}:
+        stored = load_file(folders[kind] / name / published.weights_file(name)).values()
+        assert result["parameters"][name] == sum(tensor.numel() for tensor in stored if tensor.is_floating_point())
+    assert len(result["image_seconds"]) == 2 and result["image_spread"] > 0.1
+    assert 0 < result["import_peak_gib"] <= result["load_peak_gib"] <= result["read_peak_gib"]
+    row = published_layouts.table({kind: {"gib_on_disk": 1.26, **result}}).splitlines()[-1]
+    assert row.startswith(f"| {kind} | float32 | 1.3 |") and row.count("|") == 12
