@@ -1,8 +1,10 @@
-"""Tiny text-to-image pipelines with random weights, one of each kind, in the layout in which they are published.
+"""Tiny text-to-image pipelines with random weights, one of each kind, in the layout of the published models.
 
-Each is built from the classes' own configurations: `model_index.json`, subfolders, safetensors and tokenizers are
-those that diffusers and transformers write; the schedulers' settings are the published ones. A folder takes less than
-2 MB, two denoising steps of a 64x64 image a few hundredths of a second on one CPU thread.
+Each is built from the classes' own configurations, so that `model_index.json`, subfolders, safetensors and tokenizers
+are those that diffusers and transformers write; the schedulers' settings are the published ones. A folder takes less
+than 2 MB, two denoising steps of a 64x64 image a tenth of a second on one CPU thread. FLUX has no default size of its
+own, the default of pixart-alpha stays 1024 (its conditioning on size depends on it), and SANA and PixArt want
+`use_resolution_binning=False`.
 """
 
 import json
@@ -11,13 +13,17 @@ from pathlib import Path
 from string import ascii_letters, digits, punctuation
 from typing import Any
 
-import diffusers
+import diffusers as typed_diffusers
 import torch
-import transformers
-from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+import transformers as typed_transformers
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from tokenizers.processors import TemplateProcessing
 
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
+
+# As Any: the libraries annotate the settings of their classes more narrowly than they use them.
+diffusers: Any = typed_diffusers
+transformers: Any = typed_transformers
 
 CLIP_WIDTH, SECOND_CLIP_WIDTH, T5_WIDTH, GEMMA_WIDTH = 16, 24, 32, 32
 WORDS = (
@@ -127,7 +133,7 @@ def _gemma(tokenizer: Any) -> Any:
 
 
 def _vae(channels: int = 4, scaling_factor: float = 0.18215, **options: Any) -> AutoencoderKL:
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -141,7 +147,7 @@ def _vae(channels: int = 4, scaling_factor: float = 0.18215, **options: Any) -> 
 
 
 def _unet(cross_attention_dim: int, **options: Any) -> UNet2DConditionModel:
-    settings: dict[str, Any] = {
+    settings = {
         "block_out_channels": (16, 32),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -150,7 +156,7 @@ def _unet(cross_attention_dim: int, **options: Any) -> UNet2DConditionModel:
         "attention_head_dim": 2,
         "sample_size": _LATENT_SIZE,
     }
-    return UNet2DConditionModel(**settings | {"cross_attention_dim": cross_attention_dim} | options)
+    return diffusers.UNet2DConditionModel(**settings | {"cross_attention_dim": cross_attention_dim} | options)
 
 
 _STABLE_BETAS = {
@@ -167,8 +173,8 @@ def _stable_diffusion(scheduler: Any, **unet: Any) -> DiffusionPipeline:
         tokenizer=tokenizer,
         unet=_unet(CLIP_WIDTH, **unet),
         scheduler=scheduler,
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
 
@@ -230,7 +236,8 @@ def _sd3() -> DiffusionPipeline:
     return diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=_LATENT_SIZE, num_layers=2, num_attention_heads=2, attention_head_dim=16,
-            joint_attention_dim=T5_WIDTH, caption_projection_dim=32, pooled_projection_dim=pooled, pos_embed_max_size=16,
+            joint_attention_dim=T5_WIDTH, caption_projection_dim=32, pooled_projection_dim=pooled,
+            pos_embed_max_size=16,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(16, 1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
@@ -279,11 +286,11 @@ def _sana() -> DiffusionPipeline:
     tokenizer = _gemma_tokenizer()
     sizes = (8, 8, 8, 8, 16, 16)
     blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
-    scales: tuple[tuple[int, ...], ...] = ((),) * 3 + ((5,),) * 3
+    scales = ((),) * 3 + ((5,),) * 3
     return diffusers.SanaPipeline(
         tokenizer=tokenizer,
         text_encoder=_gemma(tokenizer),
-        vae=AutoencoderDC(
+        vae=diffusers.AutoencoderDC(
             latent_channels=8, attention_head_dim=8, encoder_block_types=blocks, decoder_block_types=blocks,
             encoder_block_out_channels=sizes, decoder_block_out_channels=sizes, encoder_layers_per_block=(1,) * 6,
             decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=scales, decoder_qkv_multiscales=scales,
@@ -335,8 +342,8 @@ def _lcm() -> DiffusionPipeline:
         tokenizer=tokenizer,
         unet=_unet(CLIP_WIDTH, time_cond_proj_dim=16),
         scheduler=diffusers.LCMScheduler(**_STABLE_BETAS | {"steps_offset": 0}, original_inference_steps=50),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
 
