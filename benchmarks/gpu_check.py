@@ -91,6 +91,7 @@ def facts(setting: Setting) -> dict[str, Any]:
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
+    versions["torch"] = torch.__version__  # with the CUDA that it was built for
     found: dict[str, Any] = {
         "device": platform.processor() or "cpu",
         "dtype": setting.dtype,

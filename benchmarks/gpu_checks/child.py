@@ -5,12 +5,11 @@
 """
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from imagenet_sd.pipeline import train
 
@@ -36,9 +35,12 @@ def train_runs(folder: Path, task: dict[str, Any]) -> None:
         task: `data`, `settings` of the recipe `small`, `workers` for the data, and `runs`: the step after which each
             is interrupted, and goes on from its checkpoint; 0 for none.
     """
+    import torch
+
     from imagenet_sd.training.loop import Trainer
     from imagenet_sd.training.recipes import load_train_config
 
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when the first matrix product runs
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     config, wrapped = load_train_config("small", task["settings"]), []

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -14,17 +15,21 @@ _FOLDER = Path(__file__).resolve().parent.parent
 
 
 class Child:
-    """The module `child` with arguments, as a context manager; what still runs at the end is killed.
+    """The module `child` with arguments, as a context manager: it waits for the end; an error kills what still runs.
 
     Args:
         setting: where; without a GPU it has one thread.
         arguments: of the module.
         launcher: arguments of Python before the module.
+
+    Raises:
+        RuntimeError: at the end, when the process did not end well.
     """
 
     def __init__(self, setting: Setting, *arguments: object, launcher: tuple[str, ...] = ()):
-        environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # products whose bits are the same each time
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_FOLDER), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(_FOLDER), os.environ.get("PYTHONPATH")]))
+        }
         if not setting.on_gpu:
             environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, *launcher, "-m", "gpu_checks.child", *map(str, arguments)]
@@ -40,13 +45,21 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            if kind is None and self.process.wait():
+                raise RuntimeError(self._last_words())
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()  # torchrun ends its own processes
             try:
-                self.process.wait(5)
+                self.process.wait(10)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.communicate(timeout=5)
         self._log.close()
 
     def say(self, line: str) -> None:
@@ -65,6 +78,10 @@ class Child:
             first, _, rest = line.strip().partition(" ")
             if first == word:
                 return rest
+        raise RuntimeError(self._last_words())
+
+    def _last_words(self) -> str:
+        code = self.process.wait()
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
-        raise RuntimeError(f"a process ended with {self.process.wait()}: {lines[-1] if lines else 'no message'}")
+        return f"a process ended with {code}: {lines[-1] if lines else 'no message'}"

@@ -26,6 +26,8 @@ def xformers(setting: Setting) -> Outcome:
 
 def compiled(setting: Setting) -> Outcome:
     """The embedded model, compiled."""
+    if not setting.on_gpu:
+        return skipped("takes minutes on a CPU")
     return _against_eager(setting, _embedded_config(setting), SamplingOptions(compile=True))
 
 

@@ -23,7 +23,8 @@ def probe(setting: Setting) -> Outcome:
 
     The reference is the same probe on the CPU; on a CPU it is scikit-learn for logistic regression, and there is none
     for SGD. Both solutions of logistic regression are near the optimum: the objective f is 1-strongly convex in the
-    weights, so those of a solution whose relative gap is g are at most sqrt(2 g f) from it.
+    weights, so those of a solution whose relative gap is g are at most sqrt(2 g f) from it; twice that is allowed,
+    since the intercept's share of the gap is an estimate.
     """
     images = 400 if setting.reduced else 4000
     (x, y), (test, labels) = _digits("train", images), _digits("test", images)
@@ -33,7 +34,7 @@ def probe(setting: Setting) -> Outcome:
     else:
         reference = _scikit_learn(x, y)
     distances = np.linalg.norm((found.weights - reference.weights).reshape(len(CS), -1), axis=1)
-    bounds = sum(np.sqrt(2 * path.gaps * path.objectives) for path in (found, reference))
+    bounds = np.sum([2 * np.sqrt(2 * path.gaps * path.objectives) for path in (found, reference)], axis=0)
     apart = max(
         abs(_accuracy(found.scores(test, k), labels) - _accuracy(reference.scores(test, k), labels))
         for k in range(len(CS))
@@ -41,11 +42,11 @@ def probe(setting: Setting) -> Outcome:
     figures: dict[str, Any] = {
         "points_apart": apart,
         "weights_apart": distances.tolist(),
-        "bounds": np.asarray(bounds).tolist(),
+        "bounds": bounds.tolist(),
         "accuracy": [_accuracy(found.scores(test, k), labels) for k in range(len(CS))],
     }
     good = apart <= POINTS and bool((distances <= bounds).all())
-    remark = f"L-BFGS {apart:.2f} points apart, weights {distances.max():.1e} (bounds {POINTS}, {np.max(bounds):.1e})"
+    remark = f"L-BFGS {apart:.2f} points apart, weights {distances.max():.1e} (bounds {POINTS}, {bounds.max():.1e})"
     if setting.on_gpu:
         sgd = [_sgd_accuracy(device, x, y, test, labels) for device in (setting.device, torch.device("cpu"))]
         figures["sgd_accuracy"] = sgd

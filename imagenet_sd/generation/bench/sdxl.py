@@ -6,7 +6,6 @@ Knows nothing of what its pictures show: with random weights they show noise, at
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -150,8 +149,7 @@ def sdxl_pipeline(
     return pipeline
 
 
-@cache
-def sdxl_tflop(width: int, height: int) -> dict[str, float]:
+def sdxl_tflop(width: int, height: int, shapes: SdxlShapes = FULL) -> dict[str, float]:
     """Floating-point operations of one forward pass of each module for one image, in 10**12; an addition counts as one.
 
     Counted by PyTorch on tensors without data.
@@ -159,17 +157,18 @@ def sdxl_tflop(width: int, height: int) -> dict[str, float]:
     Args:
         width: pixels, a multiple of 8.
         height: likewise.
+        shapes: of the modules.
 
     Returns:
         `unet` (one of the two passes of a guided step), `vae` (decoding), `text` (one prompt, both encoders).
     """
-    modules: dict[str, Any] = sdxl_modules(torch.float32, "meta")
+    modules: dict[str, Any] = sdxl_modules(torch.float32, "meta", shapes)
     with torch.device("meta"):
         latents = torch.empty(1, 4, height // 8, width // 8)
-        context = torch.empty(1, TOKENS, FULL.unet["cross_attention_dim"])
+        context = torch.empty(1, TOKENS, shapes.unet["cross_attention_dim"])
         timestep, tokens = torch.zeros((), dtype=torch.long), torch.zeros(1, TOKENS, dtype=torch.long)
         added = {
-            "text_embeds": torch.empty(1, FULL.text_2["projection_dim"]),
+            "text_embeds": torch.empty(1, shapes.text_2["projection_dim"]),
             "time_ids": torch.empty(1, TIME_IDS),
         }
     passes = {
@@ -185,8 +184,10 @@ def sdxl_tflop(width: int, height: int) -> dict[str, float]:
     return tflop
 
 
-def sdxl_tflop_per_image(width: int, height: int, num_inference_steps: int, guidance_scale: float) -> float:
-    """Floating-point operations of one image, in 10**12; the empty prompt's embedding is part of them."""
-    cost = sdxl_tflop(width, height)
-    prompts = 2 if guidance_scale > 1 else 1
-    return prompts * (num_inference_steps * cost["unet"] + cost["text"]) + cost["vae"]
+def sdxl_tflop_per_image(
+    width: int, height: int, num_inference_steps: int, guidance_scale: float, shapes: SdxlShapes = FULL
+) -> float:
+    """Floating-point operations of one image, in 10**12. The empty prompt costs none: its embedding is zeros."""
+    cost = sdxl_tflop(width, height, shapes)
+    passes = num_inference_steps * (2 if guidance_scale > 1 else 1)
+    return passes * cost["unet"] + cost["vae"] + cost["text"]
