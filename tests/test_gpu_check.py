@@ -320,7 +320,7 @@ def test_probes_away_from_the_reference_fail(setting: Setting, monkeypatch: pyte
     shifted = dataclasses.replace(found, weights=found.weights + 1e-3)
     monkeypatch.setattr(probes, "_scikit_learn", lambda x, y: shifted)
     assert probes.probe(setting).status == "failed"
-    assert probes._sgd_accuracy(torch.device("cpu"), x, y, test, labels) > 80
+    assert probes._sgd_accuracy(torch.device("cpu"), x, y, test, labels) > 60
 
 
 def test_kernels_that_change_more_than_rounding_fail(setting: Setting):

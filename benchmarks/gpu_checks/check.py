@@ -72,7 +72,7 @@ class Check:
     Attributes:
         name: for the table and `--only`.
         about: what it shows, in a line.
-        seconds: its budget; a check that takes longer has failed.
+        seconds: its budget on a GPU, half of what a CPU has; a check that takes longer has failed.
         run: does it.
     """
 
@@ -139,13 +139,14 @@ def run_checks(
 
 
 def _run(check: Check, setting: Setting, left: float) -> Outcome:
+    seconds = check.seconds * (1 if setting.on_gpu else 2)
     try:
-        with _limited(min(check.seconds, left)):
+        with _limited(min(seconds, left)):
             return check.run(setting)
     except TimeIsUp:
-        if left < check.seconds:
+        if left < seconds:
             return skipped(OUT_OF_TIME)
-        return Outcome(status="failed", remark=f"took longer than its {check.seconds:.0f} s")
+        return Outcome(status="failed", remark=f"took longer than its {seconds:.0f} s")
     except Exception as error:  # whatever it is, the other checks are worth their time
         traceback.print_exc()
         return Outcome(status="failed", remark=f"{type(error).__name__}: {one_line(error)}")

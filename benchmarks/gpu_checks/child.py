@@ -62,15 +62,15 @@ def train_runs(folder: Path, task: dict[str, Any]) -> None:
     say("trained " + json.dumps(facts | {"wrapped": wrapped}))
 
 
-def interrupt_after(step: int) -> None:
+def interrupt_after(last: int) -> None:
     """SIGTERM comes to this process while it logs that step."""
     from imagenet_sd.training.runlog import RunLog
 
     log = RunLog.step
 
-    def log_and_interrupt(self: Any, number: int, loss: float, rate: float) -> None:
-        log(self, number, loss, rate)
-        if number == step:
+    def log_and_interrupt(self: RunLog, step: int, loss: float, learning_rate: float) -> None:
+        log(self, step, loss, learning_rate)
+        if step == last:
             RunLog.step = log
             signal.raise_signal(signal.SIGTERM)
 

@@ -39,7 +39,7 @@ def compiled_sd14(setting: Setting) -> Outcome:
 
 
 def _embedded_config(setting: Setting) -> BenchConfig:
-    sizes = {"num_inference_steps": 3, "batch_size": 2} if setting.reduced else {"batch_size": 16}
+    sizes: dict[str, Any] = {"num_inference_steps": 3, "batch_size": 2} if setting.reduced else {"batch_size": 16}
     return BenchConfig(model=EMBEDDED, rounds=1, dtype=setting.dtype, **sizes).resolved(setting.device)
 
 

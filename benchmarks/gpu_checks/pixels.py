@@ -26,7 +26,7 @@ Images = Sequence[np.ndarray] | np.ndarray
 
 def difference(a: Images, b: Images) -> Difference:
     """The difference of two lists of pictures uint8 [N, height, width, 3]."""
-    distances = np.abs(np.stack(a).astype(int) - np.stack(b).astype(int))
+    distances = np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int))
     return Difference(mean=float(distances.mean()), largest=int(distances.max()))
 
 
