@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench embedded setup clean
+.PHONY: demo test test-slow lint bench gpu-check embedded setup clean
 
 setup: $(VENV)/.ready
 
@@ -40,6 +40,9 @@ bench: setup
 	$(BIN)/imagenet-sd bench probe
 	for script in sea embedded_quality kill_rounds fleet; do \
 		echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+gpu-check: setup
+	$(BIN)/python benchmarks/gpu_check.py
 
 embedded: setup
 	$(BIN)/python scripts/train_embedded.py

@@ -161,23 +161,32 @@ def time_shares(
     return shares | {"rest": 1 - sum(shares.values())}
 
 
-def matmul_tflops(device: torch.device, size: int = 8192, repeats: int = 20, groups: int = 5) -> float:
-    """Speed of a large bfloat16 matrix product on the device, in 10**12 operations a second: the practical ceiling.
+def matmul_tflops(
+    device: torch.device, size: int = 8192, repeats: int = 20, groups: int = 5, dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """Speed of a large matrix product on the device, in 10**12 operations a second: the practical ceiling.
 
     Args:
-        device: a GPU.
+        device: where to multiply.
         size: rows and columns.
         repeats: products per measurement.
         groups: measurements, of which the median counts.
+        dtype: of the matrices.
     """
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     rates = []
     for group in range(groups + 1):
-        torch.cuda.synchronize(device)
+        wait_for(device)
         started = time.perf_counter()
         for _ in range(repeats):
             torch.mm(a, b)
-        torch.cuda.synchronize(device)
+        wait_for(device)
         if group:  # the first one warms up
             rates.append(2 * size**3 * repeats / (time.perf_counter() - started) / 1e12)
     return median(rates)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all its work; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
