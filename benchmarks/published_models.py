@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from imagenet_sd.prompts.tokens import MAX_TOKENS, clip_tokenizer
+from imagenet_sd.prompts.tokens import CLIP, clip_tokenizer
 
 Config = dict[str, Any]
 Tensors = dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -232,7 +232,7 @@ def _tokenizer(folder: str, pad_token: str = "<|endoftext|>") -> dict[str, Confi
     special |= {"unk_token": token("<|endoftext|>")}
     typed = {name: {"__type": "AddedToken", **value} for name, value in special.items()}
     settings = {
-        "add_prefix_space": False, "do_lower_case": True, "errors": "replace", "model_max_length": MAX_TOKENS,
+        "add_prefix_space": False, "do_lower_case": True, "errors": "replace", "model_max_length": CLIP.limit,
         "pad_token": pad_token, "tokenizer_class": "CLIPTokenizer",
     }  # fmt: skip
     return {
@@ -272,7 +272,7 @@ LAYOUTS = {
                 {"_name_or_path": "openai/clip-vit-large-patch14", **_TEXT},
                 torch.float32,
                 prefix="text_model.",
-                position_ids=("text_model.embeddings.position_ids", MAX_TOKENS),
+                position_ids=("text_model.embeddings.position_ids", CLIP.limit),
             ),
             "safety_checker": Part(
                 _SAFETY,
