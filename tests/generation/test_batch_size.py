@@ -81,7 +81,9 @@ def test_two_that_start_at_the_same_time_agree(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset, offload: (next(sizes), "a GPU"))
     plans: list[int] = []
     work = [
-        threading.Thread(target=lambda: plans.append(pipeline._plan_dataset(tmp_path / "out", config).plan.batch_size))
+        threading.Thread(
+            target=lambda: plans.append(pipeline._plan_dataset(tmp_path / "out", config)[0].plan.batch_size)
+        )
         for _ in range(2)
     ]
     for thread in work:

@@ -66,8 +66,9 @@ def test_weights_are_within_the_bound_of_rounding(tmp_path: Path, quantize):
     assert not any("torchao" in type(p).__module__ for p in pipeline.text_encoder.parameters())
 
 
-@pytest.mark.parametrize(("quantize", "most"), [("int8", 1.5), ("fp8", 6.0)])
+@pytest.mark.parametrize(("quantize", "most"), [("int8", 0.2), ("fp8", 1.0)])
 def test_images_stay_close_and_bits_repeat(quantize, most: float):
+    """Measured: mean differences of 0.03 and 0.2 of 255."""
     plain, first, second = sample(), sample(quantize=quantize), sample(quantize=quantize)
     difference = np.abs(first.astype(int) - plain).mean()
     assert 0 < difference < most
