@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -30,7 +31,7 @@ from tests.generation.test_generator import TEXTS, request
 
 CPU = torch.device("cpu")
 REQUESTS = [request(text, 100 + i) for i, text in enumerate(TEXTS[:2])]
-SAMPLING = {"guidance_scale": 2.0, "num_inference_steps": 4, "width": 32, "height": 32, "batch_size": 2}
+SAMPLING: dict[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 4, "width": 32, "height": 32, "batch_size": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_alphas_in_the_file_count(tmp_path: Path):
 @pytest.mark.parametrize("weight", [1.0, 0.6])
 def test_images_are_those_of_the_stock_pipeline(lora: Path, weight: float):
     ours = images((lora, weight))
-    stock = diffusers.StableDiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, safety_checker=None)
+    stock: Any = diffusers.StableDiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, safety_checker=None)
     stock.set_progress_bar_config(disable=True)
     stock.load_lora_weights(str(lora.parent), weight_name=lora.name)
     stock.fuse_lora(lora_scale=weight)

@@ -30,7 +30,7 @@ from tests.generation.test_generator import TEXTS, request
 
 CPU = torch.device("cpu")
 REQUESTS = [request(text, 100 + i) for i, text in enumerate(TEXTS[:5])]
-SAMPLING = {"guidance_scale": 2.0, "num_inference_steps": 4, "width": 32, "height": 32, "batch_size": 2}
+SAMPLING: dict[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 4, "width": 32, "height": 32, "batch_size": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_bits_do_not_depend_on_where_weights_rest(monkeypatch: pytest.MonkeyPatc
     """diffusers offloads from any device; here the one that computes is a CPU too."""
     cpu_offload = accelerate.cpu_offload  # gets "cpu:0", which moves parameters for ever, since they say "cpu"
     monkeypatch.setattr(accelerate, "cpu_offload", lambda model, device, **kwargs: cpu_offload(model, CPU, **kwargs))
-    sampling = SAMPLING | {"options": SamplingOptions(**options)}
+    sampling: dict[str, Any] = SAMPLING | {"options": SamplingOptions(**options)}
     expected = encoded(ImageGenerator(load_pipeline(EMBEDDED_FOLDER, torch.float32, CPU), **sampling))
     pipeline = load_pipeline(EMBEDDED_FOLDER, torch.float32, CPU, offload=offload)
     generator = ImageGenerator(pipeline, **sampling)

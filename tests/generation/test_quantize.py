@@ -4,6 +4,7 @@ import functools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,13 @@ from tests.generation.test_generator import TEXTS, request
 
 CPU = torch.device("cpu")
 REQUESTS = [request(text, 100 + i) for i, text in enumerate(TEXTS[:4])]
-SAMPLING = {"guidance_scale": 2.0, "num_inference_steps": 10, "width": 32, "height": 32, "batch_size": 4}
+SAMPLING: dict[str, Any] = {
+    "guidance_scale": 2.0,
+    "num_inference_steps": 10,
+    "width": 32,
+    "height": 32,
+    "batch_size": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +57,8 @@ def test_weights_are_within_the_bound_of_rounding(tmp_path: Path, quantize):
     layers, before, changed = linear_layers(pipeline), original("unet"), changes(1.0)
     assert len(layers) == 50
     for name, layer in layers.items():
-        stored, weight = layer.weight, before[f"{name}.weight"] + changed.get(("unet", name), 0)  # fused first
+        stored: Any = layer.weight
+        weight = before[f"{name}.weight"] + changed.get(("unet", name), 0)  # fused first
         dtype = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}[quantize]
         assert type(stored).__module__.startswith("torchao") and stored.qdata.dtype == dtype
         largest = weight.abs().amax(1, keepdim=True)
