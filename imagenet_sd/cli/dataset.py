@@ -101,7 +101,7 @@ def prompts(settings: dict[str, Any], images_per_class: int, limit: int, format:
     guidance_scale={"flags": ["--scale", "--guidance-scale"]},
     num_inference_steps={"flags": ["--steps"], "type": AT_LEAST_1},
     classes={"metavar": "LIST"}, templates={"metavar": "YAML"}, match={"metavar": "DIR"},
-    negative_prompt={"metavar": "TEXT"}, hypernym_lemmas=_ALL_LEMMAS,
+    negative_prompt={"metavar": "TEXT"}, lora={"metavar": "PATH_OR_REPO[:WEIGHT]"}, hypernym_lemmas=_ALL_LEMMAS,
     images_per_class={"type": AT_LEAST_0}, shard_size={"type": AT_LEAST_1}, batch_size={"type": _BatchSize()},
     cache_interval={"type": AT_LEAST_1}, guidance_interval={"metavar": "A:B"},
 )  # fmt: skip
@@ -129,7 +129,7 @@ def generate(
     if dry_run:
         plan = pipeline.dry_run(config, out)
         if calibrate:
-            plan["calibration"] = pipeline.calibrate(config)
+            plan["calibration"] = pipeline.calibrate(config, offload=work["offload"])
         if usd_per_gpu_hour is not None:
             _add_cost(plan, usd_per_gpu_hour)
         return show(plan, format, _print_plan)
@@ -158,10 +158,11 @@ def status(dataset: Path, watch: bool, interval: float, metrics_file: Path | Non
 @app.command()
 @DATASET
 @click.option("--id", required=True, metavar="IMAGE_ID", help="Such as n02086910_000017.")
+@options(pipeline.regenerate, "work")
 @FORMAT
-def regenerate(dataset: Path, id: str, format: str) -> None:
+def regenerate(dataset: Path, id: str, work: dict[str, Any], format: str) -> None:
     """Generate one image again, alone, and say whether its pixels match the stored ones (exit code 1 if not)."""
-    result = pipeline.regenerate(dataset, id)
+    result = pipeline.regenerate(dataset, id, **work)
     show(result, format, _print_comparison)
     if not result["identical"]:
         raise SystemExit(1)
@@ -170,10 +171,11 @@ def regenerate(dataset: Path, id: str, format: str) -> None:
 @app.command()
 @DATASET
 @click.option("--repair", is_flag=True, help="Generate the bad shards again.")
+@options(pipeline.verify, "work", only=("offload",))
 @FORMAT
-def verify(dataset: Path, repair: bool, format: str) -> None:
+def verify(dataset: Path, repair: bool, work: dict[str, Any], format: str) -> None:
     """Read every byte of a dataset, name each fault, and repair them on request."""
-    result = pipeline.verify(dataset, repair=repair)
+    result = pipeline.verify(dataset, repair=repair, **work)
     show(result, format, _print_verdict)
     if not result["sound"]:
         raise SystemExit(1)

@@ -9,6 +9,7 @@ import torch
 
 from imagenet_sd.core.errors import GenerationMemoryError, UnusableImageError
 from imagenet_sd.generation.diffusion.loading import pick_device
+from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.worker import Worker, make_worker
 from imagenet_sd.storage.dataset import Dataset
 
@@ -20,11 +21,12 @@ _SAFE = 0.9
 _STEPS = 2  # of the trial: memory does not grow with steps, and the second finds the caches full
 
 
-def find_batch_size(dataset: Dataset) -> tuple[int, str]:
+def find_batch_size(dataset: Dataset, offload: Offload = "none") -> tuple[int, str]:
     """The largest size of `SIZES` whose peak leaves a tenth of the free memory alone. Gives the memory back.
 
     Args:
         dataset: its settings name the model, its prompts are those of the trial; nothing is written to its folder.
+        offload: see `make_worker`.
 
     Returns:
         (size, name of the device); `ON_CPU` on a CPU, where nothing is tried.
@@ -36,7 +38,7 @@ def find_batch_size(dataset: Dataset) -> tuple[int, str]:
     if device.type != "cuda":
         return ON_CPU, "a CPU"
     budget = _SAFE * torch.cuda.mem_get_info(device)[0]
-    peak = partial(_peak, make_worker(dataset))
+    peak = partial(_peak, make_worker(dataset, offload=offload))
     try:
         return largest_size(SIZES, peak, budget), torch.cuda.get_device_name(device)
     finally:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from imagenet_sd.core.errors import PlanError, control_character
-from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS, Attention, SamplingOptions
+from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS, Attention, Quantize, SamplingOptions
+from imagenet_sd.generation.lora import parse_lora
 
 EMBEDDED = "embedded"
 EMBEDDED_CLASSES = ("photos-10", "digits-10")
@@ -39,6 +40,9 @@ class GenerationConfig:
     """Hub id or local folder of a text-to-image pipeline of diffusers, or `embedded`."""
     revision: str = ""
     """Commit of the hub repository; default the newest, which the plan then pins."""
+    lora: str = ""
+    """LoRA that is fused into the model, PATH_OR_REPO[:WEIGHT]: a .safetensors file, or a folder or hub repository that
+    holds one; weight 1 if none is given."""
     guidance_scale: float | None = None
     """Classifier-free guidance scale, 1 to 100; 1 is no guidance; default that of the pipeline (Stable Diffusion 1 and
     2: 7.5)."""
@@ -71,6 +75,9 @@ class GenerationConfig:
     """Guide only this part of the denoising steps, from noise (0) to image (1); the other steps cost half."""
     cache_interval: int = 1
     """Compute the UNet's deep features on every N-th step only and reuse them on the others (DeepCache); 1 is off."""
+    quantize: Quantize = "none"
+    """Weights of the UNet's or transformer's linear layers in 8 bits (torchao, an extra), for less memory: int8, fp8 or
+    none; computed in the dtype as before."""
     attention: Attention = "sdpa"
     """Attention kernels of the UNet: sdpa (PyTorch's), or xformers (an extra; needs a GPU)."""
     compile: bool = False
@@ -114,6 +121,8 @@ class GenerationConfig:
             )
         control = control_character(self.negative_prompt, allowed="\t\n")
         require(not control, f"negative_prompt holds the control character {control}", "take it out")
+        if self.lora:
+            parse_lora(self.lora)
         for name, choices in (("dtype", Dtype), ("hypernym_lemmas", HypernymLemmas)):
             allowed = get_args(choices)
             require(

@@ -5,26 +5,25 @@ Imports neither torch nor diffusers, so that a wrong name is an error within sec
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import ModelError, PlanError, one_line
+from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
+from imagenet_sd.generation.hub import ask_hub
 from imagenet_sd.generation.kinds import STABLE_DIFFUSION, PipelineKind, find_kind
+from imagenet_sd.generation.lora import LoraIdentity, identify_lora, offline_lora
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded_model"
 HINT = "check the name and the network, or give `--model embedded`, or the path of a local diffusers folder"
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 _CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/tokenizer.json", "*/vocab.json", "*/merges.txt")
-_HUB_SECONDS = 12
+_WEIGHTS = ("model_id", "revision", "weights_sha256")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,50 +34,67 @@ class ModelIdentity:
         model_id: hub id, "embedded", or the name of the local folder.
         revision: commit of the hub repository; "" for a folder.
         weights_sha256: hash over the files of a folder; "" for a hub model, whose commit says it.
+        lora: what is fused into them, if anything.
     """
 
     model_id: str
     revision: str = ""
     weights_sha256: str = ""
+    lora: LoraIdentity | None = None
 
     @classmethod
     def recorded(cls, settings: Mapping[str, Any]) -> "ModelIdentity":
         """The identity that the settings of a `dataset.json` record."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+        return cls(**{name: settings[name] for name in _WEIGHTS}, lora=LoraIdentity.recorded(settings))
+
+    def settings(self) -> dict[str, Any]:
+        """The identity as `recorded` reads it; without a LoRA there is no key for one."""
+        found = {name: getattr(self, name) for name in _WEIGHTS}
+        return found if self.lora is None else found | {"lora": asdict(self.lora)}
 
 
-def identify(config: GenerationConfig) -> ModelIdentity:
-    """Which weights `config.model` means, pinned: the hub's commit, or a hash over the folder's files.
+def identify(config: GenerationConfig, recorded: ModelIdentity | None = None) -> ModelIdentity:
+    """Which weights `config` means, pinned: the hub's commit, or a hash over the folder's files; with its LoRA.
+
+    Args:
+        config: names the model.
+        recorded: that of the dataset which is there already. A commit of the hub that it pins is not asked for again.
 
     Raises:
         ModelError: there is no such folder, and the hub does not answer or does not know the name; within 15 seconds.
         PlanError: images are to be flagged, and the model has no safety checker.
     """
+    lora = identify_lora(config.lora, recorded.lora if recorded else None)
+    pinned = recorded.revision if recorded and recorded.model_id == config.model else ""
+    if recorded and pinned and config.revision in ("", pinned):
+        return replace(recorded, lora=lora)
     if (folder := _local_folder(config)) is not None:
         check_pipeline_folder(folder)
         name = EMBEDDED if config.embedded else folder.resolve().name
-        identity = ModelIdentity(model_id=name, weights_sha256=folder_hash(folder))
+        identity = ModelIdentity(model_id=name, weights_sha256=folder_hash(folder), lora=lora)
         checker_identity(config, identity)
         return identity
-    commit, files = _ask_hub(config.model, config.revision)
+    fault = f"model {config.model!r} is neither a local folder"
+    commit, files = ask_hub(config.model, config.revision, fault, HINT)
     if config.flag_nsfw:
         require_checker(config.model, files)
     _fetch_configs(config.model, commit)
-    return ModelIdentity(model_id=config.model, revision=commit)
+    return ModelIdentity(model_id=config.model, revision=commit, lora=lora)
 
 
 def offline_identity(config: GenerationConfig) -> ModelIdentity:
     """As `identify`, but never asks the network: a hub model keeps the revision that the user gave, pinned or not."""
+    lora = offline_lora(config.lora)
     if _local_folder(config) is not None:
-        return identify(config)
-    return ModelIdentity(model_id=config.model, revision=config.revision)
+        return replace(identify(replace(config, lora="")), lora=lora)
+    return ModelIdentity(model_id=config.model, revision=config.revision, lora=lora)
 
 
 def checker_identity(config: GenerationConfig, model: ModelIdentity) -> dict[str, Any] | None:
     """Which safety checker flags the images: that of the model itself; None when none is asked for.
 
     Returns:
-        The fields of a `ModelIdentity`; the hash is over the checker's folder alone.
+        The fields of a `ModelIdentity` without a LoRA; the hash is over the checker's folder alone.
 
     Raises:
         PlanError: the model's folder holds no safety checker.
@@ -87,9 +103,9 @@ def checker_identity(config: GenerationConfig, model: ModelIdentity) -> dict[str
         return None
     folder = _local_folder(config)
     if folder is None:
-        return asdict(model)
+        return replace(model, lora=None).settings()
     require_checker(config.model, {path.relative_to(folder).as_posix() for path in folder.glob("*/*")})
-    return asdict(ModelIdentity(model_id=model.model_id, weights_sha256=folder_hash(folder / "safety_checker")))
+    return ModelIdentity(model_id=model.model_id, weights_sha256=folder_hash(folder / "safety_checker")).settings()
 
 
 def require_checker(model: str, files: set[str]) -> None:
@@ -169,7 +185,7 @@ def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
         width=width,
         height=height,
     )
-    kind.check(config.model, filled.scale, filled.negative_prompt)
+    kind.check(config.model, filled.scale, filled.negative_prompt, config.lora)
     if kind.pipeline != STABLE_DIFFUSION.pipeline:
         for name, default in (("guidance_interval", (0.0, 1.0)), ("cache_interval", 1)):
             if getattr(config, name) != default:
@@ -213,35 +229,6 @@ def _local_folder(config: GenerationConfig) -> Path | None:
         return EMBEDDED_FOLDER
     folder = Path(config.model)
     return folder if folder.is_dir() else None
-
-
-def _ask_hub(repository: str, revision: str) -> tuple[str, set[str]]:
-    """The commit of a repository and its files; from the cache when the hub does not answer."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    def ask() -> tuple[str, set[str]]:
-        info = HfApi().model_info(repository, revision=revision or None, timeout=_HUB_SECONDS - 2)
-        return info.sha or "", {file.rfilename for file in info.siblings or ()}
-
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise ConnectionError("HF_HUB_OFFLINE is set")
-        pool = ThreadPoolExecutor(1)
-        try:
-            return pool.submit(ask).result(timeout=_HUB_SECONDS)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    except (Exception, FutureTimeout) as error:  # whatever the hub client raises: look into its cache before giving up
-        try:
-            cached = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
-            return cached.name, {path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file()}
-        except Exception:
-            raise ModelError(
-                f"model {repository!r} is neither a local folder nor available from the Hugging Face Hub "
-                f"({one_line(error) or 'no answer'})",
-                HINT,
-            ) from None
 
 
 def _fetch_configs(repository: str, commit: str) -> None:

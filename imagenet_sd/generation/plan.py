@@ -13,6 +13,7 @@ from imagenet_sd.generation.config import JPEG, GenerationConfig
 from imagenet_sd.generation.diffusion.options import SAMPLING_DEFAULTS
 from imagenet_sd.generation.diffusion.schedulers import check_steps
 from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.lora import parse_lora
 from imagenet_sd.generation.models import ModelIdentity, checker_identity, model_kind, resolve, scheduler_config
 from imagenet_sd.prompts.build import PromptBuilder
 from imagenet_sd.prompts.classes import class_list_name, load_classes
@@ -23,6 +24,7 @@ from imagenet_sd.storage.dataset import FORMAT_VERSION, build_plan, fingerprint
 _OPTIONAL: dict[str, Any] = {
     **json.loads(json.dumps(SAMPLING_DEFAULTS)),
     "nsfw_checker": None,
+    "lora": None,
     "backgrounds": [],
     "pipeline": STABLE_DIFFUSION.pipeline,
 }
@@ -36,6 +38,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     """
     if not config.batch_size:
         raise PlanError("batch_size is auto, which only `generate` can find", "give a number, such as 16")
+    assert bool(config.lora) == (model.lora is not None), "the identity is not that of this configuration"
     config, kind = resolve(config, model.revision), model_kind(config, model.revision)
     classes = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
@@ -48,7 +51,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "prompt": template.key,
         "template": template.text,
         "hypernym_lemmas": config.hypernym_lemmas,
-        **asdict(model),
+        **model.settings(),
         "guidance_scale": float(config.scale),
         "num_inference_steps": config.steps,
         "negative_prompt": config.negative_prompt,
@@ -74,6 +77,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "settings": settings,
         "rounds": int(config.multiple) if config.multiple >= 1 else 1,
         "model_source": config.model,
+        **({"lora_source": parse_lora(config.lora)[0]} if config.lora else {}),
         "classes": [{**asdict(spec), "count": count} for spec, count in zip(classes, counts, strict=True)],
     }
     document = json.loads(json.dumps(document))  # as it will be read back: lists for tuples

@@ -10,13 +10,14 @@ from PIL import Image
 
 from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.generation.diffusion.batches import encode_jpeg
+from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.storage.dataset import Dataset
 from imagenet_sd.storage.schema import row_batches
 from imagenet_sd.storage.writer import ROW_GROUP
 
 
-def regenerate_image(dataset: Dataset, image_id: str) -> dict[str, Any]:
+def regenerate_image(dataset: Dataset, image_id: str, offload: Offload = "none") -> dict[str, Any]:
     """Generate `image_id` in a batch that holds nothing else; see `pipeline.regenerate` for what is returned.
 
     Raises:
@@ -41,7 +42,7 @@ def regenerate_image(dataset: Dataset, image_id: str) -> dict[str, Any]:
     if stored["image_id"] != image_id:
         raise DatasetError(f"{path} holds {stored['image_id']} in the place of {image_id}", "run `verify --repair`")
     request = plan.requests(shard)[row]
-    generated = encode_jpeg(make_worker(dataset).generator.generate([request])[0])
+    generated = encode_jpeg(make_worker(dataset, offload=offload).generator.generate([request])[0])
     old, new = (_pixels(data) for data in (stored["image"]["bytes"], generated))
     difference = int(np.abs(old - new).max()) if old.shape == new.shape else 255
     return {

@@ -18,9 +18,10 @@ from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
 from imagenet_sd.generation.diffusion.batches import BatchGenerator
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
-from imagenet_sd.generation.diffusion.options import SamplingOptions
+from imagenet_sd.generation.diffusion.options import Offload, SamplingOptions, check_offload
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.lora import fetch_lora
 from imagenet_sd.generation.models import ModelIdentity, kind_of_folder
 from imagenet_sd.generation.weights import fetch
 from imagenet_sd.storage.dataset import Dataset
@@ -30,10 +31,17 @@ from imagenet_sd.storage.writer import write_shard
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """Generates shards of a dataset with one generator on one device."""
+    """Generates shards of a dataset with one generator on one device.
+
+    Attributes:
+        dataset: has the plan.
+        generator: generates its images.
+        offload: where the weights rest; a fact of each shard's manifest.
+    """
 
     dataset: Dataset
     generator: BatchGenerator
+    offload: Offload = "none"
 
     def run_shard(self, i: int, on_batch: Callable[[int], object] = lambda images_done: None) -> ShardManifest:
         """Generate shard `i` of the plan and publish it; a shard that is there already is replaced by equal bytes.
@@ -62,10 +70,14 @@ class Worker:
             for request, image in zip(requests, self.generator.generate_encoded(requests, on_batch), strict=True)
         ]
         facts = generator_facts(self.generator) | {"seconds": round(time.monotonic() - started, 3)}
+        if self.offload != "none":
+            facts["offload"] = self.offload
         return write_shard(self.dataset, shard, rows, facts)
 
 
-def make_worker(dataset: Dataset, own: type[ImageGenerator | PipelineGenerator] | None = None) -> Worker:
+def make_worker(
+    dataset: Dataset, own: type[ImageGenerator | PipelineGenerator] | None = None, *, offload: Offload = "none"
+) -> Worker:
     """Load the model that the dataset's settings name onto this process's device.
 
     On a CPU the process uses one thread: bits then do not depend on the number of cores, and as many workers as cores
@@ -74,38 +86,47 @@ def make_worker(dataset: Dataset, own: type[ImageGenerator | PipelineGenerator] 
     Args:
         dataset: what to generate.
         own: class of the generator; None: `ImageGenerator` for Stable Diffusion 1 and 2, else `PipelineGenerator`.
+        offload: where weights rest while a GPU does not use them; on a CPU there is nowhere else.
 
     Raises:
         ModelError: the weights cannot be loaded, or are not those of the plan.
+        PlanError: the plan does not go with offloading.
         DatasetError: the settings record another image encoding than the one of this version.
     """
-    settings = dataset.settings
+    settings, options = dataset.settings, SamplingOptions.from_settings(dataset.settings)
+    check_offload(offload, options)
     if settings["image"] != JPEG:
         raise DatasetError(
             f"{dataset.folder} records its images as {settings['image']}, this version writes {JPEG}",
             "use the version of imagenet-sd that made the dataset",
         )
     flag_nsfw = settings.get("nsfw_checker") is not None
-    folder = fetch(dataset.document["model_source"], ModelIdentity.recorded(settings), flag_nsfw=flag_nsfw)
+    model = ModelIdentity.recorded(settings)
+    folder = fetch(dataset.document["model_source"], model, flag_nsfw=flag_nsfw)
+    lora = (fetch_lora(dataset.document.get("lora_source", ""), model.lora), model.lora.weight) if model.lora else None
     device = pick_device()
     if device.type == "cpu":
         set_up_cpu_worker()
+        offload = "none"
     kind = kind_of_folder(folder, dataset.document["model_source"])
-    pipeline = load_pipeline(folder, pick_dtype(settings["dtype"], device), device, kind)
+    dtype = pick_dtype(settings["dtype"], device)
+    pipeline = load_pipeline(folder, dtype, device, kind, lora=lora, quantize=options.quantize, offload=offload)
     names = ("guidance_scale", "num_inference_steps", "negative_prompt", "width", "height", "batch_size")
     values = {name: settings[name] for name in names} | {
-        "options": SamplingOptions.from_settings(settings),
+        "options": options,
         "checker": SafetyChecker.load(folder, device) if flag_nsfw else None,
     }
     own = own or (ImageGenerator if kind.pipeline == STABLE_DIFFUSION.pipeline else PipelineGenerator)
     generator = own(pipeline, kind, **values) if issubclass(own, PipelineGenerator) else own(pipeline, **values)
-    return Worker(dataset=dataset, generator=generator)
+    return Worker(dataset=dataset, generator=generator, offload=offload)
 
 
 def generator_facts(generator: BatchGenerator) -> dict[str, object]:
     """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions."""
     device = generator.device
-    extras = {"xformers": version("xformers")} if generator.options.attention == "xformers" else {}
+    options = generator.options
+    used = {"xformers": options.attention == "xformers", "torchao": options.quantize != "none"}
+    extras = {name: version(name) for name, is_used in used.items() if is_used}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "dtype": str(generator.dtype).removeprefix("torch."),

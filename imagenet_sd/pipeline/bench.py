@@ -3,6 +3,7 @@
 from typing import Any
 
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.diffusion.options import Offload
 
 
 def bench_generate(**settings: Any) -> dict[str, Any]:
@@ -43,8 +44,8 @@ def bench_probe(*, rounds: int = 3, stream: bool = False) -> dict[str, Any]:
     return bench.bench_stream() if stream else bench.bench_probe(rounds)
 
 
-def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]:
+def calibrate(config: GenerationConfig, seconds: float = 30.0, offload: Offload = "none") -> dict[str, Any]:
     """How long a plan takes and how much disk; see `imagenet_sd.generation.bench.calibrate.calibrate`."""
     from imagenet_sd.generation.bench.calibrate import calibrate
 
-    return calibrate(config, seconds)
+    return calibrate(config, seconds, offload)

@@ -15,6 +15,7 @@ from imagenet_sd.core.files import free_bytes
 from imagenet_sd.core.progress import Progress, counted, note, size
 from imagenet_sd.core.types import PromptTemplate
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.diffusion.options import Offload, check_offload
 from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_warning
 from imagenet_sd.generation.estimate import estimate_time
 from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, resolve, scheduler_config
@@ -30,6 +31,7 @@ def generate(
     engine: str = "local",
     workers: int = 0,
     gpus_per_worker: float | None = None,
+    offload: Offload = "none",
     metrics_file: Path | None = None,
 ) -> dict[str, Any]:
     """Generate the dataset that `config` describes into a folder; goes on where earlier workers stopped.
@@ -42,6 +44,9 @@ def generate(
         engine: "local" (workers on this machine) or "ray" (one task per shard on a Ray cluster).
         workers: workers on this machine; 0: every visible GPU, or every CPU core.
         gpus_per_worker: GPUs per Ray task; None: 1 where there are any.
+        offload: for small GPUs, what waits in the CPU's memory until it is used: none of the model, each model
+            (text encoder, denoiser, image decoder) as a whole, or each layer (sequential; slow). Images do not depend
+            on it.
         metrics_file: Prometheus text file to keep up to date.
 
     Returns:
@@ -56,13 +61,15 @@ def generate(
     """
     if engine not in ("local", "ray"):
         raise PlanError(f"--engine is {engine!r}", "give local or ray")
-    dataset, config = _plan_dataset(out, config)
+    check_offload(offload, config.sampling_options)
+    dataset, config = _plan_dataset(out, config, offload)
     dataset.write_description()
     plan, todo = dataset.plan, dataset.unfinished()
     if todo:
         _warn(config, dataset, todo)
     started = time.monotonic()
-    generated = _run_engine(dataset, todo, engine, workers, gpus_per_worker, metrics_file) if todo else set()
+    work = (engine, workers, gpus_per_worker, offload, metrics_file)
+    generated = _run_engine(dataset, todo, *work) if todo else set()
     rate = dataset.count_images(generated) / max(1e-9, time.monotonic() - started)
     return {
         "out": str(dataset.folder),
@@ -86,7 +93,13 @@ def _warn(config: GenerationConfig, dataset: Dataset, todo: list[int]) -> None:
 
 
 def _run_engine(
-    dataset: Dataset, todo: list[int], engine: str, workers: int, gpus: float | None, metrics_file: Path | None
+    dataset: Dataset,
+    todo: list[int],
+    engine: str,
+    workers: int,
+    gpus: float | None,
+    offload: Offload,
+    metrics_file: Path | None,
 ) -> set[int]:
     """Generate what is missing; returns the numbers of the shards that this run has generated."""
     from imagenet_sd.generation.workers.engines.local import run_local
@@ -97,9 +110,9 @@ def _run_engine(
     with Progress("images", plan.num_images, plan.num_images - dataset.count_images(todo)) as bar:
         progress = RunProgress(dataset, bar, metrics_file)
         if engine == "ray":
-            run_ray(dataset, todo, gpus, progress)
+            run_ray(dataset, todo, gpus, progress, offload)
         else:
-            run_local(dataset, workers, progress, len(todo))
+            run_local(dataset, workers, progress, len(todo), offload)
         progress.update(last=True)
     if left := dataset.unfinished():
         failed = failures(dataset)
@@ -128,12 +141,13 @@ def status(folder: Path, metrics_file: Path | None = None) -> dict[str, Any]:
     return state
 
 
-def regenerate(folder: Path, image_id: str) -> dict[str, Any]:
+def regenerate(folder: Path, image_id: str, *, offload: Offload = "none") -> dict[str, Any]:
     """Generate one image of a dataset again, alone, and compare it with the stored one.
 
     Args:
         folder: dataset folder.
         image_id: `{wnid}_{index:06d}`.
+        offload: for small GPUs, see `generate`.
 
     Returns:
         `image_id`, `shard`, `row`, `prompt`, `seed`, `identical` (the pixels as stored), `largest_difference` (0 to
@@ -144,7 +158,7 @@ def regenerate(folder: Path, image_id: str) -> dict[str, Any]:
     """
     from imagenet_sd.generation.regenerate import regenerate_image
 
-    return regenerate_image(open_dataset(folder), image_id)
+    return regenerate_image(open_dataset(folder), image_id, offload)
 
 
 def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]:
@@ -205,8 +219,13 @@ def open_dataset(folder: Path) -> Dataset:
     return Dataset.open(folder)
 
 
-def verify(folder: Path, *, repair: bool = False) -> dict[str, Any]:
+def verify(folder: Path, *, repair: bool = False, offload: Offload = "none") -> dict[str, Any]:
     """Read every byte of a dataset and name every fault; with `repair`, generate the bad shards again.
+
+    Args:
+        folder: dataset folder.
+        repair: whether to generate.
+        offload: for small GPUs, see `generate`.
 
     Returns:
         `num_shards`, `faults` (the list before any repair), `repaired` (shard paths, each with `identical`: whether the
@@ -218,7 +237,7 @@ def verify(folder: Path, *, repair: bool = False) -> dict[str, Any]:
     with Progress("images", dataset.plan.num_images) as progress:
         faults = verify_dataset(dataset, progress.advance)
     bad = [fault.shard for fault in faults if fault.shard is not None]
-    repaired = _repair(dataset, bad) if repair and bad else []
+    repaired = _repair(dataset, bad, offload) if repair and bad else []
     return {
         "out": str(folder),
         "num_images": dataset.plan.num_images,
@@ -229,10 +248,10 @@ def verify(folder: Path, *, repair: bool = False) -> dict[str, Any]:
     }
 
 
-def _repair(dataset: Dataset, bad: list[int]) -> list[dict[str, Any]]:
+def _repair(dataset: Dataset, bad: list[int], offload: Offload) -> list[dict[str, Any]]:
     from imagenet_sd.generation.worker import make_worker
 
-    worker = make_worker(dataset)
+    worker = make_worker(dataset, offload=offload)
     repaired = []
     with Progress("images", dataset.count_images(bad)) as progress:
         for i in bad:
@@ -267,13 +286,15 @@ def preview(folder: Path, page: Path | None = None, *, images_per_class: int = 1
     return {"page": str(page), "contact_sheet": str(sheet), "images": count}
 
 
-def _plan_dataset(out: Path | None, config: GenerationConfig) -> tuple[Dataset, GenerationConfig]:
+def _plan_dataset(
+    out: Path | None, config: GenerationConfig, offload: Offload = "none"
+) -> tuple[Dataset, GenerationConfig]:
     """The dataset of this run, which must be the one in the folder, if there is one; it may have grown.
 
     Returns:
         The dataset, and the configuration with the defaults of its model filled in.
     """
-    model = _pinned(out or Path(default_folder(resolve(config))), config) or identify(config)
+    model = identify(config, _recorded(out or Path(default_folder(resolve(config)))))
     config = resolve(config, model.revision)
     folder = out or Path(default_folder(config))
     if not (folder / layout.DESCRIPTION).exists():
@@ -282,7 +303,7 @@ def _plan_dataset(out: Path | None, config: GenerationConfig) -> tuple[Dataset, 
                 f"{folder} has a data folder but no dataset.json", "restore dataset.json, or name another folder"
             )
         if not config.batch_size:
-            return _begin_with_batch_size(folder, config, model), config
+            return _begin_with_batch_size(folder, config, model, offload), config
         return Dataset.from_document(folder, make_plan(config, model)[1]), config
     existing = Dataset.open(folder)
     config = replace(config, batch_size=config.batch_size or existing.plan.batch_size)
@@ -300,26 +321,24 @@ def _plan_dataset(out: Path | None, config: GenerationConfig) -> tuple[Dataset, 
     return Dataset.from_document(folder, document), config
 
 
-def _pinned(folder: Path, config: GenerationConfig) -> ModelIdentity | None:
-    """The model of a dataset that is there already, if its commit is known: no need to ask the hub for the newest."""
+def _recorded(folder: Path) -> ModelIdentity | None:
+    """The model of a dataset that is there already."""
     if not (folder / layout.DESCRIPTION).exists():
         return None
-    recorded = ModelIdentity.recorded(Dataset.open(folder).settings)
-    same = recorded.revision and recorded.model_id == config.model and config.revision in ("", recorded.revision)
-    return recorded if same else None
+    return ModelIdentity.recorded(Dataset.open(folder).settings)
 
 
-def _begin_with_batch_size(folder: Path, config: GenerationConfig, model: ModelIdentity) -> Dataset:
+def _begin_with_batch_size(folder: Path, config: GenerationConfig, model: ModelIdentity, offload: Offload) -> Dataset:
     """Find the largest batch that fits this device, and begin the dataset with it; or join who was faster."""
     from imagenet_sd.generation.batch_size import find_batch_size
 
     trial = make_plan(replace(config, batch_size=1, compile=False), model)[1]  # compiling takes minutes for each size
     with tempfile.TemporaryDirectory() as empty:
-        size, device = find_batch_size(Dataset.from_document(Path(empty), trial))
+        size, device = find_batch_size(Dataset.from_document(Path(empty), trial), offload)
     config = replace(config, batch_size=size)
     dataset = Dataset.from_document(folder, make_plan(config, model)[1])
     if not dataset.begin():
-        return _plan_dataset(folder, replace(config, batch_size=0))[0]
+        return _plan_dataset(folder, replace(config, batch_size=0), offload)[0]
     note(
         f"note: batches of {counted(size, 'image')}, found on {device} and recorded in the plan. A GPU with less "
         "memory that joins later stops with an error and gives its shard back; it never takes another batch size"

@@ -43,12 +43,15 @@ def dataset_card(document: dict[str, Any]) -> str:
     images = sum(entry["count"] for entry in classes) * document["rounds"]
     prompts = PromptBuilder(PromptTemplate.recorded(settings))
     spread = classes[:: max(1, len(classes) // _EXAMPLES)][:_EXAMPLES]
-    license_ = _LICENSES.get(settings["model_id"], "other")
+    lora = settings.get("lora") or {}
+    license_ = "other" if lora else _LICENSES.get(settings["model_id"], "other")  # a LoRA has terms of its own
     return _template().render(
         document=document,
         header=_header(settings, license_, images, _from_wordnet(classes)),
         images=images,
         license=license_,
+        lora=lora.get("name", ""),
+        lora_weight=lora.get("weight", 1),
         wordnet=_from_wordnet(classes),
         places="{background}" in settings["template"] and not settings.get("backgrounds"),
         checked=settings.get("nsfw_checker") is not None,

@@ -250,11 +250,13 @@ def upload_files(repo: HubRepo, contents: Mapping[str, bytes], message: str) -> 
 
 
 def published_document(document: dict[str, Any]) -> dict[str, Any]:
-    """The `dataset.json` to publish: the folder of a local model is named without the path to it."""
-    source = str(document.get("model_source", ""))
-    if source and (Path(source).is_absolute() or Path(source).exists() or source.startswith((".", "~"))):
-        return {**document, "model_source": Path(source).name}
-    return document
+    """The `dataset.json` to publish: what lies on this machine, model or LoRA, is named without the path to it."""
+    sources = {key: str(document[key]) for key in ("model_source", "lora_source") if document.get(key)}
+    return document | {
+        key: Path(source).name
+        for key, source in sources.items()
+        if Path(source).is_absolute() or Path(source).exists() or source.startswith((".", "~"))
+    }
 
 
 def check_limits(plan: GenerationPlan) -> None:

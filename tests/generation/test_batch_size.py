@@ -49,14 +49,14 @@ def test_the_first_start_records_what_it_finds_and_later_ones_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CliRun
 ):
     out = tmp_path / "out"
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset: (3, "a GPU"))
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset, offload: (3, "a GPU"))
     done = cli(*without_batch_size(), "--out", out)
     assert done.returncode == 0, done.stderr
     assert "note: batches of 3 images, found on a GPU and recorded in the plan" in done.stderr
     assert Dataset.open(out).plan.batch_size == 3
     first = next(out.glob("data/*/.manifests/*.json"))
     assert json.loads(first.read_text())["generator"]["batch_size"] == 3
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset: (64, "a larger GPU"))
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset, offload: (64, "a larger GPU"))
     for given in ("auto", "3"):
         done = cli(*without_batch_size(), "--batch-size", given, "--out", out)
         assert done.returncode == 0 and "0 shards generated" in done.stdout, done.stderr
@@ -78,10 +78,12 @@ def test_two_that_start_at_the_same_time_agree(tmp_path: Path, monkeypatch: pyte
         return first
 
     monkeypatch.setattr(Dataset, "begin", together)
-    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset: (next(sizes), "a GPU"))
+    monkeypatch.setattr(batch_size, "find_batch_size", lambda dataset, offload: (next(sizes), "a GPU"))
     plans: list[int] = []
     work = [
-        threading.Thread(target=lambda: plans.append(pipeline._plan_dataset(tmp_path / "out", config).plan.batch_size))
+        threading.Thread(
+            target=lambda: plans.append(pipeline._plan_dataset(tmp_path / "out", config)[0].plan.batch_size)
+        )
         for _ in range(2)
     ]
     for thread in work:

@@ -16,6 +16,7 @@ from imagenet_sd.generation.bench.profiling import Proxy
 from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.diffusion.batches import BatchGenerator, EncodedImage
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.models import identify, resolve
 from imagenet_sd.generation.plan import estimate_bytes, make_plan
 from imagenet_sd.generation.worker import Worker, generator_facts, make_worker
@@ -44,7 +45,7 @@ class Sample:
     timed: int
 
 
-def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]:
+def calibrate(config: GenerationConfig, seconds: float = 30.0, offload: Offload = "none") -> dict[str, Any]:
     """Generate images of the plan for a while, and say what the whole of it takes. Leaves nothing on the disk.
 
     The first batch warms up and is not counted, unless it is the only one. A batch that does not come to its end in
@@ -54,6 +55,7 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     Args:
         config: the dataset.
         seconds: how long to generate at most, give or take one denoising step and one image decoding.
+        offload: see `make_worker`.
 
     Returns:
         `images_per_second` (of one device, or of one CPU core), `device`, `devices` (of this machine: GPUs or cores),
@@ -67,7 +69,7 @@ def calibrate(config: GenerationConfig, seconds: float = 30.0) -> dict[str, Any]
     config = resolve(config, model.revision)
     plan, document = make_plan(config, model)
     with tempfile.TemporaryDirectory() as folder:
-        worker = make_worker(Dataset.from_document(Path(folder), document))
+        worker = make_worker(Dataset.from_document(Path(folder), document), offload=offload)
         sample = generate_sample(worker, seconds)
         total = shard_bytes(worker, sample.images) if sample.images else estimate_bytes(plan, *config.size)
     on_gpu = worker.generator.device.type == "cuda"

@@ -12,6 +12,7 @@ from imagenet_sd.core.types import ImageRequest
 from imagenet_sd.generation.diffusion.batches import BatchGenerator, cached
 from imagenet_sd.generation.diffusion.kernels import set_adapter_kernels
 from imagenet_sd.generation.diffusion.options import SamplingOptions
+from imagenet_sd.generation.diffusion.quantization import quantize_linear_layers
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.diffusion.schedulers import check_timesteps, exchange_scheduler
 from imagenet_sd.generation.kinds.base import PipelineKind
@@ -71,6 +72,7 @@ class PipelineGenerator(BatchGenerator):
         self._encode_takes = _encode_arguments(pipeline, kind, self._takes) if kind.embeds else {}
         self._embeds: dict[str, Embeds] = {}
         self._negative: Embeds | None = None
+        quantize_linear_layers(self.denoiser, options.quantize)
         set_adapter_kernels(pipeline, self.denoiser_name, options)
         if options.compile:
             self._check_memory(self._compile_now)

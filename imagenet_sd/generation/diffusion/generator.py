@@ -12,6 +12,7 @@ from imagenet_sd.generation.diffusion.caching import CrossAttentionCache, DeepCa
 from imagenet_sd.generation.diffusion.guidance import ClassifierFreeGuidance
 from imagenet_sd.generation.diffusion.kernels import compile_now, set_kernels
 from imagenet_sd.generation.diffusion.options import SamplingOptions
+from imagenet_sd.generation.diffusion.quantization import quantize_linear_layers
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.diffusion.schedulers import check_timesteps, extra_step_kwargs, make_scheduler
 
@@ -58,7 +59,7 @@ class ImageGenerator(BatchGenerator):
         if width % factor or height % factor:
             raise ModelError(f"{width}x{height} is not divisible by {factor}", "give a --size in such multiples")
         self.pipeline = pipeline
-        self.device, self.dtype = pipeline.unet.device, pipeline.unet.dtype
+        self.device, self.dtype = pipeline._execution_device, pipeline.unet.dtype
         self.guidance = ClassifierFreeGuidance(scale=guidance_scale, interval=options.guidance_interval)
         self.num_inference_steps = num_inference_steps
         self.batch_size = batch_size
@@ -68,6 +69,7 @@ class ImageGenerator(BatchGenerator):
         self.options, self.checker = options, checker
         self.scheduler = make_scheduler(pipeline, options.scheduler)
         check_timesteps(self.scheduler, num_inference_steps)
+        quantize_linear_layers(pipeline.unet, options.quantize)
         set_kernels(pipeline, options)
         self._deep_cache = DeepCache(pipeline.unet) if options.cache_interval > 1 else None
         # torch.compile would stop at each of its hooks.
@@ -87,7 +89,9 @@ class ImageGenerator(BatchGenerator):
         noise = torch.stack([torch.randn(self.latent_shape, generator=generator) for generator in generators])
         latents = self._denoise(noise.to(self.device, self.dtype), prompt_embeds, generators)
         vae = self.pipeline.vae
-        return vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0] * 0.5 + 0.5
+        images = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0] * 0.5 + 0.5
+        self.pipeline.maybe_free_model_hooks()  # where weights are offloaded: makes room for the next batch
+        return images
 
     @torch.inference_mode()
     def _encode_prompts(self, texts: Sequence[str]) -> torch.Tensor:

@@ -23,11 +23,10 @@ def set_kernels(pipeline: StableDiffusionPipeline, options: SamplingOptions) -> 
     """
     unet, vae = pipeline.unet, pipeline.vae
     if options.attention == "xformers":
-        require_xformers(unet)
+        require_xformers(unet, pipeline._execution_device)
         unet.set_attn_processor(XFormersAttnProcessor())
     if options.compile or unet.device.type == "cuda":
-        unet.to(memory_format=torch.channels_last)
-        vae.to(memory_format=torch.channels_last)
+        use_channels_last(pipeline, "unet")
     if options.compile:
         # Static shapes: with a guidance interval there are two batch sizes, and a graph for each beats one for all.
         unet.compile(dynamic=False)
@@ -55,12 +54,10 @@ def set_adapter_kernels(pipeline: Any, denoiser: str, options: SamplingOptions) 
                 f"--attention xformers is for UNets, and {type(pipeline).__name__} has a {type(module).__name__}",
                 _LEAVE_OUT.format("--attention xformers"),
             )
-        require_xformers(module)
+        require_xformers(module, pipeline._execution_device)
         module.set_attn_processor(XFormersAttnProcessor())
     if module.device.type == "cuda" or options.compile:
-        for part in {denoiser, "vae"}:
-            if hasattr(pipeline, part):
-                getattr(pipeline, part).to(memory_format=torch.channels_last)
+        use_channels_last(pipeline, denoiser)
     if options.compile:
         if hasattr(module, "fuse_qkv_projections") and options.attention == "sdpa":
             module.fuse_qkv_projections()
@@ -72,7 +69,14 @@ def set_adapter_kernels(pipeline: Any, denoiser: str, options: SamplingOptions) 
             pipeline.vae.decoder.compile(dynamic=False)
 
 
-def require_xformers(unet: UNet2DConditionModel) -> None:
+def use_channels_last(pipeline: Any, denoiser: str) -> None:
+    """Lay the weights of the denoiser and the image decoder out as their convolutions on a GPU like them best."""
+    for part in (denoiser, "vae"):
+        if hasattr(pipeline, part):
+            getattr(pipeline, part).to(memory_format=torch.channels_last)
+
+
+def require_xformers(unet: UNet2DConditionModel, device: torch.device) -> None:
     """Run xformers once with the device, the dtype and every head width of this UNet.
 
     Raises:
@@ -87,13 +91,13 @@ def require_xformers(unet: UNet2DConditionModel) -> None:
         raise ModelError(f"xformers {fault}", f'`pip install "imagenet-sd[xformers]"`, or {hint}') from None
     widths = {module.inner_dim // module.heads for module in unet.modules() if isinstance(module, Attention)}
     for width in sorted(widths):
-        query = torch.zeros(2, 64, width, device=unet.device, dtype=unet.dtype)
+        query = torch.zeros(2, 64, width, device=device, dtype=unet.dtype)
         try:
             with torch.inference_mode():
                 memory_efficient_attention(query, query, query)
         except Exception as error:  # NotImplementedError where there is no kernel, and whatever a broken build raises
             raise ModelError(
-                f"xformers has no attention that runs with {unet.dtype} and head width {width} on {unet.device.type}: "
+                f"xformers has no attention that runs with {unet.dtype} and head width {width} on {device.type}: "
                 f"{one_line(error)}",
                 hint,
             ) from None

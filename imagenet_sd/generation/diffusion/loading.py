@@ -12,6 +12,10 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from imagenet_sd.core.errors import ModelError, one_line
+from imagenet_sd.generation.diffusion.kernels import use_channels_last
+from imagenet_sd.generation.diffusion.lora import fuse_lora
+from imagenet_sd.generation.diffusion.options import Offload, Quantize
+from imagenet_sd.generation.diffusion.quantization import quantize_linear_layers
 from imagenet_sd.generation.kinds import STABLE_DIFFUSION
 from imagenet_sd.generation.kinds.base import PipelineKind
 
@@ -52,20 +56,34 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 1 << 30)
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device, kind: PipelineKind = STABLE_DIFFUSION) -> Any:
+def load_pipeline(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    kind: PipelineKind = STABLE_DIFFUSION,
+    *,
+    lora: tuple[Path, float] | None = None,
+    quantize: Quantize = "none",
+    offload: Offload = "none",
+) -> Any:
     """Load a pipeline from a local folder: safetensors only, without its safety checker.
+
+    A LoRA is fused and weights are quantized on the CPU, so that neither depends on the device.
 
     Args:
         folder: in the layout of diffusers.
         dtype: of the weights.
         device: where it is to run.
         kind: what is known of its class.
+        lora: (safetensors file, weight) of a LoRA.
+        quantize: see `quantize_linear_layers`.
+        offload: where weights rest while they are not used; the images are the same.
 
     Returns:
         An instance of the class that `kind` names.
 
     Raises:
-        ModelError: the folder is damaged or of another kind.
+        ModelError: the folder is damaged or of another kind, the LoRA does not fit, or weights cannot be quantized.
     """
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
@@ -87,4 +105,13 @@ def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device, kind: 
             "download or copy the model again",
         ) from None
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    if lora is not None:
+        fuse_lora(pipeline, *lora)
+    quantize_linear_layers(getattr(pipeline, kind.denoiser), quantize, device)
+    if offload == "none":
+        return pipeline.to(device)
+    if device.type == "cuda":  # now: later the layers are not where their layout could be changed
+        use_channels_last(pipeline, kind.denoiser)
+    enable = pipeline.enable_model_cpu_offload if offload == "model" else pipeline.enable_sequential_cpu_offload
+    enable(device=device)
+    return pipeline

@@ -9,13 +9,16 @@ from imagenet_sd.core.errors import PlanError
 from imagenet_sd.generation.diffusion.schedulers import SCHEDULERS
 
 Attention = Literal["sdpa", "xformers"]
+Quantize = Literal["none", "int8", "fp8"]
+Offload = Literal["none", "model", "sequential"]
+"""Where weights rest while they are not used: on the GPU, or in the CPU's memory, part by part or layer by layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingOptions:
     """What trades pixels for speed; all are off by default, and recorded in the plan where they are not.
 
-    The first three are lossy: they give other images. The last two change rounding only. What is lossless needs no
+    The first four are lossy: they give other images. The last two change rounding only. What is lossless needs no
     option and is always on (see `ImageGenerator`).
 
     Raises:
@@ -28,6 +31,8 @@ class SamplingOptions:
     """(start, end) in [0, 1], start <= end: the steps that are guided, see `ClassifierFreeGuidance`."""
     cache_interval: int = 1
     """Deep features are computed on one step of this many and reused on the others, see `DeepCache`; 1: always."""
+    quantize: Quantize = "none"
+    """How the weights of the denoiser's linear layers are stored, see `quantize_linear_layers`."""
     attention: Attention = "sdpa"
     """Attention kernels of the UNet: PyTorch's, or those of xformers."""
     compile: bool = False
@@ -49,6 +54,7 @@ class SamplingOptions:
             "cache_interval",
             "give a whole number from 1 (off) to 1000; 2 or 3 keep the pictures close",
         )
+        require(self.quantize in get_args(Quantize), "quantize", f"one of {', '.join(get_args(Quantize))}")
         require(self.attention in get_args(Attention), "attention", f"one of {', '.join(get_args(Attention))}")
         require(isinstance(self.compile, bool), "compile", "true or false")
 
@@ -73,6 +79,26 @@ class SamplingOptions:
 
 SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(SamplingOptions)}
 """Every option at its default."""
+
+
+def check_offload(offload: str, options: SamplingOptions) -> None:
+    """Refuse an unknown way of offloading, and what offloaded weights do not go with.
+
+    Raises:
+        PlanError: see above.
+    """
+    if offload not in get_args(Offload):
+        raise PlanError(f"offload is {offload!r}", f"one of {', '.join(get_args(Offload))}")
+    if offload != "none" and options.compile:
+        raise PlanError(
+            "--offload and --compile do not go together: compiled modules have to stay where they are",
+            "leave out one of them",
+        )
+    if offload == "sequential" and options.quantize != "none":
+        raise PlanError(
+            "--offload sequential and --quantize do not go together: quantized layers move as a whole",
+            "give --offload model, or leave out --quantize",
+        )
 
 
 def _is_interval(value: object) -> bool:

@@ -51,4 +51,5 @@ def _read_signature(name: str) -> PipelineKind:
         size=(int(default("width", 1024)), int(default("height", 1024))),
         guidance="classifier-free" if "guidance_scale" in parameters else "none",
         negative_prompt="negative_prompt" in parameters,
+        lora=hasattr(pipeline, "load_lora_weights"),
     )

@@ -33,6 +33,8 @@ class PipelineKind:
     """Two passes of the denoiser per step, or the scale as an input of a distilled denoiser, or no guidance at all."""
     negative_prompt: bool = True
     """Whether a negative prompt has any effect."""
+    lora: bool = True
+    """Whether diffusers loads LoRAs into it."""
     denoiser: str = "transformer"
     """The part that runs at every step: "unet" or "transformer"."""
     embeds: tuple[str, ...] = ()
@@ -62,11 +64,12 @@ class PipelineKind:
         """The same kind for weights that were distilled to generate without guidance in a few steps."""
         return replace(self, steps=steps, guidance_scale=1.0, guidance="none", negative_prompt=False)
 
-    def check(self, model: str, guidance_scale: float, negative_prompt: str) -> None:
+    def check(self, model: str, guidance_scale: float, negative_prompt: str, lora: str = "") -> None:
         """Refuse what the model would ignore.
 
         Raises:
-            PlanError: a guidance scale for a model without guidance, or a negative prompt without effect.
+            PlanError: a guidance scale for a model without guidance, a negative prompt without effect, or a LoRA for a
+                pipeline that takes none.
         """
         if self.guidance == "none" and guidance_scale > 1:
             raise PlanError(
@@ -78,6 +81,8 @@ class PipelineKind:
                 f"{model} ({self.pipeline}) ignores a negative prompt",
                 "leave out --negative-prompt, or use another model",
             )
+        if lora and not self.lora:
+            raise PlanError(f"{model} ({self.pipeline}) takes no LoRA", "leave out --lora, or use another model")
 
 
 def native_size(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:

@@ -1,7 +1,7 @@
 """One worker process: loads the model once, works until no shard is left, reports to its parent how far it is.
 
-Started as `python -m imagenet_sd.generation.workers.engines.child OUT RANK TTL`; the plan is read from the
-dataset folder, so nothing else has to be passed. Writes JSON lines to standard output.
+Started as `python -m imagenet_sd.generation.workers.engines.child OUT RANK TTL OFFLOAD`; the plan is read
+from the dataset folder, so nothing else has to be passed. Writes JSON lines to standard output.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError, ImagenetSDError, Interrupted, one_line, os_hint
 from imagenet_sd.core.types import Shard
+from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.workers.journal import Journal
 from imagenet_sd.generation.workers.leases import TTL, LeaseBoard, worker_name
 from imagenet_sd.generation.workers.loop import WorkerLoop
@@ -28,6 +29,7 @@ def open_loop(
     *,
     rank: int = 0,
     ttl: float = TTL,
+    offload: Offload = "none",
     stop: Stop | None = None,
     on_batch: Callable[[Shard, int], object] = lambda shard, images_done: None,
     on_wait: Callable[[dict[str, str]], object] = lambda holders: None,
@@ -43,7 +45,7 @@ def open_loop(
     board = LeaseBoard(dataset.folder / layout.LEASES, name, ttl)
     try:
         with Journal(dataset.folder, name, ttl / 4) as journal:
-            worker = make_worker(dataset)
+            worker = make_worker(dataset, offload=offload)
             yield WorkerLoop(
                 dataset, worker.run_shard, board, journal, stop=stop, rank=rank, poll=min(1.0, ttl / 4),
                 on_batch=on_batch, on_wait=on_wait,
@@ -54,11 +56,11 @@ def open_loop(
 
 def main() -> int:
     """Work; the exit code is 0 when no work is left, 1 after a known error, 128 + signal when stopped."""
-    out, rank, ttl = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    out, rank, ttl, offload = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     stop = Stop(watch_parent=True)
     try:
         dataset = Dataset.open(out)
-        options: dict[str, Any] = {"stop": stop, "on_batch": _report_batch, "on_wait": _report_wait}
+        options: dict[str, Any] = {"offload": offload, "stop": stop, "on_batch": _report_batch, "on_wait": _report_wait}
         with stop.listening(), open_loop(dataset, rank=rank, ttl=ttl, **options) as loop:
             _report({"worker": loop.board.worker})
             loop.run()

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagenet_sd.core.errors import GenerationError, ImagenetSDError, Interrupted
+from imagenet_sd.core.progress import note
+from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.workers.engines.child import open_loop
 from imagenet_sd.generation.workers.leases import TTL
 from imagenet_sd.generation.workers.status import RunProgress
@@ -35,7 +37,7 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
-def run_local(dataset: Dataset, workers: int, progress: RunProgress, todo: int) -> None:
+def run_local(dataset: Dataset, workers: int, progress: RunProgress, todo: int, offload: Offload = "none") -> None:
     """Generate what is missing with workers on this machine.
 
     Args:
@@ -44,6 +46,7 @@ def run_local(dataset: Dataset, workers: int, progress: RunProgress, todo: int) 
             is one worker itself.
         progress: shows how far the dataset is.
         todo: number of shards to generate; more workers are not started.
+        offload: see `make_worker`.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; the shards in progress were given back.
@@ -52,14 +55,25 @@ def run_local(dataset: Dataset, workers: int, progress: RunProgress, todo: int) 
     launched = "LOCAL_RANK" in os.environ
     devices = [] if launched else _visible_gpus()
     workers = 1 if launched else workers or min(len(devices) or cores(), max(1, todo))
+    if offload != "none":
+        _note_offload()
     stop = Stop()
     with stop.listening():
         if workers == 1:
-            reports = {"on_batch": progress.on_batch, "on_wait": progress.on_wait}
+            reports: Any = {"on_batch": progress.on_batch, "on_wait": progress.on_wait, "offload": offload}
             with open_loop(dataset, rank=rank(), ttl=lease_seconds(), stop=stop, **reports) as loop:
                 loop.run()
         else:
-            _Supervisor(dataset, [_environment(devices, k) for k in range(workers)], progress, stop).run()
+            environments = [_environment(devices, k) for k in range(workers)]
+            _Supervisor(dataset, environments, progress, stop, offload).run()
+
+
+def _note_offload() -> None:
+    """Say where offloading has no effect."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        note("note: --offload has no effect on a CPU, in whose memory the weights are anyway")
 
 
 def _visible_gpus() -> list[str]:
@@ -99,8 +113,15 @@ class _Slot:
 class _Supervisor:
     """Starts the workers, starts one that was killed again, shows one progress bar, passes signals on."""
 
-    def __init__(self, dataset: Dataset, environments: list[dict[str, str]], progress: RunProgress, stop: Stop):
-        self.dataset, self.progress, self.stop = dataset, progress, stop
+    def __init__(
+        self,
+        dataset: Dataset,
+        environments: list[dict[str, str]],
+        progress: RunProgress,
+        stop: Stop,
+        offload: Offload = "none",
+    ):
+        self.dataset, self.progress, self.stop, self.offload = dataset, progress, stop, offload
         self.slots = [_Slot(number, environment) for number, environment in enumerate(environments)]
         self.names: set[str] = set()
         """Names of the workers started here."""
@@ -141,7 +162,7 @@ class _Supervisor:
         number = rank() * len(self.slots) + slot.number
         command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child"]
         slot.process = subprocess.Popen(
-            [*command, str(self.dataset.folder), str(number), str(lease_seconds())],
+            [*command, str(self.dataset.folder), str(number), str(lease_seconds()), self.offload],
             stdout=subprocess.PIPE,
             text=True,
             env=slot.environment,

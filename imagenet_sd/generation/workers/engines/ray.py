@@ -8,22 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.errors import GenerationError, ImagenetSDError, one_line
+from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.workers.status import RunProgress
 from imagenet_sd.generation.workers.stop import Stop
 from imagenet_sd.storage.dataset import Dataset
 
 _RETRIES = 20
 """Of a task whose process or node is lost; a fault of the generator is not retried by Ray."""
-_LOOPS: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+_LOOPS: dict[tuple[str, str, int, str], tuple[Any, Any]] = {}
 
 
-def generate_shard(folder: str, fingerprint: str, rounds: int, i: int) -> int | None:
+def generate_shard(folder: str, fingerprint: str, rounds: int, offload: Offload, i: int) -> int | None:
     """Generate one shard in a Ray worker, which keeps its model for the next; returns its number if it did so."""
     from imagenet_sd.generation.workers.engines.child import open_loop
 
-    key = (folder, fingerprint, rounds)  # a Ray worker may outlive a run, and meet the folder again when it has grown
+    key = (
+        folder,
+        fingerprint,
+        rounds,
+        offload,
+    )  # a Ray worker may outlive a run, and meet the folder again when it has grown
     if key not in _LOOPS:
-        context = open_loop(Dataset.open(Path(folder)))
+        context = open_loop(Dataset.open(Path(folder)), offload=offload)
         _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
     loop = _LOOPS[key][1]
     if loop.dataset.is_done(loop.plan.shard(i)):
@@ -31,7 +37,9 @@ def generate_shard(folder: str, fingerprint: str, rounds: int, i: int) -> int | 
     return None if loop.attempt(i) else i
 
 
-def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: RunProgress) -> None:
+def run_ray(
+    dataset: Dataset, todo: list[int], gpus: float | None, progress: RunProgress, offload: Offload = "none"
+) -> None:
     """Generate shards as Ray tasks.
 
     Args:
@@ -39,6 +47,7 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         todo: numbers of the shards to generate.
         gpus: GPUs per task; None: 1 where the cluster has any, else 0. A task takes one CPU.
         progress: shows how far the dataset is.
+        offload: see `make_worker`.
 
     Raises:
         ImagenetSDError: Ray is not installed, or a task met an error that every other would meet too.
@@ -59,7 +68,7 @@ def run_ray(dataset: Dataset, todo: list[int], gpus: float | None, progress: Run
         task = ray.remote(generate_shard).options(  # pyright: ignore[reportAttributeAccessIssue]
             num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, runtime_env=environment
         )
-        plan = (str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds)
+        plan = (str(dataset.folder.resolve()), dataset.fingerprint, dataset.plan.rounds, offload)
         waiting = [task.remote(*plan, i) for i in todo]
         stop = Stop()
         with stop.listening():  # after `ray.init`, which sets a handler of its own
