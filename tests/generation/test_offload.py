@@ -100,9 +100,9 @@ def test_the_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyPatch, offloa
 
 def test_every_worker_receives_it(small_dataset: Path, monkeypatch: pytest.MonkeyPatch):
     dataset = Dataset.open(small_dataset)
-    made: list[tuple] = []
+    made: list[str] = []
 
-    def load(dataset: Dataset, *offload: str):
+    def load(dataset: Dataset, *, offload: str):
         made.append(offload)
         return SimpleNamespace(run_shard=None)
 
@@ -113,7 +113,7 @@ def test_every_worker_receives_it(small_dataset: Path, monkeypatch: pytest.Monke
     assert child.main() == 0
     monkeypatch.setattr(ray, "_LOOPS", {})
     assert ray.generate_shard(str(small_dataset), dataset.fingerprint, 1, "model", 0) is None  # done before
-    assert made == [("model",), ("sequential",), ("model",)]
+    assert made == ["model", "sequential", "model"]
 
 
 def test_child_processes_are_started_with_it(small_dataset: Path, monkeypatch: pytest.MonkeyPatch):
