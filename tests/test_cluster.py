@@ -16,7 +16,7 @@ import yaml
 
 from imagenet_sd.cli import app
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import offline_identity
+from imagenet_sd.generation.models import offline_identity, resolve
 from imagenet_sd.generation.plan import estimate_bytes, make_plan
 from imagenet_sd.prompts.classes import load_classes
 from tests.conftest import ROOT, CliRun
@@ -177,7 +177,7 @@ def test_kubernetes_job_does_what_it_says():
     assert volumes["data"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
     assert container["command"][0] == "imagenet-sd"  # process 1 gets the SIGTERM
-    config = GenerationConfig(classes="imagenet-1k")
+    config = resolve(GenerationConfig(classes="imagenet-1k"))
     plan, _ = make_plan(config, offline_identity(config))
     storage = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) << 30
     assert storage > 1.5 * estimate_bytes(plan, *config.size)

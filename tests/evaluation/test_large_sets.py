@@ -115,7 +115,7 @@ def test_knn_in_chunks_keeps_the_first_of_equal_neighbours(monkeypatch: pytest.M
     whole = knn_scores(train, y, test, 4, k=5)
     monkeypatch.setattr(rows, "CHUNK", 7)
     monkeypatch.setattr(rows, "LARGE", 0)
-    assert np.allclose(knn_scores(train, y, test, 4, k=5), whole, rtol=1e-6)
+    assert np.allclose(knn_scores(train, y, test, 4, k=5), whole, rtol=1e-5)  # float32 by another order
 
 
 STREAM = """

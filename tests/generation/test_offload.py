@@ -1,6 +1,7 @@
 """Offloading: the same bits wherever weights rest, and the option reaches whoever loads a model."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,8 +99,9 @@ def test_the_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyPatch, offloa
     assert layouts == ([] if offload == "none" else ["unet"])  # in place before the hooks are
 
 
-def test_every_worker_receives_it(small_dataset: Path, monkeypatch: pytest.MonkeyPatch):
-    dataset = Dataset.open(small_dataset)
+def test_every_worker_receives_it(small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copied = Path(shutil.copytree(small_dataset, tmp_path / "copy"))  # workers leave their journals
+    dataset = Dataset.open(copied)
     made: list[str] = []
 
     def load(dataset: Dataset, *, offload: str):
@@ -109,10 +111,10 @@ def test_every_worker_receives_it(small_dataset: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(worker_module, "make_worker", load)
     with child.open_loop(dataset, offload="model"):
         pass
-    monkeypatch.setattr("sys.argv", ["child", str(small_dataset), "0", "60", "sequential"])
+    monkeypatch.setattr("sys.argv", ["child", str(copied), "0", "60", "sequential"])
     assert child.main() == 0
     monkeypatch.setattr(ray, "_LOOPS", {})
-    assert ray.generate_shard(str(small_dataset), dataset.fingerprint, 1, "model", 0) is None  # done before
+    assert ray.generate_shard(str(copied), dataset.fingerprint, 1, "model", 0) is None  # done before
     assert made == ["model", "sequential", "model"]
 
 

@@ -58,7 +58,7 @@ class PipelineGenerator(BatchGenerator):
         checker: SafetyChecker | None = None,
     ):
         self.pipeline, self.kind = pipeline, kind
-        self.denoiser_name = _denoiser_name(pipeline, kind)
+        self.denoiser_name = kind.denoiser_in(pipeline.components)
         self.device, self.dtype = pipeline._execution_device, self.denoiser.dtype
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
         self.width, self.height, self.batch_size = width, height, batch_size
@@ -147,14 +147,6 @@ class PipelineGenerator(BatchGenerator):
                 f"the model cannot be compiled here: {one_line(error)}",
                 "leave out --compile (the plan records it, so in a new folder)",
             ) from None
-
-
-def _denoiser_name(pipeline: Any, kind: PipelineKind) -> str:
-    """The part that runs at every step, also of a pipeline of which no more than its class is known."""
-    names = [name for name in (kind.denoiser, "unet", "transformer") if name in pipeline.components]
-    if not names:
-        raise ModelError(f"{kind.pipeline} has neither a UNet nor a transformer", "use another model")
-    return names[0]
 
 
 def _defaults(function: Any) -> dict[str, Any]:

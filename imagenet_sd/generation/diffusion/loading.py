@@ -107,11 +107,12 @@ def load_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         fuse_lora(pipeline, *lora)
-    quantize_linear_layers(getattr(pipeline, kind.denoiser), quantize, device)
+    denoiser = kind.denoiser_in(pipeline.components)
+    quantize_linear_layers(getattr(pipeline, denoiser), quantize, device)
     if offload == "none":
         return pipeline.to(device)
     if device.type == "cuda":  # now: later the layers are not where their layout could be changed
-        use_channels_last(pipeline, kind.denoiser)
+        use_channels_last(pipeline, denoiser)
     enable = pipeline.enable_model_cpu_offload if offload == "model" else pipeline.enable_sequential_cpu_offload
     enable(device=device)
     return pipeline

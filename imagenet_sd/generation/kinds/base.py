@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from imagenet_sd.core.errors import PlanError
+from imagenet_sd.core.errors import ModelError, PlanError
 
 Configs = Callable[[str], Mapping[str, Any]]
 """The configuration of a part of a model, such as "unet" or "scheduler"; empty where it is not known."""
@@ -63,6 +63,17 @@ class PipelineKind:
     def without_guidance(self, steps: int) -> "PipelineKind":
         """The same kind for weights that were distilled to generate without guidance in a few steps."""
         return replace(self, steps=steps, guidance_scale=1.0, guidance="none", negative_prompt=False)
+
+    def denoiser_in(self, components: Mapping[str, Any]) -> str:
+        """The part that runs at every step, also of a pipeline of which no more than its signature is known.
+
+        Raises:
+            ModelError: none of the pipeline's components is one.
+        """
+        names = [name for name in (self.denoiser, "unet", "transformer") if name in components]
+        if not names:
+            raise ModelError(f"{self.pipeline} has neither a UNet nor a transformer", "use another model")
+        return names[0]
 
     def check(self, model: str, guidance_scale: float, negative_prompt: str, lora: str = "") -> None:
         """Refuse what the model would ignore.
