@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from imagenet_sd.core.files import atomic_write, cache_dir
+from imagenet_sd.core.machine import fast_bfloat16
 from imagenet_sd.data.photos import cifar10
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,7 +74,7 @@ def train_judge(epochs: int = 8, batch: int = 128, seed: int = 7) -> Judge:
         order = torch.randperm(len(labels), generator=generator)
         for rows in order[: len(labels) // batch * batch].split(batch):
             shown = _augmented(to_float(images[rows.numpy()]), generator).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(DEVICE.type, torch.bfloat16):
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=fast_bfloat16(DEVICE)):
                 scores = judge(shown)
             loss = F.cross_entropy(scores.float(), wanted[rows.to(DEVICE)], label_smoothing=0.1)
             optimizer.zero_grad()

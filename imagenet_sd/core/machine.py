@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = tuple(
     """
@@ -57,6 +60,17 @@ def memory_facts() -> dict[str, int | None]:
         "available_bytes": int(available) * 1024 if available else None,
         "limit_bytes": limit if limit and limit < total else None,
     }
+
+
+def fast_bfloat16(device: "torch.device") -> bool:
+    """Whether a device has instructions for bfloat16; a CPU without them is several times slower than in float32."""
+    import torch
+
+    if device.type != "cpu":
+        return True
+    with suppress(AttributeError, RuntimeError):  # a build without oneDNN
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
 
 
 def nvidia_driver() -> str | None:

@@ -18,8 +18,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather, reduce, set_seed
 from torch import nn
 
+from imagenet_sd.core.machine import fast_bfloat16
 from imagenet_sd.core.process import on_sigterm
-from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.progress import Progress, note
 from imagenet_sd.core.typed import to_mapping
 from imagenet_sd.data.images import ImageSet
 from imagenet_sd.training.checkpoint import head_file, load_checkpoint, save_checkpoint, save_weights
@@ -275,8 +276,12 @@ def _summary(facts: dict[str, Any]) -> str:
 
 def _precision(config: TrainConfig) -> str:
     names = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+    if config.precision == "bfloat16" and not fast_bfloat16(
+        torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ):
+        note("note: this CPU has no instructions for bfloat16: precision=float32 takes a fraction of the time here")
     if config.precision != "auto":
         return names[config.precision]
-    if not torch.cuda.is_available():
+    if on_cpu:
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
