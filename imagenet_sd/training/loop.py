@@ -276,9 +276,8 @@ def _summary(facts: dict[str, Any]) -> str:
 
 def _precision(config: TrainConfig) -> str:
     names = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-    if config.precision == "bfloat16" and not fast_bfloat16(
-        torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ):
+    on_cpu = not torch.cuda.is_available()
+    if config.precision == "bfloat16" and on_cpu and not fast_bfloat16(torch.device("cpu")):
         note("note: this CPU has no instructions for bfloat16: precision=float32 takes a fraction of the time here")
     if config.precision != "auto":
         return names[config.precision]
