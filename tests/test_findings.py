@@ -88,9 +88,10 @@ def test_the_page_on_photographs_says_what_was_measured():
     page = (FOLDER / "photos.md").read_text(encoding="utf-8")
     cells = json.loads((FOLDER / "photos.json").read_text(encoding="utf-8"))["cells"]
     assert {cell["images"] for cell in cells} == {5000}
-    for data in ("synthetic", "real"):
-        found = [100 * c["metrics"]["cifar10/test"]["top1"] for c in cells if c["factors"]["data"] == data]
-        (row,) = re.findall(rf"^\| {data}.*$", page, flags=re.MULTILINE)
+    for data, precision in (("synthetic", "bfloat16"), ("real", "bfloat16"), ("real", "float32")):
+        chosen = [c for c in cells if (c["factors"]["data"], c["factors"]["precision"]) == (data, precision)]
+        found = [100 * c["metrics"]["cifar10/test"]["top1"] for c in chosen]
+        (row,) = re.findall(rf"^\| {data}.*, {precision} .*$", page, flags=re.MULTILINE)
         mean, seeds = [cell.strip() for cell in row.strip("|").split("|")][1:]
         assert mean == (said(found) if len(found) > 1 else f"{found[0]:.1f}"), data
         assert seeds == ", ".join(f"{value:.1f}" for value in found)
