@@ -28,6 +28,7 @@ from imagenet_sd.storage.upload import published_document
 from tests.conftest import SMALL, CliRun
 from tests.generation.loras import ALPHA, RANK, UNET, changes, original, tensors, write_kohya, write_lora
 from tests.generation.test_generator import TEXTS, request
+from tests.generation.tiny_pipelines import build
 
 CPU = torch.device("cpu")
 REQUESTS = [request(text, 100 + i) for i, text in enumerate(TEXTS[:2])]
@@ -73,6 +74,26 @@ def test_alphas_in_the_file_count(tmp_path: Path):
     for (part, name), change in changes(0.5 * ALPHA / RANK).items():
         if part == "unet":
             assert torch.allclose(after[f"{name}.weight"], before[f"{name}.weight"] + change, rtol=0, atol=1e-6)
+
+
+def test_the_text_encoder_of_flux_is_fused_too(tmp_path: Path):
+    """By default diffusers fuses FLUX's transformer alone."""
+    folder, kind = build("flux-dev", tmp_path / "flux-dev"), find_kind("FluxPipeline")
+    layers = {
+        "transformer.transformer_blocks.0.attn.to_q": (32, 32),
+        "text_encoder.encoder.layers.0.self_attn.q_proj": (16, 16),
+    }
+    generator, made = torch.Generator().manual_seed(0), {}
+    for name, (out, into) in layers.items():
+        made[f"{name}.lora_A.weight"] = torch.randn(RANK, into, generator=generator)
+        made[f"{name}.lora_B.weight"] = torch.randn(out, RANK, generator=generator)
+    path = write_lora(tmp_path / "x.safetensors", made)
+    plain, fused = (load_pipeline(folder, torch.float32, CPU, kind, lora=lora) for lora in (None, (path, 0.5)))
+    for name in layers:
+        part, _, layer = name.partition(".")
+        before, after = (pipeline.components[part].get_submodule(layer).weight for pipeline in (plain, fused))
+        change = 0.5 * made[f"{name}.lora_B.weight"] @ made[f"{name}.lora_A.weight"]
+        assert torch.allclose(after, before + change, rtol=0, atol=1e-5), name
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.6])

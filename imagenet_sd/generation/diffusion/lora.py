@@ -43,7 +43,9 @@ def fuse_lora(pipeline: Any, path: Path, weight: float) -> None:
             loaded = _loaded_tensors(pipeline)
             warnings[:] = [text for text in warnings if not text.startswith(_HARMLESS)]
             if not warnings and loaded == given:
-                pipeline.fuse_lora(lora_scale=weight, safe_fusing=True)
+                # By default FLUX and others fuse the transformer alone, and unloading drops what is not fused.
+                parts = pipeline._lora_loadable_modules
+                pipeline.fuse_lora(components=parts, lora_scale=weight, safe_fusing=True)
                 pipeline.unload_lora_weights()
     except Exception as error:  # diffusers, peft and safetensors raise many kinds; each means that it does not fit
         raise _misfit(pipeline, path, one_line(error)) from None
