@@ -149,6 +149,13 @@ def test_a_model_that_is_no_folder_is_refused():
         load_stock(dataclasses.replace(SMALL, model="no-such-model"), CPU)
 
 
+def test_a_pipeline_of_another_kind_is_refused(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    with pytest.raises(ModelError, match=r"is a StableDiffusionXLPipeline, and the benchmark compares") as e:
+        load_stock(dataclasses.replace(SMALL, model=str(tmp_path)), CPU)
+    assert "--calibrate" in e.value.hint
+
+
 def test_a_gpu_gets_the_true_architecture_by_default():
     config = BenchConfig(dtype="bfloat16").resolved(torch.device("cuda"))
     assert (config.model, config.width, config.height, config.num_inference_steps) == ("sd-1.4", 512, 384, 50)

@@ -3,6 +3,7 @@
 Knows nothing of what its pictures show: with random weights they show noise, at the price of real ones.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -94,11 +95,15 @@ def sd14_tflop(width: int, height: int) -> dict[str, float]:
     with torch.device("meta"):
         latents, context = torch.empty(1, 4, height // 8, width // 8), torch.empty(1, TOKENS, TEXT["hidden_size"])
         timestep, tokens = torch.zeros((), dtype=torch.long), torch.zeros(1, TOKENS, dtype=torch.long)
-    passes = {
-        "unet": lambda: unet(latents, timestep, encoder_hidden_states=context),
-        "vae": lambda: vae.decode(latents),  # pyright: ignore[reportArgumentType]
-        "text": lambda: text_encoder(tokens),
-    }
+    return count_tflop(
+        unet=lambda: unet(latents, timestep, encoder_hidden_states=context),
+        vae=lambda: vae.decode(latents),  # pyright: ignore[reportArgumentType]
+        text=lambda: text_encoder(tokens),
+    )
+
+
+def count_tflop(**passes: Callable[[], object]) -> dict[str, float]:
+    """Floating-point operations of each pass by name, in 10**12, counted by PyTorch."""
     tflop = {}
     for name, run in passes.items():
         with FlopCounterMode(display=False) as counter:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from imagenet_sd.generation.bench.sd14 import TOKENS
+from imagenet_sd.generation.bench.sd14 import TOKENS, count_tflop
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 
 IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
@@ -171,17 +170,11 @@ def sdxl_tflop(width: int, height: int, shapes: SdxlShapes = FULL) -> dict[str, 
             "text_embeds": torch.empty(1, shapes.text_2["projection_dim"]),
             "time_ids": torch.empty(1, TIME_IDS),
         }
-    passes = {
-        "unet": lambda: modules["unet"](latents, timestep, encoder_hidden_states=context, added_cond_kwargs=added),
-        "vae": lambda: modules["vae"].decode(latents),
-        "text": lambda: (modules["text_encoder"](tokens), modules["text_encoder_2"](tokens)),
-    }
-    tflop = {}
-    for name, run in passes.items():
-        with FlopCounterMode(display=False) as counter:
-            run()
-        tflop[name] = counter.get_total_flops() / 1e12
-    return tflop
+    return count_tflop(
+        unet=lambda: modules["unet"](latents, timestep, encoder_hidden_states=context, added_cond_kwargs=added),
+        vae=lambda: modules["vae"].decode(latents),
+        text=lambda: (modules["text_encoder"](tokens), modules["text_encoder_2"](tokens)),
+    )
 
 
 def sdxl_tflop_per_image(

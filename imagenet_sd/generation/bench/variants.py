@@ -18,7 +18,8 @@ from imagenet_sd.generation.config import EMBEDDED
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_dtype, set_up_cpu_worker
 from imagenet_sd.generation.diffusion.options import SamplingOptions
-from imagenet_sd.generation.models import EMBEDDED_FOLDER
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.models import EMBEDDED_FOLDER, check_pipeline_folder
 
 Generate = Callable[[Sequence[ImageRequest]], list[np.ndarray]]
 
@@ -27,7 +28,7 @@ def load_stock(config: BenchConfig, device: torch.device) -> StableDiffusionPipe
     """The stock pipeline of a resolved configuration.
 
     Raises:
-        ModelError: there is no such folder, or it is damaged.
+        ModelError: there is no such folder, it is damaged, or of a kind with another denoising loop than the compared.
     """
     dtype = pick_dtype(config.dtype, device)
     if config.model == SD14:
@@ -35,6 +36,12 @@ def load_stock(config: BenchConfig, device: torch.device) -> StableDiffusionPipe
     folder = EMBEDDED_FOLDER if config.model == EMBEDDED else Path(config.model)
     if not folder.is_dir():
         raise ModelError(f"{config.model!r} is no folder", f"give `embedded`, `{SD14}`, or a local diffusers folder")
+    kind = check_pipeline_folder(folder)
+    if kind.pipeline != STABLE_DIFFUSION.pipeline:
+        raise ModelError(
+            f"{config.model} is a {kind.pipeline}, and the benchmark compares loops of Stable Diffusion 1 and 2",
+            f"give `embedded`, `{SD14}`, or a folder of that kind; `generate --calibrate` measures every kind",
+        )
     return load_pipeline(folder, dtype, device)
 
 
