@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(checks: Sequence[Check], out: Path, budget: float, *, reduced: bool) -> dict[str, Any]:
-    """Run checks and write what they came to, again after each, so that a run that is killed leaves its figures.
+    """Run checks and write their results, again after each, so that a run that is killed leaves its figures.
 
     Returns:
         What the file holds: `facts`, `checks` (the rows of `run_checks`), `seconds`, `passed`.
@@ -92,7 +92,7 @@ def facts(setting: Setting) -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     versions["torch"] = torch.__version__  # with the CUDA that it was built for
-    found: dict[str, Any] = {
+    known: dict[str, Any] = {
         "device": platform.processor() or "cpu",
         "dtype": setting.dtype,
         "threads": torch.get_num_threads(),
@@ -101,14 +101,14 @@ def facts(setting: Setting) -> dict[str, Any]:
     }
     if setting.on_gpu:
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
-        found |= {
+        known |= {
             "device": torch.cuda.get_device_name(setting.device),
             "memory_gib": round(torch.cuda.get_device_properties(setting.device).total_memory / (1 << 30), 1),
             "driver": driver.split("\n")[0],
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    return found
+    return known
 
 
 def _output(*command: str) -> str | None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from tests.conftest import ROOT
 
@@ -213,6 +214,16 @@ def test_repeated_calls_with_other_bits_fail(setting: Setting, monkeypatch: pyte
     monkeypatch.setattr(generation, "sdxl_pipeline", drifting)
     outcome = generation.sdxl(setting)
     assert outcome.status == "failed" and "REPEATED BITS DIFFER" in outcome.remark
+
+
+def test_pictures_unlike_those_of_one_stock_call_fail(setting: Setting, monkeypatch: pytest.MonkeyPatch):
+    def more_steps(*args, num_inference_steps: int, **settings):
+        return PipelineGenerator(*args, num_inference_steps=num_inference_steps + 1, **settings)
+
+    monkeypatch.setattr(generation, "PipelineGenerator", more_steps)
+    outcome = generation.sdxl(setting)
+    assert outcome.status == "failed" and outcome.figures["repeated_bits_equal"]
+    assert outcome.figures["largest_difference"] > 3
 
 
 def test_the_sweep_ends_where_memory_does_and_knows_its_first_picture(

@@ -1,4 +1,4 @@
-"""What a check is, what it comes to, and how a list of them runs within budgets of time.
+"""What a check is, what its result is, and how a list of them runs within budgets of time.
 
 A check may fail, raise, or take too long: the others run all the same.
 """
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a check came to: a line for the table, and figures for the file."""
+    """The result of a check: a line for the table, and figures for the file."""
 
     status: Status
     remark: str
@@ -72,7 +72,7 @@ class Check:
     Attributes:
         name: for the table and `--only`.
         about: what it shows, in a line.
-        seconds: its budget on a GPU, half of what a CPU has; a check that takes longer has failed.
+        seconds: its budget on a GPU; on a CPU it has twice as long. A check that takes longer has failed.
         run: does it.
     """
 

@@ -60,10 +60,10 @@ def embedded(setting: Setting) -> Outcome:
     good, figures, remarks = True, {}, []
     for dtype in setting.dtypes[0 if setting.on_gpu else 1 :]:
         generator = make_generator(dataclasses.replace(config, dtype=dtype), setting.device)
-        found, (mean, largest) = difference(generator.generate(requests), reference), DTYPE_BOUNDS[dtype]
-        good = good and found.mean <= mean and found.largest <= largest
-        figures[dtype] = {**dataclasses.asdict(found), "mean_bound": mean, "largest_bound": largest}
-        remarks.append(f"{dtype} {found}")
+        apart, (mean, largest) = difference(generator.generate(requests), reference), DTYPE_BOUNDS[dtype]
+        good = good and apart.mean <= mean and apart.largest <= largest
+        figures[dtype] = {**dataclasses.asdict(apart), "mean_bound": mean, "largest_bound": largest}
+        remarks.append(f"{dtype} {apart}")
     return passed_if(good, f"from float32 on the CPU: {'; '.join(remarks)}", figures)
 
 
@@ -128,40 +128,33 @@ def sdxl(setting: Setting) -> Outcome:
     prompts = [f"a photo of a {thing}" for thing in ("car", "truck", "cat", "dog")][: 2 if setting.reduced else 4]
     dtype = getattr(torch, setting.dtype)
     pipeline = sdxl_pipeline(dtype, setting.device, shapes=TINY if setting.reduced else FULL)
-
-    def call(first: int, last: int) -> list[np.ndarray]:
-        output: Any = pipeline(
-            prompts[first:last],
-            width=size,
-            height=size,
-            num_inference_steps=steps,
-            guidance_scale=scale,
-            generator=[torch.Generator().manual_seed(k) for k in range(first, last)],
-        )
-        return [np.asarray(image) for image in output.images]
-
     kind = find_kind("StableDiffusionXLPipeline")
-    settings = {"width": size, "height": size, "num_inference_steps": steps, "guidance_scale": scale}
+    settings: dict[str, Any] = {"width": size, "height": size, "num_inference_steps": steps, "guidance_scale": scale}
     generator = PipelineGenerator(pipeline, kind, batch_size=len(prompts), **settings)
     requests = [_request(text, seed) for seed, text in enumerate(prompts)]
     variants = {
-        "naive": lambda: [call(k, k + 1)[0] for k in range(len(prompts))],
-        "batched": lambda: call(0, len(prompts)),
+        "naive": lambda: [_stock_call(pipeline, [request], settings)[0] for request in requests],
+        "batched": lambda: _stock_call(pipeline, requests, settings),
         "ours": lambda: [*generator.generate(requests)],
     }
     images = {name: generate() for name, generate in variants.items()}
     repeated = bool((np.stack(variants["ours"]()) == np.stack(images["ours"])).all())
     rate = rates(interleaved(setting.device, variants), dict.fromkeys(variants, len(prompts)))
-    apart = difference(images["naive"], images["batched"])
-    figures: dict[str, Any] = {
+    # In half precision, what another batch size changes in the stock pipeline's pictures stands for rounding.
+    same, remark, figures = parity(images["ours"], images["batched"], images["naive"] if setting.on_gpu else None)
+    figures |= {
         "images_per_second": rate,
         "repeated_bits_equal": repeated,
-        "naive_against_batched": dataclasses.asdict(apart),
+        "naive_against_batched": dataclasses.asdict(difference(images["naive"], images["batched"])),
         "ours_against_batched": dataclasses.asdict(difference(images["ours"], images["batched"])),
         "settings": settings | {"batch_size": len(prompts)},
     }
-    good = repeated and all(map(shows_something, images.values()))
-    words = [_rates_line(rate), "repeated bits are equal" if repeated else "REPEATED BITS DIFFER"]
+    good = repeated and same and all(map(shows_something, images.values()))
+    words = [
+        _rates_line(rate),
+        "repeated bits are equal" if repeated else "REPEATED BITS DIFFER",
+        f"against one stock call {remark}",
+    ]
     if setting.reduced:
         words.append("the same blocks, a few channels wide")
     else:
@@ -171,10 +164,19 @@ def sdxl(setting: Setting) -> Outcome:
         words.insert(1, line)
     if setting.on_gpu and setting.dtype != "float16":
         pipeline.to(torch.float16)
-        finite = shows_something(call(0, 1))
+        finite = shows_something(_stock_call(pipeline, requests[:1], settings))
         good = good and finite
         words.append("float16 gives a picture too" if finite else "FLOAT16 GIVES NO PICTURE")
     return passed_if(good, "; ".join(words), figures)
+
+
+def _stock_call(pipeline: Any, requests: list[ImageRequest], settings: dict[str, Any]) -> list[np.ndarray]:
+    output = pipeline(
+        [request.prompt.text for request in requests],
+        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+        **settings,
+    )
+    return [np.asarray(image) for image in output.images]
 
 
 def _request(text: str, seed: int) -> ImageRequest:
