@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestral
 from imagenet_sd.core.errors import GenerationError
 from imagenet_sd.core.types import ImageRequest, Prompt
 from imagenet_sd.generation.config import JPEG
+from imagenet_sd.generation.diffusion import batches
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
@@ -124,3 +125,18 @@ def test_spoilt_padding_harms_nobody(pipeline, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(pipeline.vae, "decode", spoilt)
     assert generator.generate([request("one", 0), request("two", 1)]).shape == (2, 32, 32, 3)
+
+
+def test_embeddings_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batches, "_CACHED_BYTES", 3 * 40)
+    encoded: list[str] = []
+
+    def encode(text: str) -> dict[str, torch.Tensor]:
+        encoded.append(text)
+        return {"embeds": torch.full((8,), float(text)), "mask": torch.ones(8, dtype=torch.uint8)}  # 40 bytes
+
+    store: dict[str, dict[str, torch.Tensor]] = {}
+    for texts in (["1", "2"], ["3", "4"], ["1", "4"], ["1", "2", "3", "4"]):
+        assert [float(embeds["embeds"][0]) for embeds in batches.cached(store, texts, encode)] == [*map(float, texts)]
+        assert len(store) <= 3
+    assert encoded == ["1", "2", "3", "4", "1", "2"]  # the oldest goes

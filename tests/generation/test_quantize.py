@@ -13,14 +13,16 @@ import torch
 from imagenet_sd.core.errors import ModelError
 from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
+from imagenet_sd.generation.diffusion.kernels import set_kernels
 from imagenet_sd.generation.diffusion.loading import load_pipeline
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.quantization import quantize_linear_layers
-from imagenet_sd.generation.kinds import STABLE_DIFFUSION
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION, find_kind
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 from tests.conftest import SMALL, CliRun
 from tests.generation.loras import changes, original, write_lora
 from tests.generation.test_generator import TEXTS, request
+from tests.generation.tiny_pipelines import build
 
 CPU = torch.device("cpu")
 REQUESTS = [request(text, 100 + i) for i, text in enumerate(TEXTS[:4])]
@@ -117,6 +119,19 @@ def test_it_goes_with_compiling(monkeypatch: pytest.MonkeyPatch):
     assert np.abs(plain.astype(int) - sample(quantize="int8", compile=True)).max() <= 1
     assert graphs
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("model", "pipeline_class"), [("sdxl", "StableDiffusionXLPipeline"), ("flux-dev", "FluxPipeline")]
+)
+def test_other_kinds_can_be_compiled_too(tmp_path: Path, model: str, pipeline_class: str):
+    """Projections become one product before compilation, but torchao's weights cannot be joined."""
+    folder, kind = build(model, tmp_path / model), find_kind(pipeline_class)
+    pipeline = load_pipeline(folder, torch.float32, CPU, kind, quantize="int8")
+    set_kernels(pipeline, kind.denoiser, SamplingOptions(quantize="int8", compile=True), regional=True)
+    denoiser = getattr(pipeline, kind.denoiser)
+    assert any(module._compiled_call_impl is not None for module in denoiser.modules())
+    assert not any(name.endswith("to_qkv") for name, _ in denoiser.named_modules())
 
 
 def test_recorded_and_told_apart(tmp_path: Path, cli: CliRun):

@@ -9,22 +9,21 @@ from diffusers import DiffusionPipeline
 
 from imagenet_sd.core.errors import ModelError, one_line
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.diffusion.batches import BatchGenerator, cached
-from imagenet_sd.generation.diffusion.kernels import set_adapter_kernels
+from imagenet_sd.generation.diffusion.batches import BatchGenerator, Embeds, cached
+from imagenet_sd.generation.diffusion.kernels import compiling, set_kernels
 from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.quantization import quantize_linear_layers
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 from imagenet_sd.generation.diffusion.schedulers import check_timesteps, exchange_scheduler
 from imagenet_sd.generation.kinds.base import PipelineKind
 
-Embeds = dict[str, torch.Tensor]
-
 
 class PipelineGenerator(BatchGenerator):
-    """Samples with a stock pipeline of any kind: the same images as calling it with a list of prompts and generators.
+    """Samples with a stock pipeline of any kind: the images of calling it with a list of prompts and generators.
 
-    Around the call: every prompt is encoded once, alone, with all its encoders, and its embeddings are kept; batches
-    have one size; images are checked.
+    Around the call: every prompt is encoded once, alone, with all its encoders, and its embeddings are kept (a list is
+    encoded together, which rounds otherwise and moves pixels by up to 1 of 255); batches have one size; images are
+    checked.
 
     Args:
         pipeline: the pipeline, a class of `kind`.
@@ -73,7 +72,7 @@ class PipelineGenerator(BatchGenerator):
         self._embeds: dict[str, Embeds] = {}
         self._negative: Embeds | None = None
         quantize_linear_layers(self.denoiser, options.quantize)
-        set_adapter_kernels(pipeline, self.denoiser_name, options)
+        set_kernels(pipeline, self.denoiser_name, options, regional=True)
         if options.compile:
             self._check_memory(self._compile_now)
 
@@ -115,10 +114,8 @@ class PipelineGenerator(BatchGenerator):
 
     def _encode_prompts(self, texts: Sequence[str]) -> Embeds:
         """All embeddings and masks that the pipeline takes, [texts, ...] each; texts are encoded one by one."""
-        found = cached(self._embeds, texts, self._encode)
-        if self._negative is not None:
-            found = [embeds | self._negative for embeds in found]
-        return {name: torch.stack([embeds[name] for embeds in found]) for name in found[0]}
+        prompts = [embeds | (self._negative or {}) for embeds in cached(self._embeds, texts, self._encode)]
+        return {name: torch.stack([embeds[name] for embeds in prompts]) for name in prompts[0]}
 
     def _encode(self, text: str) -> Embeds:
         """Embeddings of one prompt; those of the negative prompt, the same for all, come with the first one."""
@@ -138,15 +135,8 @@ class PipelineGenerator(BatchGenerator):
     def _compile_now(self) -> None:
         """Compile before the first image, so that what cannot be compiled fails then."""
         generators = [torch.Generator().manual_seed(0) for _ in range(self.batch_size)]
-        try:
+        with compiling():
             self._call([""] * self.batch_size, generators, 1)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers fail in many ways; each means that --compile does not work here
-            raise ModelError(
-                f"the model cannot be compiled here: {one_line(error)}",
-                "leave out --compile (the plan records it, so in a new folder)",
-            ) from None
 
 
 def _defaults(function: Any) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.diffusion.safety import SafetyChecker
 
 T = TypeVar("T")
+Embeds = dict[str, torch.Tensor]
 _ENCODER_THREADS = 2
-_CACHED_PROMPTS = 4096  # prompts with backgrounds are many
+_CACHED_BYTES = 256 << 20  # of the device; prompts with backgrounds are many, and FLUX takes 4 MB for each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,15 +133,22 @@ class BatchGenerator(ABC):
         )
 
 
-def cached(store: dict[str, T], texts: Sequence[str], encode: Callable[[str], T]) -> list[T]:
-    """What `encode` makes of each text, each once: kept in `store`, from which the oldest go when it is full."""
+def cached(store: dict[str, Embeds], texts: Sequence[str], encode: Callable[[str], Embeds]) -> list[Embeds]:
+    """The embeddings of each text, encoded once: kept in `store`, from which the oldest go when it is full.
+
+    Args:
+        store: prompt -> tensors, of the same size for each.
+        texts: at least one.
+        encode: encodes one of them.
+    """
     for text in texts:
         if text not in store:
             store[text] = encode(text)
-    found = [store[text] for text in texts]
-    while len(store) > _CACHED_PROMPTS:
+    embeds = [store[text] for text in texts]
+    size = sum(tensor.nbytes for tensor in embeds[0].values())
+    while len(store) * size > _CACHED_BYTES:
         store.pop(next(iter(store)))
-    return found
+    return embeds
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:

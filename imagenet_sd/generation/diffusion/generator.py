@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from imagenet_sd.core.errors import ModelError
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.diffusion.batches import BatchGenerator, cached
+from imagenet_sd.generation.diffusion.batches import BatchGenerator, Embeds, cached
 from imagenet_sd.generation.diffusion.caching import CrossAttentionCache, DeepCache
 from imagenet_sd.generation.diffusion.guidance import ClassifierFreeGuidance
 from imagenet_sd.generation.diffusion.kernels import compile_now, set_kernels
@@ -64,13 +64,13 @@ class ImageGenerator(BatchGenerator):
         self.num_inference_steps = num_inference_steps
         self.batch_size = batch_size
         self.latent_shape = (pipeline.unet.config["in_channels"], height // factor, width // factor)
-        self._prompt_embeds: dict[str, torch.Tensor] = {}
+        self._prompt_embeds: dict[str, Embeds] = {}
         self._negative_prompt_embed = self._encode_prompts([negative_prompt])[0]
         self.options, self.checker = options, checker
         self.scheduler = make_scheduler(pipeline, options.scheduler)
         check_timesteps(self.scheduler, num_inference_steps)
         quantize_linear_layers(pipeline.unet, options.quantize)
-        set_kernels(pipeline, options)
+        set_kernels(pipeline, "unet", options, regional=False)
         self._deep_cache = DeepCache(pipeline.unet) if options.cache_interval > 1 else None
         # torch.compile would stop at each of its hooks.
         self._cross_attention_cache = None if options.compile else CrossAttentionCache(pipeline.unet)
@@ -97,10 +97,11 @@ class ImageGenerator(BatchGenerator):
     def _encode_prompts(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings [texts, tokens, width], each encoded alone, so that it does not depend on its neighbours."""
 
-        def encode(text: str) -> torch.Tensor:
-            return self.pipeline.encode_prompt(text, self.device, 1, do_classifier_free_guidance=False)[0][0]
+        def encode(text: str) -> Embeds:
+            embeds = self.pipeline.encode_prompt(text, self.device, 1, do_classifier_free_guidance=False)
+            return {"prompt_embeds": embeds[0][0]}
 
-        return torch.stack(cached(self._prompt_embeds, texts, encode))
+        return torch.stack([embeds["prompt_embeds"] for embeds in cached(self._prompt_embeds, texts, encode)])
 
     def _denoise(
         self, noise: torch.Tensor, prompt_embeds: torch.Tensor, generators: list[torch.Generator]

@@ -1,6 +1,7 @@
 """What changes rounding only: attention kernels, memory layout and compilation of a pipeline's modules."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,41 +9,21 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, XFormersAttnProcessor
 
 from imagenet_sd.core.errors import ModelError, one_line
-from imagenet_sd.generation.diffusion.options import SamplingOptions
-
-_LEAVE_OUT = "leave out {} (the plan records it, so in a new folder)"
+from imagenet_sd.generation.diffusion.options import SamplingOptions, leave_out
 
 
-def set_kernels(pipeline: StableDiffusionPipeline, options: SamplingOptions) -> None:
+def set_kernels(pipeline: Any, denoiser: str, options: SamplingOptions, *, regional: bool) -> None:
     """Set attention kernels and memory layout, and arrange for compilation at the first call, all in place.
 
     Modules on a GPU, and those to be compiled, get the channels-last layout; on a CPU they are otherwise left alone.
 
-    Raises:
-        ModelError: xformers cannot run here.
-    """
-    unet, vae = pipeline.unet, pipeline.vae
-    if options.attention == "xformers":
-        require_xformers(unet, pipeline._execution_device)
-        unet.set_attn_processor(XFormersAttnProcessor())
-    if options.compile or unet.device.type == "cuda":
-        use_channels_last(pipeline, "unet")
-    if options.compile:
-        # Static shapes: with a guidance interval there are two batch sizes, and a graph for each beats one for all.
-        unet.compile(dynamic=False)
-        vae.decoder.compile(dynamic=False)
-
-
-def set_adapter_kernels(pipeline: Any, denoiser: str, options: SamplingOptions) -> None:
-    """As `set_kernels`, for a pipeline of any kind, with what diffusers offers for its class.
-
-    Compilation is regional where the denoiser declares its repeated blocks: one of them is compiled and serves all, in
-    seconds instead of minutes. Before that, the projections of queries, keys and values become one product.
-
     Args:
-        pipeline: the pipeline.
+        pipeline: of any class.
         denoiser: name of the part that runs at every step.
         options: the options.
+        regional: whether to compile the denoiser by its repeated blocks, where it declares them: one of them is
+            compiled and serves all, in seconds instead of minutes. Before that, the projections of queries, keys and
+            values become one product, unless they are quantized.
 
     Raises:
         ModelError: xformers cannot run here, or the denoiser is no UNet.
@@ -52,28 +33,35 @@ def set_adapter_kernels(pipeline: Any, denoiser: str, options: SamplingOptions) 
         if not isinstance(module, UNet2DConditionModel):
             raise ModelError(
                 f"--attention xformers is for UNets, and {type(pipeline).__name__} has a {type(module).__name__}",
-                _LEAVE_OUT.format("--attention xformers"),
+                leave_out("--attention xformers"),
             )
         require_xformers(module, pipeline._execution_device)
         module.set_attn_processor(XFormersAttnProcessor())
-    if module.device.type == "cuda" or options.compile:
+    if options.compile or module.device.type == "cuda":
         use_channels_last(pipeline, denoiser)
-    if options.compile:
-        if hasattr(module, "fuse_qkv_projections") and options.attention == "sdpa":
-            module.fuse_qkv_projections()
-        if getattr(module, "_repeated_blocks", None):
-            module.compile_repeated_blocks(dynamic=False)
-        else:
-            module.compile(dynamic=False)
-        if hasattr(pipeline, "vae"):
-            pipeline.vae.decoder.compile(dynamic=False)
+    if not options.compile:
+        return
+    fusable = options.attention == "sdpa" and options.quantize == "none"
+    if regional and fusable and hasattr(module, "fuse_qkv_projections"):
+        module.fuse_qkv_projections()
+    if regional and getattr(module, "_repeated_blocks", None):
+        module.compile_repeated_blocks(dynamic=False)
+    else:
+        # Static shapes: with a guidance interval there are two batch sizes, and a graph for each beats one for all.
+        module.compile(dynamic=False)
+    if hasattr(pipeline, "vae"):
+        pipeline.vae.decoder.compile(dynamic=False)
 
 
 def use_channels_last(pipeline: Any, denoiser: str) -> None:
-    """Lay the weights of the denoiser and the image decoder out as their convolutions on a GPU like them best."""
+    """Lay the weights of the denoiser and the image decoder out as their convolutions on a GPU like them best.
+
+    A part with convolutions over time as well, such as the decoder of QwenImage, stays as it is: it has no such layout.
+    """
     for part in (denoiser, "vae"):
-        if hasattr(pipeline, part):
-            getattr(pipeline, part).to(memory_format=torch.channels_last)
+        module = getattr(pipeline, part, None)
+        if module is not None and all(weight.dim() < 5 for weight in module.parameters()):
+            module.to(memory_format=torch.channels_last)
 
 
 def require_xformers(unet: UNet2DConditionModel, device: torch.device) -> None:
@@ -82,7 +70,7 @@ def require_xformers(unet: UNet2DConditionModel, device: torch.device) -> None:
     Raises:
         ModelError: it is not installed, or has no kernel for them.
     """
-    hint = _LEAVE_OUT.format("--attention xformers")
+    hint = leave_out("--attention xformers")
     try:
         from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
@@ -119,16 +107,26 @@ def compile_now(
         ModelError: there is no working compiler.
         torch.OutOfMemoryError: the batch does not fit.
     """
-    try:
+    with compiling():
         for size in batch_sizes:
             latent_model_input = latents[:1].expand(size, -1, -1, -1).contiguous()
             timestep = torch.zeros((), dtype=torch.int64, device=latents.device)
             prompt_embeds = prompt_embed.expand(size, -1, -1).contiguous()
             pipeline.unet(latent_model_input, timestep, encoder_hidden_states=prompt_embeds, return_dict=False)
         pipeline.vae.decode(latents, return_dict=False)
-    except torch.OutOfMemoryError:
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """The first calls of compiled modules: what fails in this block, but for memory and known faults, is compilation.
+
+    Raises:
+        ModelError: there is no working compiler, or one from the block.
+        torch.OutOfMemoryError: from the block.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # compilers fail in many ways; each means that --compile does not work here
-        raise ModelError(
-            f"the model cannot be compiled here: {one_line(error)}", _LEAVE_OUT.format("--compile")
-        ) from None
+        raise ModelError(f"the model cannot be compiled here: {one_line(error)}", leave_out("--compile")) from None

@@ -81,6 +81,11 @@ SAMPLING_DEFAULTS: dict[str, Any] = {field.name: field.default for field in data
 """Every option at its default."""
 
 
+def leave_out(option: str) -> str:
+    """The hint where an option is not available here; without it the plan is another one."""
+    return f"leave out {option} (the plan records it, so in a new folder)"
+
+
 def check_offload(offload: str, options: SamplingOptions) -> None:
     """Refuse an unknown way of offloading, and what offloaded weights do not go with.
 

@@ -6,9 +6,7 @@ import torch
 from torch import nn
 
 from imagenet_sd.core.errors import ModelError, one_line
-from imagenet_sd.generation.diffusion.options import Quantize
-
-_LEAVE_OUT = "leave out --quantize (the plan records it, so in a new folder)"
+from imagenet_sd.generation.diffusion.options import Quantize, leave_out
 
 
 def quantize_linear_layers(module: nn.Module, quantize: Quantize, device: torch.device | None = None) -> None:
@@ -32,7 +30,9 @@ def quantize_linear_layers(module: nn.Module, quantize: Quantize, device: torch.
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "torchao"
         fault = "is not installed" if missing else f"cannot be imported: {one_line(error)}"
-        raise ModelError(f"torchao {fault}", f'`pip install "imagenet-sd[quantize]"`, or {_LEAVE_OUT}') from None
+        raise ModelError(
+            f"torchao {fault}", f'`pip install "imagenet-sd[quantize]"`, or {leave_out("--quantize")}'
+        ) from None
     kind = Int8WeightOnlyConfig if quantize == "int8" else Float8WeightOnlyConfig
     config = kind(set_inductor_config=False)
     dtype: Any = getattr(module, "dtype", torch.float32)
@@ -41,7 +41,7 @@ def quantize_linear_layers(module: nn.Module, quantize: Quantize, device: torch.
         _try(quantize_, config, dtype, device)
     except Exception as error:  # torchao raises many kinds; each means that there is no such kernel here
         raise ModelError(
-            f"--quantize {quantize} cannot run in {dtype} on {device.type}: {one_line(error)}", _LEAVE_OUT
+            f"--quantize {quantize} cannot run in {dtype} on {device.type}: {one_line(error)}", leave_out("--quantize")
         ) from None
     quantize_(module, config, filter_fn=lambda part, name: _is_plain_linear(part))
 
