@@ -17,18 +17,24 @@ from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import GenerationConfig
+from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
 from imagenet_sd.generation.diffusion.batches import BatchGenerator
+from imagenet_sd.generation.diffusion.kernels import use_channels_last
+from imagenet_sd.generation.diffusion.loading import load_pipeline
+from imagenet_sd.generation.diffusion.options import SamplingOptions
 from imagenet_sd.generation.kinds import find_kind
 from imagenet_sd.generation.models import identify, resolve
 from imagenet_sd.generation.plan import make_plan
 from imagenet_sd.generation.worker import make_worker
 from imagenet_sd.storage.dataset import Dataset
+from tests.generation.test_generator import request as request_for
 from tests.generation.tiny_pipelines import KINDS, build
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 UNGUIDED = ("sd-turbo", "sdxl-turbo", "flux-schnell")
 IGNORE_NEGATIVE = (*UNGUIDED, "flux-dev", "lcm")
 PAUSE = 0.3
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +156,66 @@ def test_defaults_are_those_of_the_pipeline(models: dict[str, Path], kind: str):
     assert config.size == native.get(kind, flux)
 
 
-@pytest.mark.parametrize("kind", UNGUIDED)
-def test_guidance_is_refused_where_there_is_none(models: dict[str, Path], kind: str):
-    with pytest.raises(PlanError, match="distilled to generate without guidance"):
-        resolve(config_for(models[kind], guidance_scale=2))
-    assert resolve(config_for(models[kind], guidance_scale=1)).guidance_scale == 1
+def test_guidance_is_refused_where_there_is_none(models: dict[str, Path]):
+    with pytest.raises(PlanError, match="schnell generates without guidance"):
+        resolve(config_for(models["flux-schnell"], guidance_scale=2))
+    assert resolve(config_for(models["flux-schnell"], guidance_scale=1)).guidance_scale == 1
+
+
+@pytest.mark.parametrize("kind", ["sd-turbo", "sdxl-turbo"])
+def test_a_scheduler_as_of_turbo_forbids_no_guidance(models: dict[str, Path], kind: str):
+    """A model that is not distilled may have it too."""
+    config = config_for(models[kind], guidance_scale=2, negative_prompt="blurred")
+    plan, document = make_plan(config, identify(config))
+    requests, settings = plan.requests(plan.shard(0))[:3], document["settings"]
+    ours = make_worker(Dataset.from_document(Path("unused"), document)).generator.generate(requests)
+    stock = stock_images(models[kind], requests, settings, negative_prompt=["blurred"] * 3)
+    assert np.abs(ours.astype(int) - stock).max() <= 1
+    unguided = stock_images(models[kind], requests, settings | {"guidance_scale": 1.0})
+    assert np.abs(ours.astype(int) - unguided).max() > 1
+
+
+def test_the_last_part_of_a_name_says_what_configurations_do_not():
+    sd3, flux = find_kind("StableDiffusion3Pipeline"), find_kind("FluxPipeline")
+    for kind, word in ((sd3, "turbo"), (flux, "schnell")):
+        assert kind.of(lambda part: {}, f"/home/{word}/medium").guidance == kind.guidance
+        assert kind.of(lambda part: {}, f"someone/large-{word.title()}").guidance == "none"
+
+
+@pytest.mark.parametrize(
+    ("pipeline_class", "multiple"),
+    [("FluxPipeline", 16), ("StableDiffusion3Pipeline", 16), ("PixArtSigmaPipeline", 16), ("SanaPipeline", 32)],
+)
+def test_a_size_that_a_model_cannot_generate_is_refused(pipeline_class: str, multiple: int):
+    kind = find_kind(pipeline_class)
+    kind.check("my/model", kind.guidance_scale, "", size=(multiple, 5 * multiple))
+    with pytest.raises(PlanError, match=rf"^size is 64x72, and my/model \({kind.pipeline}\) .* of {multiple} pixels"):
+        kind.check("my/model", kind.guidance_scale, "", size=(64, 72))
+
+
+@pytest.mark.parametrize(
+    ("kind", "compiled", "message"),
+    [
+        ("flux-dev", False, "^FluxPipeline generates 64x64 where 64x72 is asked for"),
+        ("sana", True, "^SanaPipeline refuses: .* divisible by 32"),  # and is not taken for a fault of the compiler
+    ],
+)
+def test_images_of_another_size_are_refused(models: dict[str, Path], kind: str, compiled: bool, message: str):
+    found = find_kind(json.loads((models[kind] / "model_index.json").read_text())["_class_name"])
+    sampling: dict[str, Any] = {
+        "guidance_scale": 2.0,
+        "num_inference_steps": 1,
+        "width": 64,
+        "height": 72,
+        "batch_size": 1,
+    }
+    with pytest.raises(ModelError, match=message):
+        PipelineGenerator(
+            load_pipeline(models[kind], torch.float32, CPU, found),
+            found,
+            **sampling,
+            options=SamplingOptions(compile=compiled),
+        ).generate([request_for("a photo of a dog", 0)])
 
 
 @pytest.mark.parametrize("kind", IGNORE_NEGATIVE)
@@ -174,7 +235,6 @@ def test_options_of_the_own_loop_are_refused(models: dict[str, Path], name: str,
     [
         ("sd3", {"scheduler": "ddim"}, "samples with FlowMatchEulerDiscreteScheduler"),
         ("flux-dev", {"attention": "xformers"}, "is for UNets"),
-        ("sana", {"width": 48, "height": 48}, "refuses"),
     ],
 )
 def test_what_a_pipeline_cannot_do_is_one_line(
@@ -204,6 +264,53 @@ def test_a_pipeline_without_a_file_of_its_own_gets_its_prompts_as_text(tmp_path:
     assert np.array_equal(ours, stock_images(model, requests, dataset.settings))
     with pytest.raises(ModelError, match="is no pipeline that turns texts alone into images"):
         find_kind("StableVideoDiffusionPipeline")
+
+
+def test_qwen_is_guided_by_the_argument_that_it_takes():
+    """Not by `guidance_scale`, and only if there is a negative prompt."""
+
+    class TinyQwen(diffusers.QwenImagePipeline):
+        """Random embeddings of each prompt stand for those of its text encoder, a language model."""
+
+        def encode_prompt(self, prompt: Any, *_: Any, **__: Any) -> Any:
+            rows = [torch.randn(7, 16, generator=torch.Generator().manual_seed(len(text))) for text in prompt]
+            return torch.stack(rows), torch.ones(len(prompt), 7, dtype=torch.int64)
+
+    torch.manual_seed(0)
+    parts: dict[str, Any] = {
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
+        "vae": diffusers.AutoencoderKLQwenImage(
+            base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
+            latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+        ),
+        "transformer": diffusers.QwenImageTransformer2DModel(
+            in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+        ),
+    }  # fmt: skip
+    stock: Any = TinyQwen(**parts, text_encoder=None, tokenizer=None)
+    stock.set_progress_bar_config(disable=True)
+    use_channels_last(stock, "transformer")  # leaves the image decoder alone, whose convolutions have 5 dimensions
+    kind = find_kind("QwenImagePipeline")
+    assert (kind.guidance_scale, kind.scale_argument, kind.guidance) == (4.0, "true_cfg_scale", "classifier-free")
+    requests = [request_for("a red dog", 0), request_for("three", 1)]
+    sampling: dict[str, Any] = {"num_inference_steps": 2, "width": 32, "height": 32}
+    images = []
+    for scale, negative in ((4.0, ""), (4.0, "blurred"), (1.0, "")):
+        generator = PipelineGenerator(
+            stock, kind, **sampling, guidance_scale=scale, negative_prompt=negative, batch_size=2
+        )
+        images.append(generator.generate(requests))
+        expected = stock(
+            [request.prompt.text for request in requests],
+            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+            true_cfg_scale=scale,
+            negative_prompt=[negative] * 2,
+            output_type="np",
+            **sampling,
+        ).images
+        assert np.array_equal(images[-1], (expected * 255).round().astype("uint8"))
+    assert len({each.tobytes() for each in images}) == 3
 
 
 def test_a_kind_is_one_short_file():

@@ -158,6 +158,17 @@ def test_a_warning_names_the_next_number_of_steps_that_begins_at_noise():
     assert "500 --steps begin where they should" in steps_warning({}, "", 600, 7.5)
 
 
+@pytest.mark.parametrize("name", ["", "dpm++"])
+def test_one_step_of_a_distilled_model_is_not_too_few(name: str):
+    """SD-Turbo and SDXL-Turbo at their defaults; guided, or with another spacing, it is like any other model."""
+    turbo = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "prediction_type": "epsilon"}
+    assert steps_warning(turbo, name, 1, 1.0) == ""
+    assert "1 step of" in steps_warning(turbo, name, 1, 2.0)
+    assert "1 step of" in steps_warning(turbo | {"timestep_spacing": "linspace"}, name, 1, 1.0)
+    for scheduler in ("FlowMatchEulerDiscreteScheduler", "LCMScheduler"):
+        assert steps_warning({"_class_name": scheduler}, "", 1, 1.0) == ""
+
+
 @pytest.mark.parametrize("run", [("--dry-run",), ("--workers", 1)], ids=["dry run", "generate"])
 def test_the_command_warns_before_it_generates(tmp_path: Path, cli: CliRun, run: tuple):
     """Few steps at a high scale, as a new user may try for speed, and a template in which all classes are one."""

@@ -87,7 +87,7 @@ class PipelineGenerator(BatchGenerator):
     def _call(self, texts: list[str], generators: list[torch.Generator], steps: int) -> torch.Tensor:
         """Images float [texts, 3, height, width] in [0, 1]."""
         try:
-            return self.pipeline(
+            images = self.pipeline(
                 **(self._encode_prompts(texts) if self.kind.embeds else {"prompt": texts}),
                 **self._call_arguments(len(texts)),
                 width=self.width,
@@ -101,15 +101,25 @@ class PipelineGenerator(BatchGenerator):
             raise ModelError(
                 f"{self.kind.pipeline} refuses: {one_line(error)}", "give another --size, or other --steps"
             ) from None
+        height, width = images.shape[-2:]
+        if (width, height) != (self.width, self.height):
+            raise ModelError(
+                f"{self.kind.pipeline} generates {width}x{height} where {self.width}x{self.height} is asked for",
+                f"give --size {width}x{height} (the plan records it, so in a new folder)",
+            )
+        return images
 
     def _call_arguments(self, count: int) -> dict[str, Any]:
         """What the pipeline takes beside the prompts; a negative prompt only where it is not embedded with them."""
         arguments = dict(self.kind.call)
-        if "guidance_scale" in self._takes:
-            arguments["guidance_scale"] = self.guidance_scale
+        if self.kind.scale_argument in self._takes:
+            arguments[self.kind.scale_argument] = self.guidance_scale
         if "negative_prompt" in self._takes:
             text = None if self.kind.embeds else self._takes["negative_prompt"]
-            arguments["negative_prompt"] = text and [text] * count
+            if not text and self.kind.scale_argument == "true_cfg_scale" and self.guidance_scale > 1:
+                arguments["negative_prompt"] = [""] * count  # without one there would be no guidance
+            else:
+                arguments["negative_prompt"] = text and [text] * count
         return arguments
 
     def _encode_prompts(self, texts: Sequence[str]) -> Embeds:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.progress import counted
+from imagenet_sd.generation.kinds.base import distilled_euler
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,8 @@ FEWEST_STEPS = {
 """Fewest steps at guidance scales up to `HIGH_SCALE`, and above. From these on, at scale 2 and at 7.5, a classifier of
 real digits reads at least 95% of the embedded model's digits as asked for; with fewer it may be hardly any (PNDM, 4
 steps, scale 7.5: 16%). Measured by `benchmarks/useful_steps.py` on the embedded model of commit 78c9a3a, which predicts
-noise, as Stable Diffusion 1 does; the one of now asks for less. A lower bound: larger models and finer pictures need
-more, such as the 15 to 20 of DPM++ with guidance (Lu et al., "DPM-Solver++", 2022)."""
+noise, as Stable Diffusion 1 does; today's asks for less. A lower bound: larger models and finer pictures need more,
+such as the 15 to 20 of DPM++ with guidance (Lu et al., "DPM-Solver++", 2022)."""
 HIGH_SCALE = 3.0
 _STABLE_DIFFUSION: dict[str, Any] = {"_class_name": "PNDMScheduler", "steps_offset": 1}
 """What Stable Diffusion 1 and 2 publish, where it differs from the defaults below."""
@@ -111,6 +112,9 @@ def scheduler_class(config: Mapping[str, Any], name: str) -> str:
 def steps_warning(config: Mapping[str, Any], name: str, steps: int, guidance_scale: float) -> str:
     """What will be wrong with the images of so many steps, though they can be generated; "" for nothing known.
 
+    Few are enough for distilled models: those with the scheduler of SD-Turbo, at guidance scale 1, and all whose
+    scheduler has no entry in `FEWEST_STEPS`.
+
     Args:
         config: as in `schedule`; the number of steps is usable.
         name: likewise.
@@ -119,7 +123,7 @@ def steps_warning(config: Mapping[str, Any], name: str, steps: int, guidance_sca
     """
     kind = scheduler_class(config, name)
     fewest = FEWEST_STEPS.get(kind, (1, 1))[guidance_scale > HIGH_SCALE]
-    if steps < fewest:
+    if steps < fewest and not (guidance_scale <= 1 and distilled_euler(config)):
         return (
             f"{counted(steps, 'step')} of {kind} at guidance scale {guidance_scale:g}: images may have nothing to do "
             f"with their prompts; give at least {fewest} --steps, or a --scheduler that needs fewer (dpm++)"

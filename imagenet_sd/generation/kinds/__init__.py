@@ -40,6 +40,8 @@ def _read_signature(name: str) -> PipelineKind:
     if missing or (set(parameters) & {"image", "images", "video", "mask_image", "num_frames", "control_image"}):
         raise ModelError(f"{name} is no pipeline that turns texts alone into images", hint)
 
+    scale = "true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"
+
     def default(key: str, otherwise: float) -> float:
         value = parameters[key].default if key in parameters else None
         return value if isinstance(value, int | float) and value >= 1 else otherwise
@@ -47,9 +49,10 @@ def _read_signature(name: str) -> PipelineKind:
     return PipelineKind(
         pipeline=name,
         steps=int(default("num_inference_steps", 50)),
-        guidance_scale=float(default("guidance_scale", 1.0)),
+        guidance_scale=float(default(scale, 1.0)),
         size=(int(default("width", 1024)), int(default("height", 1024))),
-        guidance="classifier-free" if "guidance_scale" in parameters else "none",
+        guidance="classifier-free" if scale in parameters else "none",
+        scale_argument=scale,
         negative_prompt="negative_prompt" in parameters,
         lora=hasattr(pipeline, "load_lora_weights"),
     )

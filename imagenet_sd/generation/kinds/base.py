@@ -27,10 +27,14 @@ class PipelineKind:
     """Default guidance scale; 1 is no guidance."""
     size: tuple[int, int] = (1024, 1024)
     """Default (width, height) in pixels where the model's configuration does not tell."""
+    size_multiple: int = 8
+    """What width and height are multiples of: the factor of the autoencoder times the side of a patch of latents."""
     fixed_size: bool = False
     """Whether `size` is the default whatever the configuration tells."""
     guidance: Guidance = "classifier-free"
     """Two passes of the denoiser per step, or the scale as an input of a distilled denoiser, or no guidance at all."""
+    scale_argument: str = "guidance_scale"
+    """The pipeline's argument for it. With "true_cfg_scale" a pipeline guides only if it gets a negative prompt too."""
     negative_prompt: bool = True
     """Whether a negative prompt has any effect."""
     lora: bool = True
@@ -47,7 +51,7 @@ class PipelineKind:
     call: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the pipeline."""
     narrow: Callable[["PipelineKind", Configs, str], "PipelineKind"] = _as_it_is
-    """What the configuration and the name of one model say more, such as that it is distilled."""
+    """What the configuration and the name of one model add, such as that it is distilled."""
 
     def of(self, configs: Configs, name: str) -> "PipelineKind":
         """This kind with what one model's configuration tells: its size, and whatever `narrow` finds.
@@ -75,16 +79,30 @@ class PipelineKind:
             raise ModelError(f"{self.pipeline} has neither a UNet nor a transformer", "use another model")
         return names[0]
 
-    def check(self, model: str, guidance_scale: float, negative_prompt: str, lora: str = "") -> None:
-        """Refuse what the model would ignore.
+    def check(
+        self,
+        model: str,
+        guidance_scale: float,
+        negative_prompt: str,
+        lora: str = "",
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        """Refuse what the model would ignore or change.
+
+        Args:
+            model: as the user gave it.
+            guidance_scale: likewise, or the default.
+            negative_prompt: "" for none.
+            lora: likewise.
+            size: (width, height) in pixels.
 
         Raises:
-            PlanError: a guidance scale for a model without guidance, a negative prompt without effect, or a LoRA for a
-                pipeline that takes none.
+            PlanError: a guidance scale for a model without guidance, a negative prompt without effect, a LoRA for a
+                pipeline that takes none, or a size that the model cannot generate.
         """
         if self.guidance == "none" and guidance_scale > 1:
             raise PlanError(
-                f"guidance_scale is {guidance_scale:g}, and {model} was distilled to generate without guidance",
+                f"guidance_scale is {guidance_scale:g}, and {model} generates without guidance",
                 "leave out --scale, or give 1",
             )
         if negative_prompt and not self.negative_prompt:
@@ -92,8 +110,19 @@ class PipelineKind:
                 f"{model} ({self.pipeline}) ignores a negative prompt",
                 "leave out --negative-prompt, or use another model",
             )
+        if negative_prompt and self.guidance == "classifier-free" and guidance_scale <= 1 and self.guidance_scale <= 1:
+            raise PlanError(
+                f"{model} generates without guidance, and then ignores a negative prompt",
+                "leave out --negative-prompt, or give a --scale above 1 if the model was trained for it",
+            )
         if lora and not self.lora:
             raise PlanError(f"{model} ({self.pipeline}) takes no LoRA", "leave out --lora, or use another model")
+        if size is not None and any(pixels % self.size_multiple for pixels in size):
+            raise PlanError(
+                f"size is {size[0]}x{size[1]}, and {model} ({self.pipeline}) generates multiples of "
+                f"{self.size_multiple} pixels",
+                "give --size WIDTHxHEIGHT in such multiples",
+            )
 
 
 def native_size(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
@@ -110,9 +139,20 @@ def native_size(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int | No
     return sample_size * 2 ** (len(widths) - 1)
 
 
-def distilled_euler(configs: Configs) -> bool:
-    """Whether the scheduler is that of SD-Turbo and SDXL-Turbo: Euler, from the noisiest timestep, predicting noise."""
-    scheduler = configs("scheduler")
+def narrow_turbo(kind: PipelineKind, configs: Configs, name: str) -> PipelineKind:
+    """One step without guidance is the default of SD-Turbo and SDXL-Turbo, which their scheduler alone tells apart.
+
+    A model that is not distilled may share it, so another scale and other steps are taken as the user gives them.
+    """
+    return replace(kind, steps=1, guidance_scale=1.0) if distilled_euler(configs("scheduler")) else kind
+
+
+def distilled_euler(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler is that of SD-Turbo and SDXL-Turbo: Euler, from the noisiest timestep, predicting noise.
+
+    Args:
+        scheduler: its configuration.
+    """
     return (
         str(scheduler.get("_class_name", "")).startswith("Euler")
         and scheduler.get("timestep_spacing") == "trailing"

@@ -8,6 +8,7 @@ def _pixart(pipeline: str, max_tokens: int) -> PipelineKind:
         pipeline=pipeline,
         steps=20,
         guidance_scale=4.5,
+        size_multiple=16,
         lora=False,
         embeds=(
             "prompt_embeds",

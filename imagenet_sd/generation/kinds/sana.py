@@ -7,6 +7,7 @@ KINDS = (
         pipeline="SanaPipeline",
         steps=20,
         guidance_scale=4.5,
+        size_multiple=32,
         embeds=(
             "prompt_embeds",
             "prompt_attention_mask",

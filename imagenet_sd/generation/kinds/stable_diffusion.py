@@ -1,11 +1,6 @@
 """Stable Diffusion 1 and 2 and SD-Turbo: the kind that has a denoising loop of its own (`ImageGenerator`)."""
 
-from imagenet_sd.generation.kinds.base import Configs, PipelineKind, distilled_euler
-
-
-def _narrow(kind: PipelineKind, configs: Configs, name: str) -> PipelineKind:
-    return kind.without_guidance(steps=1) if distilled_euler(configs) else kind
-
+from imagenet_sd.generation.kinds.base import PipelineKind, narrow_turbo
 
 KINDS = (
     PipelineKind(
@@ -16,6 +11,6 @@ KINDS = (
         fixed_size=True,
         denoiser="unet",
         tokenizers={"tokenizer": 77},
-        narrow=_narrow,
+        narrow=narrow_turbo,
     ),
 )
