@@ -49,10 +49,10 @@ def parity(images: Images, eager: Images, exact: Images | None) -> tuple[bool, s
     Returns:
         The verdict, a sentence, and figures.
     """
-    found = difference(images, eager)
-    figures: dict[str, Any] = {"mean_difference": found.mean, "largest_difference": found.largest}
+    apart = difference(images, eager)
+    figures: dict[str, Any] = {"mean_difference": apart.mean, "largest_difference": apart.largest}
     if exact is None:
-        return found.largest <= EXACT, f"pixels differ by at most {found.largest} (bound {EXACT})", figures
+        return apart.largest <= EXACT, f"pixels differ by at most {apart.largest} (bound {EXACT})", figures
     rounding = difference(eager, exact)
     mean, largest = 2 * rounding.mean + 0.05, 2 * rounding.largest + 8
     figures |= {
@@ -61,5 +61,5 @@ def parity(images: Images, eager: Images, exact: Images | None) -> tuple[bool, s
         "mean_bound": mean,
         "largest_bound": largest,
     }
-    remark = f"pixels differ by at most {found.largest} (bound {largest}), {found.mean:.2f} in the mean ({mean:.2f})"
-    return found.mean <= mean and found.largest <= largest, remark, figures
+    remark = f"pixels differ by at most {apart.largest} (bound {largest}), {apart.mean:.2f} in the mean ({mean:.2f})"
+    return apart.mean <= mean and apart.largest <= largest, remark, figures

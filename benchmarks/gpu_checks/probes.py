@@ -28,22 +28,22 @@ def probe(setting: Setting) -> Outcome:
     """
     images = 400 if setting.reduced else 4000
     (x, y), (test, labels) = _digits("train", images), _digits("test", images)
-    found = LogisticProblem(x, y, 10, device=setting.device).solve(CS)
+    ours = LogisticProblem(x, y, 10, device=setting.device).solve(CS)
     if setting.on_gpu:
         reference = LogisticProblem(x, y, 10, device=torch.device("cpu")).solve(CS)
     else:
         reference = _scikit_learn(x, y)
-    distances = np.linalg.norm((found.weights - reference.weights).reshape(len(CS), -1), axis=1)
-    bounds = np.sum([2 * np.sqrt(2 * path.gaps * path.objectives) for path in (found, reference)], axis=0)
+    distances = np.linalg.norm((ours.weights - reference.weights).reshape(len(CS), -1), axis=1)
+    bounds = np.sum([2 * np.sqrt(2 * path.gaps * path.objectives) for path in (ours, reference)], axis=0)
     apart = max(
-        abs(_accuracy(found.scores(test, k), labels) - _accuracy(reference.scores(test, k), labels))
+        abs(_accuracy(ours.scores(test, k), labels) - _accuracy(reference.scores(test, k), labels))
         for k in range(len(CS))
     )
     figures: dict[str, Any] = {
         "points_apart": apart,
         "weights_apart": distances.tolist(),
         "bounds": bounds.tolist(),
-        "accuracy": [_accuracy(found.scores(test, k), labels) for k in range(len(CS))],
+        "accuracy": [_accuracy(ours.scores(test, k), labels) for k in range(len(CS))],
     }
     good = apart <= POINTS and bool((distances <= bounds).all())
     remark = f"L-BFGS {apart:.2f} points apart, weights {distances.max():.1e} (bounds {POINTS}, {bounds.max():.1e})"

@@ -278,6 +278,8 @@ def test_qwen_is_guided_by_the_argument_that_it_takes():
 
     torch.manual_seed(0)
     parts: dict[str, Any] = {
+        "text_encoder": None,
+        "tokenizer": None,
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
         "vae": diffusers.AutoencoderKLQwenImage(
             base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
@@ -288,7 +290,7 @@ def test_qwen_is_guided_by_the_argument_that_it_takes():
             joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
         ),
     }  # fmt: skip
-    stock: Any = TinyQwen(**parts, text_encoder=None, tokenizer=None)
+    stock: Any = TinyQwen(**parts)
     stock.set_progress_bar_config(disable=True)
     use_channels_last(stock, "transformer")  # leaves the image decoder alone, whose convolutions have 5 dimensions
     kind = find_kind("QwenImagePipeline")

@@ -130,13 +130,13 @@ def _attention(device: "torch.device", dtype: str) -> dict[str, dict[str, Any]]:
     from torch.nn.attention import SDPBackend
 
     kernels = {name: kind for name, kind in SDPBackend.__members__.items() if name not in _NOT_KERNELS}
-    found = {
+    trials = {
         name.removesuffix("_ATTENTION").lower(): _tried(lambda kind=kind: _try_sdpa(device, dtype, kind))
         for name, kind in kernels.items()
     }
     if find_spec("xformers") is None:
-        return found | {"xformers": {"runs": False, "error": "not installed"}}
-    return found | {"xformers": _tried(lambda: _try_xformers(device, dtype))}
+        return trials | {"xformers": {"runs": False, "error": "not installed"}}
+    return trials | {"xformers": _tried(lambda: _try_xformers(device, dtype))}
 
 
 def _try_dtype(device: "torch.device", name: str) -> None:
