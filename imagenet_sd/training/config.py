@@ -307,17 +307,6 @@ RECIPES: dict[str, TrainConfig] = {
 }
 
 
-def get_recipe(name: str) -> TrainConfig:
-    """The recipe of that name.
-
-    Raises:
-        TrainingError: there is none.
-    """
-    if name not in RECIPES:
-        raise TrainingError(f"no training recipe {name!r}", f"use one of {', '.join(RECIPES)}, or a YAML file")
-    return RECIPES[name]
-
-
 _RENAMED = {"lanes": "virtual_workers", "window": "shuffle_window", "eval_size": "val_crop_size"}
 
 

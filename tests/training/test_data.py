@@ -15,12 +15,12 @@ from imagenet_sd.data.images import LabelledImage
 from imagenet_sd.data.open import open_images
 from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.storage.schema import Row, to_table
-from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
+from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError
 from imagenet_sd.training.data import EpochOrder, TrainStream, usable_virtual_workers
 
 
 def small(batch: int = 16, **settings) -> TrainConfig:
-    base = get_recipe("small")
+    base = RECIPES["small"]
     return replace(base, optimizer=replace(base.optimizer, batch_size=batch), **settings)
 
 
