@@ -101,8 +101,16 @@ def test_every_objective_can_be_asked_for():
         ("objective.loss=ocm", "needs a projector"),
         ("crops.global_crops_scale=[0.5]", "has 1 values"),
         ("optimizer.warmup_epochs=200", "warmup_epochs"),
+        ("validate_every=0", "validate_every must be at least 1"),
+        ("optimizer.momentum=-1", r"optimizer\.momentum must be at least 0"),
+        ("optimizer.weight_decay=-1", r"optimizer\.weight_decay must be at least 0"),
+        ("optimizer.nesterov=true optimizer.momentum=0", r"optimizer\.nesterov needs an optimizer\.momentum above 0"),
+        ("objective.label_smoothing=2", r"objective\.label_smoothing must be in \[0, 1\]"),
+        ("objective.loss=mocov2 objective.memory_size=0", r"objective\.memory_size must be at least 1"),
+        ("objective.loss=swav objective.sinkhorn_iterations=0", r"objective\.sinkhorn_iterations must be at least 1"),
+        ("crops.aspect_ratio=[0,1]", r"crops\.aspect_ratio must satisfy 0 < low <= high"),
     ],
 )
 def test_a_wrong_setting_names_its_key(setting: str, message: str):
     with pytest.raises((SettingsError, TrainingError), match=message):
-        load_train_config("imagenet-sd", [setting])
+        load_train_config("imagenet-sd", setting.split())
