@@ -218,7 +218,8 @@ class Trainer:
             views = make_views(chunk, self.device)
             sync = nullcontext() if chunk is chunks[-1] else self.accelerator.no_sync(self.wrapped)
             with sync, self.accelerator.autocast():
-                loss = self.objective.loss(self.wrapped(views.crops), views) * (len(chunk) / len(batch))
+                outputs = self.wrapped(self.objective.encoded_crops(views))
+                loss = self.objective.loss(outputs, views) * (len(chunk) / len(batch))
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total

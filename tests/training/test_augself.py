@@ -166,7 +166,9 @@ def test_the_loss_is_that_of_the_method_and_the_tasks_in_both_orders(method: str
     encoder = make_encoder(config.model)
     objective, views = make_objective(encoder, 3, config), views_of(pairs_of_views[:6])
     objective.before_step(encoder)
-    features = encoder(views.crops[0])
+    (shown,) = objective.encoded_crops(views)
+    assert len(shown) == (6 if method == "mocov2" else 12)
+    features = encoder(shown)
     within, seen = objective.head(features)
     assert seen is features
     loss = objective.loss((within, features), views)

@@ -88,7 +88,7 @@ class AugSelfHead(nn.Module):
         self.tasks = nn.ModuleDict({name: mlp(2 * width, config.hidden, _SIZES[name], 2) for name in config.tasks})
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the head within makes of features [M * B, d]; in training mode together with the features."""
+        """What the head within makes of features [N, d]; in training mode together with the features."""
         return (self.base(x), x) if self.training else self.base(x)
 
 
@@ -117,15 +117,18 @@ class AugSelf(Objective):
         self.base.progress = self.progress
         self.base.before_step(encoder)
 
+    def encoded_crops(self, views: Views) -> list[torch.Tensor]:
+        """Those of the objective within."""
+        return self.base.encoded_crops(views)
+
     def loss(self, outputs: tuple[Any, torch.Tensor], views: Views) -> torch.Tensor:
-        """The loss of the objective within and those of the tasks; outputs: its own, and the features [M * B, d]."""
+        """The loss of the objective within and those of the tasks; outputs: its own, and the features that it had."""
         within, features = outputs
         loss = self.base.loss(within, views)
         self.spread = self.base.spread
         batch = len(views.labels)
-        first, second = features.float()[:batch], features.float()[batch : 2 * batch]
-        if self.base.second_features is not None:
-            second = self.base.second_features.float()
+        first, second = features[:batch].float(), self.base.second_features
+        second = (features[batch : 2 * batch] if second is None else second).float()
         both = torch.cat([torch.cat([first, second], 1), torch.cat([second, first], 1)])
         orders = ((0, 1), (1, 0))
         parameters = tuple(torch.cat([views.parameters[:, order[i]] for order in orders]) for i in range(2))
