@@ -29,6 +29,7 @@ from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.knn import KnnValidator
 from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder
 from imagenet_sd.training.objectives import make_objective
+from imagenet_sd.training.objectives.augself import check_tasks
 from imagenet_sd.training.optim import ema_update, make_optimizer, set_learning_rate
 from imagenet_sd.training.runlog import RunLog, check_tracker
 from imagenet_sd.training.validate import Validator
@@ -70,6 +71,7 @@ class Trainer:
         self.stream = TrainStream(images, config, self.accelerator.process_index, world, sequential)
         encoder = make_encoder(config.model)
         check_sizes(encoder, config, validated=validation is not None)
+        check_tasks(config)
         self.objective = make_objective(encoder, len(images.classes), config)
         self.model = EncoderWithHead(encoder, self.objective.head)
         if config.sync_batchnorm and world > 1 and self.device.type == "cuda":

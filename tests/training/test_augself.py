@@ -14,9 +14,10 @@ from imagenet_sd.training.config import AugSelfConfig, CropsConfig, PhotometricC
 from imagenet_sd.training.crops import GEOMETRY, PARAMETERS, Crops, MultiCrop
 from imagenet_sd.training.model import make_encoder
 from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.objectives.augself import targets, task_loss
+from imagenet_sd.training.objectives.augself import check_tasks, targets, task_loss
 from imagenet_sd.training.photometric import apply_photometric, to_float
 from imagenet_sd.training.recipes import load_train_config
+from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 from imagenet_sd.training.views import Views
 
 WIDTH, HEIGHT = 80, 60
@@ -211,9 +212,24 @@ def test_a_task_without_its_augmentation_is_refused():
     for change, message in (
         ({"augmentation": "pytorch"}, "augself.color has nothing to predict: augmentation is pytorch"),
         ({"crops": replace(CROPS, rotate=False)}, "augself.rotation has nothing to predict"),
+        ({"crops": replace(CROPS, global_crops_scale=(1.0, 1.0))}, "augself.crop has nothing to predict"),
+        ({"crops": replace(CROPS, horizontal_flip=0.0)}, "augself.flip has nothing to predict"),
+        ({"crops": replace(CROPS, horizontal_flip=1.0)}, "augself.flip has nothing to predict"),
+        ({"photometric": replace(COLORS, jitter_probability=0.0)}, "augself.color has nothing to predict"),
+        ({"photometric": replace(COLORS, brightness=0, contrast=0, saturation=0, hue=0)}, "augself.color has nothing"),
+        ({"photometric": replace(COLORS, global_blur=0.0)}, "augself.blur has nothing to predict"),
+        ({"photometric": replace(COLORS, global_blur=1, blur_radius=(1, 1))}, "augself.blur has nothing to predict"),
+        ({"photometric": replace(COLORS, solarize=0.0)}, "augself.solarize has nothing to predict"),
     ):
         with pytest.raises(TrainingError, match=message):
-            make_objective(make_encoder(config.model), 3, replace(config, **change))
+            check_tasks(replace(config, **change))
+    check_tasks(config)
+    for recipe in SELF_SUPERVISED.values():
+        check_tasks(recipe)
+    check_tasks(load_train_config("simclr-small+augself", ["augself.flip=0.5"]))  # docs/systems.md
+    make_objective(
+        make_encoder(config.model), 3, replace(config, photometric=replace(COLORS, solarize=0.0))
+    )  # old runs
     one = replace(with_tasks("supervised-small"), crops=replace(CROPS, global_crops_number=1))
     with pytest.raises(TrainingError, match="augself needs 2 global crops of an image, not 1"):
         make_objective(make_encoder(one.model), 3, one)

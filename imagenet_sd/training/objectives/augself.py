@@ -103,7 +103,6 @@ class AugSelf(Objective):
 
     def __init__(self, base: Objective, encoder: nn.Module, config: TrainConfig):
         self.base, self.config, self.photometric = base, config.augself, config.photometric
-        _check(config)
         super().__init__(AugSelfHead(base.head, num_features(encoder), config.augself), base.state)
         self.classifies = base.classifies
 
@@ -147,17 +146,33 @@ class AugSelf(Objective):
         self.base.after_step()
 
 
-def _check(config: TrainConfig) -> None:
-    """Every task needs an augmentation to predict.
+def check_tasks(config: TrainConfig) -> None:
+    """Every task needs an augmentation to predict: one that can differ between two global crops of an image.
 
     Raises:
-        TrainingError: one has none.
+        TrainingError: a task has none.
     """
-    colored = [task for task in ("color", "blur", "solarize") if task in config.augself.tasks]
-    if colored and config.augmentation != "dino":
-        raise TrainingError(
-            f"augself.{colored[0]} has nothing to predict: augmentation is {config.augmentation}",
-            f"set augself.{colored[0]}=0, or augmentation=dino",
-        )
-    if "rotation" in config.augself.tasks and not config.crops.rotate:
-        raise TrainingError("augself.rotation has nothing to predict", "set crops.rotate=true")
+    crops, colors = config.crops, config.photometric
+    jitter = colors.jitter_probability > 0 and any(getattr(colors, name) > 0 for name in _COLORS)
+    low, high = colors.blur_radius
+    blur = high > 0 and (0 < colors.global_blur < 1 or (colors.global_blur > 0 and low < high))
+    varied = {  # whether they can differ, and a setting with which they do
+        "crop": (crops.global_crops_scale[0] < 1, "crops.global_crops_scale=[0.2,1]"),
+        "color": (jitter, "photometric.jitter_probability=0.8 with ranges above 0"),
+        "blur": (blur, "photometric.global_blur=0.5"),
+        "flip": (0 < crops.horizontal_flip < 1, "crops.horizontal_flip=0.5"),
+        "solarize": (0 < colors.solarize < 1, "photometric.solarize=0.2"),
+        "rotation": (crops.rotate, "crops.rotate=true"),
+    }
+    for task in config.augself.tasks:
+        if task in ("color", "blur", "solarize") and config.augmentation != "dino":
+            raise TrainingError(
+                f"augself.{task} has nothing to predict: augmentation is {config.augmentation}",
+                f"set augself.{task}=0, or augmentation=dino",
+            )
+        differs, setting = varied[task]
+        if not differs:
+            raise TrainingError(
+                f"augself.{task} has nothing to predict: it is the same in all crops",
+                f"set augself.{task}=0, or {setting}",
+            )
