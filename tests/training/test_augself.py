@@ -14,8 +14,9 @@ from imagenet_sd.training.config import AugSelfConfig, CropsConfig, PhotometricC
 from imagenet_sd.training.crops import GEOMETRY, PARAMETERS, Crops, MultiCrop
 from imagenet_sd.training.model import make_encoder
 from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.objectives.augself import check_tasks, targets, task_loss
+from imagenet_sd.training.objectives.augself import AugSelfHead, check_tasks, targets, task_loss
 from imagenet_sd.training.photometric import apply_photometric, to_float
+from imagenet_sd.training.publish import _with_classifier
 from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 from imagenet_sd.training.views import Views
@@ -233,3 +234,14 @@ def test_a_task_without_its_augmentation_is_refused():
     one = replace(with_tasks("supervised-small"), crops=replace(CROPS, global_crops_number=1))
     with pytest.raises(TrainingError, match="augself needs 2 global crops of an image, not 1"):
         make_objective(make_encoder(one.model), 3, one)
+
+
+def test_the_linear_classifier_beside_the_tasks_is_published():
+    """As the classifier of the timm model, as without AugSelf."""
+    config = with_tasks("supervised-small")
+    encoder = make_encoder(replace(config.model, small_images=False)).eval()
+    head = make_objective(encoder, 3, config).head.eval()
+    assert isinstance(head, AugSelfHead)
+    model, images = _with_classifier("test_resnet", encoder, head, 3, 32), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert model is not None and torch.allclose(model(images), head(encoder(images)), atol=1e-4)
