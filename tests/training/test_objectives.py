@@ -190,6 +190,12 @@ def test_the_cosine_softmax_without_a_projector_takes_unit_length_features():
     assert all(p.grad is not None for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
+def test_the_width_of_features_is_that_of_the_output(name: str):
+    encoder = make_encoder(ModelConfig(backbone=name)).eval()
+    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, num_features(encoder))
+
+
 def test_the_head_of_each_objective():
     class Encoder(torch.nn.Module):
         num_features = 16
