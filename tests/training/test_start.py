@@ -11,9 +11,15 @@ import yaml
 from accelerate import tracking
 from accelerate.utils import LoggerType
 
+from imagenet_sd.core.typed import to_mapping
+from imagenet_sd.data.open import open_images
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import TrainingError
+from imagenet_sd.training.export import load_run
+from imagenet_sd.training.knn import KnnValidator
+from imagenet_sd.training.model import EncoderWithHead
 from imagenet_sd.training.runlog import read_metrics
+from imagenet_sd.training.validate import Validator
 from tests.conftest import CliRun
 from tests.training.test_loop import image_folder, interrupt_at, quick
 
@@ -84,6 +90,25 @@ def test_validation_on_the_training_images_is_refused(tmp_path: Path, small_data
         with pytest.raises(TrainingError, match="would be validated on the images that it trains on"):
             train(quick(*SHORT), data, tmp_path / "run", validation=validation)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("classes", ['{"a": 0, "b": 1}', '["a", "a"]', "[1, 2]", '"ab"'])
+def test_classes_of_a_run_that_are_no_list_of_names_are_refused(tmp_path: Path, classes: str):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"train": to_mapping(quick())}))
+    (tmp_path / "encoder.safetensors").touch()
+    (tmp_path / "classes.json").write_text(classes)
+    with pytest.raises(TrainingError, match=r"classes\.json is no list of different names"):
+        load_run(tmp_path)
+
+
+def test_validation_without_a_readable_image_is_an_error(tmp_path: Path):
+    folder = image_folder(tmp_path / "images", ("a", "b"), 2)
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"no image")
+    images, model = open_images(f"imagefolder:{folder}"), EncoderWithHead(torch.nn.Flatten(), torch.nn.Identity())
+    for validator in (Validator(images, ("a", "b"), 8), KnnValidator(images, images, 8)):
+        with pytest.raises(TrainingError, match=r"no image of imagefolder:.* can be read, 4 are damaged"):
+            validator(model, torch.device("cpu"))
 
 
 def board(run: Path) -> dict[str, list[tuple[int, float]]]:
