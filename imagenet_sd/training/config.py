@@ -215,7 +215,7 @@ class TrainConfig:
     shuffle_window: int = 16
     """Row groups that are shuffled together (100 images each)."""
     bad_image_limit: float = 0.001
-    """Share of unreadable images up to which they are skipped and counted."""
+    """Share of unreadable images up to which others take their places, and they are counted."""
     val_crop_size: int = 224
     """Width and height of the centre crop at validation, in pixels."""
     validate_every: int = 1
