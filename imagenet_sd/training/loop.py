@@ -28,8 +28,7 @@ from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.knn import KnnValidator
 from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder
-from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.objectives.augself import check_tasks
+from imagenet_sd.training.objectives import check_tasks, make_objective
 from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer, set_learning_rate
 from imagenet_sd.training.runlog import RunLog, check_tracker
 from imagenet_sd.training.validate import Validator
