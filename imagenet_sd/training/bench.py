@@ -20,7 +20,7 @@ from torchvision import transforms as T
 
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import LabelledImage
-from imagenet_sd.training.config import get_recipe
+from imagenet_sd.training.config import RECIPES
 from imagenet_sd.training.crops import MultiCrop
 from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.run import train_run
@@ -55,7 +55,7 @@ def bench_loader(rounds: int = 7, samples: int = 24) -> dict[str, Any]:
 
 def _sample_times(rounds: int, samples: int) -> dict[str, list[float]]:
     files, transforms = _photographs(), _plain_transforms()
-    recipe = get_recipe("imagenet-sd")
+    recipe = RECIPES["imagenet-sd"]
     multi_crop = MultiCrop(recipe.crops, recipe.photometric, seed=0)
 
     def ours(number: int) -> None:

@@ -18,9 +18,19 @@ COUNTERS = ("epoch", "step", "bad_images")
 
 
 def save_checkpoint(
-    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, counters: dict[str, Any]
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    counters: dict[str, Any],
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Save the states of the modules, the momenta of the optimiser (SGD), numbered in order, and JSON counters."""
+    """Save the states of the modules, the momenta of the optimiser (SGD), numbered in order, and JSON counters.
+
+    Beside the `COUNTERS` there may be `bad_ids`, ids of unreadable images, and `sums`, numbers by name. The state of
+    the scaler of float16 gradients is kept with them.
+    """
+    if scaler is not None:
+        counters = counters | {"scaler": scaler.state_dict()}
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         if state.get("momentum_buffer") is not None:
@@ -28,8 +38,13 @@ def save_checkpoint(
     _publish(path, tensors, {"counters": json.dumps(counters)})
 
 
-def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint back, strictly; returns its counters.
+def load_checkpoint(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> dict[str, Any]:
+    """Put a checkpoint back, strictly; returns its counters, with `bad_ids` and `sums` empty where it has none.
 
     Raises:
         TrainingError: the file is damaged or belongs to another model.
@@ -37,8 +52,10 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
     try:
         with safe_open(path, "pt") as file:
             tensors = {_new_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            counters = json.loads((file.metadata() or {})["counters"])
-        if not all(isinstance(counters[name], int) and counters[name] >= 0 for name in COUNTERS):
+            counters = {"bad_ids": [], "sums": {}} | json.loads((file.metadata() or {})["counters"])
+        whole = all(isinstance(counters[name], int) and counters[name] >= 0 for name in COUNTERS)
+        whole = whole and all(isinstance(image, str) for image in counters["bad_ids"])
+        if not whole or not all(isinstance(number, int | float) for number in dict(counters["sums"]).values()):
             raise ValueError(f"its counters are {counters!r}")
         for name, module in modules.items():
             prefix = f"{name}/"
@@ -47,6 +64,8 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
         moved = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("momentum/")}
         momenta = {int(number): {"momentum_buffer": value} for number, value in moved.items()}
         optimizer.load_state_dict({"state": momenta, "param_groups": state["param_groups"]})
+        if scaler is not None and "scaler" in counters:  # earlier checkpoints have none
+            scaler.load_state_dict(counters["scaler"])
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{path} cannot be resumed from: {one_line(error)}", "delete it to start the run from scratch"

@@ -1,5 +1,6 @@
 """Training recipes as typed configurations. Every value of the papers' tables stands here, once, with its source."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
@@ -214,7 +215,7 @@ class TrainConfig:
     shuffle_window: int = 16
     """Row groups that are shuffled together (100 images each)."""
     bad_image_limit: float = 0.001
-    """Share of unreadable images up to which they are skipped and counted."""
+    """Share of unreadable images up to which others take their places, and they are counted."""
     val_crop_size: int = 224
     """Width and height of the centre crop at validation, in pixels."""
     validate_every: int = 1
@@ -226,12 +227,22 @@ class TrainConfig:
         optimizer, loss = self.optimizer, self.objective.loss
         least = {"crops.global_crops_number": 1, "crops.local_crops_number": 0, "optimizer.epochs": 1,
                  "optimizer.batch_size": 1, "optimizer.accumulation_steps": 1, "model.projector_layers": 0,
-                 "virtual_workers": 1, "shuffle_window": 1}  # fmt: skip
+                 "optimizer.momentum": 0, "optimizer.weight_decay": 0, "virtual_workers": 1, "shuffle_window": 1,
+                 "validate_every": 1}  # fmt: skip
+        if loss in ("ocm", "mocov2"):
+            least["objective.memory_size"] = 1
+        if loss == "swav":
+            least["objective.sinkhorn_iterations"] = 1
         checks = [(attrgetter(key)(self) >= low, f"{key} must be at least {low}") for key, low in least.items()]
         checks += [
             (optimizer.base_lr > 0, "optimizer.base_lr must be above 0"),
             (0 <= optimizer.warmup_epochs <= optimizer.epochs, "optimizer.warmup_epochs must be 0 ... epochs"),
+            (
+                optimizer.momentum > 0 or not optimizer.nesterov,
+                "optimizer.nesterov needs an optimizer.momentum above 0",
+            ),
             (self.objective.temperature > 0, "objective.temperature must be above 0"),
+            (0 <= self.objective.label_smoothing <= 1, "objective.label_smoothing must be in [0, 1]"),
             (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
             (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
             (
@@ -246,6 +257,8 @@ class TrainConfig:
         for scale in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, scale)
             checks.append((0 < low <= high <= 1, f"crops.{scale} must satisfy 0 < low <= high <= 1"))
+        low, high = self.crops.aspect_ratio
+        checks.append((0 < low <= high < math.inf, "crops.aspect_ratio must satisfy 0 < low <= high"))
         for holds, message in checks:
             if not holds:
                 raise TrainingError(message, "fix the recipe or the --set option")
@@ -305,17 +318,6 @@ RECIPES: dict[str, TrainConfig] = {
         virtual_workers=8,
     ),
 }
-
-
-def get_recipe(name: str) -> TrainConfig:
-    """The recipe of that name.
-
-    Raises:
-        TrainingError: there is none.
-    """
-    if name not in RECIPES:
-        raise TrainingError(f"no training recipe {name!r}", f"use one of {', '.join(RECIPES)}, or a YAML file")
-    return RECIPES[name]
 
 
 _RENAMED = {"lanes": "virtual_workers", "window": "shuffle_window", "eval_size": "val_crop_size"}

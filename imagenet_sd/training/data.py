@@ -8,6 +8,7 @@ arithmetic.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.data.images import ImageSet, LabelledImage
 from imagenet_sd.training.config import TrainConfig, TrainingError
@@ -36,7 +38,7 @@ class Batch:
         labels: int64 [B].
         positives: int64 [B]; see `Views`.
         image_ids: B names.
-        bad: ids of images that could not be read and were replaced by a neighbour.
+        bad: ids of images that could not be read and were replaced by others; an id may stand in several parts.
     """
 
     global_crops: torch.Tensor
@@ -150,6 +152,10 @@ class TrainStream(IterableDataset):
         rank: number of this process.
         world_size: number of processes; divides the number of virtual workers.
         sequential: see `EpochOrder`.
+
+    Raises:
+        TrainingError: the data is smaller than a batch, the processes do not divide the virtual workers, or
+            `objective.positives` is `prompt` and the data names none.
     """
 
     def __init__(self, images: ImageSet, config: TrainConfig, rank: int, world_size: int, sequential: bool = False):
@@ -172,10 +178,20 @@ class TrainStream(IterableDataset):
                 f"{images.name} has {self.num_images} images, fewer than a batch of {batch}",
                 f"add --set optimizer.batch_size={smaller}",
             )
+        if config.objective.positives == "prompt" and not sequential:  # what still grows has prompts
+            for group in {0, len(images.group_sizes) - 1}:  # of joined sets, one group of each
+                self._positive(images.read_group(group)[0])
         self.crop = MultiCrop(config.crops, config.photometric if config.augmentation == "dino" else None, config.seed)
         self.epoch, self.first_step, self.epochs = 0, 0, 1
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | ImagenetSDError]:
+        """Parts of batches; a known error comes last, as a value: raised in a data worker, it would lose its hint."""
+        try:
+            yield from self._all_parts()
+        except ImagenetSDError as error:
+            yield error
+
+    def _all_parts(self) -> Iterator[Batch]:
         info = get_worker_info()
         own = self.own[info.id :: info.num_workers] if info else self.own
         sizes, window = list(self.images.group_sizes), self.config.shuffle_window
@@ -183,10 +199,10 @@ class TrainStream(IterableDataset):
             key = (self.config.seed, epoch)
             order = EpochOrder(sizes, self.virtual_workers, window, *key, sequential=self.sequential)
             first = self.first_step if epoch == self.epoch else 0
-            readers = [self._read(order, worker, first * self.rows_each) for worker in own]
+            readers = [self._parts(self._read(order, worker, first * self.rows_each), epoch) for worker in own]
             for _ in range(first, self.steps_per_epoch):
                 for reader in readers:
-                    yield self._part(reader, epoch)
+                    yield next(reader)
 
     def _read(self, order: EpochOrder, worker: int, start: int) -> Iterator[LabelledImage]:
         held: dict[int, list[LabelledImage]] = {}
@@ -213,11 +229,26 @@ class TrainStream(IterableDataset):
             )
         return stable_hash("positives", record.prompt if kind == "prompt" else record.image_id)
 
-    def _part(self, records: Iterator[LabelledImage], epoch: int) -> Batch:
+    def _parts(self, records: Iterator[LabelledImage], epoch: int) -> Iterator[Batch]:
+        """The parts of a virtual worker, without end: part b starts at row b * `rows_each`, whatever could be read.
+
+        The readable images after a part fill the places of its unreadable ones, and come again where they stand.
+        """
+        ahead: deque[LabelledImage] = deque()  # rows from the start of the part on
+        while True:
+            yield self._part(records, ahead, epoch)
+            for _ in range(self.rows_each):
+                ahead.popleft()
+
+    def _part(self, records: Iterator[LabelledImage], ahead: deque[LabelledImage], epoch: int) -> Batch:
+        """The first `rows_each` readable images of `ahead`, which grows by what has to be read for that."""
         crops: list[Crops] = []
         labels, positives, ids, bad = [], [], [], []
+        row = 0
         while len(crops) < self.rows_each:
-            record = next(records)
+            if row == len(ahead):
+                ahead.append(next(records))
+            record, row = ahead[row], row + 1
             try:
                 crops.append(self.crop(record.decode(), epoch, record.image_id))
             except OSError:
@@ -242,6 +273,9 @@ class TrainStream(IterableDataset):
         """This process's part of every batch of `epochs` epochs, from batch `first_step` of `epoch` on.
 
         The data workers live as long as the iterator: for small data their start would take longer than an epoch.
+
+        Raises:
+            ImagenetSDError: the data is damaged, or a shard of a growing dataset did not appear.
         """
         self.epoch, self.first_step, self.epochs = epoch, first_step, epochs
         workers = max((n for n in range(1, workers + 1) if len(self.own) % n == 0), default=0) if workers else 0
@@ -255,4 +289,10 @@ class TrainStream(IterableDataset):
         )
         parts = iter(loader)
         for _ in range(first_step, epochs * self.steps_per_epoch):
-            yield Batch.join([next(parts) for _ in self.own])
+            yield Batch.join([_raised(next(parts)) for _ in self.own])
+
+
+def _raised(part: Batch | ImagenetSDError) -> Batch:
+    if isinstance(part, ImagenetSDError):
+        raise part
+    return part

@@ -30,7 +30,7 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module | None, tuple[str, ...], i
     _expect(run, "recipe.yaml", "classes.json", "encoder.safetensors")
     try:
         config = from_mapping(TrainConfig, read_description(run)["train"])
-        classes = tuple(read_json(run / "classes.json"))
+        classes = _classes(read_json(run / "classes.json"))
         encoder = make_encoder(config.model)
         objective = make_objective(encoder, len(classes), config)
         _expect(run, head_file(objective.classifies))
@@ -42,6 +42,13 @@ def load_run(run: Path) -> tuple[nn.Module, nn.Module | None, tuple[str, ...], i
         raise TrainingError(f"{run} is damaged: {one_line(error)}", "train again") from None
     head = objective.head.eval() if objective.classifies else None
     return encoder.eval(), head, classes, config.val_crop_size
+
+
+def _classes(content: object) -> tuple[str, ...]:
+    names = [name for name in content if isinstance(name, str)] if isinstance(content, list) else []
+    if content != names or len(set(names)) != len(names):
+        raise ValueError("classes.json is no list of different names")
+    return tuple(names)
 
 
 class UnfinishedRun(TrainingError):

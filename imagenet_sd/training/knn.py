@@ -1,7 +1,5 @@
 """Online validation of an encoder without a classifier: k nearest neighbours among training images."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -66,11 +64,8 @@ class KnnValidator(Validator):
         votes = torch.cat([self._votes(x, bank, labels) for x in features.split(1024)])
         ranked = (votes + self._mask.to(device)).topk(min(5, len(self.common)), dim=1).indices
         hits = ranked == targets[:, None]
-        result = Validation(top1=0.0, top5=0.0, num_images=len(hits), common=self.common, unreadable=unreadable)
-        if not len(hits):
-            return result
         top1, top5 = hits[:, 0].double().mean().item(), hits.any(1).double().mean().item()
-        return replace(result, top1=top1, top5=top5)
+        return Validation(top1=top1, top5=top5, num_images=len(hits), common=self.common, unreadable=unreadable)
 
     def _votes(self, features: torch.Tensor, bank: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Weights of the neighbours' classes [N, C]."""

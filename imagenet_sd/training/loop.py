@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather, reduce, set_seed
+from accelerate.utils import gather, gather_object, reduce, set_seed
 from torch import nn
 
 from imagenet_sd.core.machine import fast_bfloat16
@@ -28,8 +28,8 @@ from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.knn import KnnValidator
 from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder
-from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.optim import ema_update, make_optimizer, set_learning_rate
+from imagenet_sd.training.objectives import check_tasks, make_objective
+from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer, set_learning_rate
 from imagenet_sd.training.runlog import RunLog, check_tracker
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
@@ -70,6 +70,7 @@ class Trainer:
         self.stream = TrainStream(images, config, self.accelerator.process_index, world, sequential)
         encoder = make_encoder(config.model)
         check_sizes(encoder, config, validated=validation is not None)
+        check_tasks(config)
         self.objective = make_objective(encoder, len(images.classes), config)
         self.model = EncoderWithHead(encoder, self.objective.head)
         if config.sync_batchnorm and world > 1 and self.device.type == "cuda":
@@ -83,7 +84,9 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(prepared, optimizer)
         self.validator = self._make_validator(validation) if validation else None
         self.log = RunLog(run, self.accelerator, log_with)
-        self.epoch = self.step = self.bad_images = 0
+        self.epoch = self.step = 0
+        self.bad: set[str] = set()  # ids of unreadable images; those of other processes come in with each checkpoint
+        self.sums: dict[str, float] = {}  # over the steps of this epoch
         self._stop = False
 
     def _make_validator(self, validation: ImageSet) -> Validator:
@@ -137,42 +140,35 @@ class Trainer:
 
     def _train_epoch(self, batches: Iterator[Batch], progress: Progress, checkpoint: Path) -> bool:
         """One epoch, or what is left of it; False when it was interrupted and saved."""
-        saved_at = started = time.monotonic()
-        waited, losses, spreads = 0.0, [], []
+        saved_at = time.monotonic()
         self.wrapped.train()
         for _ in range(self.step, self.stream.steps_per_epoch):
             before = time.monotonic()
             batch = next(batches)
-            waited += time.monotonic() - before
-            losses.append(self._train_step(batch))
+            waited = time.monotonic() - before
+            facts = {"steps": 1, "loss": self._train_step(batch), "waited": waited}
             if self.objective.spread is not None:
-                spreads.append(self.objective.spread)
+                facts["spread"] = self.objective.spread.item()
+            facts["seconds"] = time.monotonic() - before
+            self.sums = {name: self.sums.get(name, 0) + value for name, value in facts.items()}
             self.step += 1
             progress.advance(1)
-            stop = self._any_process(self._stop)
-            if stop or time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+            late = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+            stop, late = self._any_process(self._stop, late)
+            if stop or late:
                 self._save(checkpoint)
                 saved_at = time.monotonic()
             if stop:
                 return False
-        seconds = time.monotonic() - started
-        self.epoch, self.step = self.epoch + 1, 0
-        facts: dict[str, Any] = {
-            "epoch": self.epoch,
-            "loss": torch.stack(losses).mean().item() if losses else float("nan"),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": round(len(losses) * self.config.optimizer.batch_size / seconds, 1),
-            "data_wait_share": round(waited / seconds, 4),
-            "bad_images": self.bad_images,
-        }
-        if spreads:
-            facts["embedding_spread"] = _not_collapsed(torch.stack(spreads).mean().item(), self.epoch)
-        self._end_epoch(facts)
+        self._end_epoch()
         self._save(checkpoint)
         return True
 
-    def _end_epoch(self, facts: dict[str, Any]) -> None:
-        """Validate where that is due, and log."""
+    def _end_epoch(self) -> None:
+        """Validate where that is due, and log; the next epoch begins."""
+        sums, self.sums = self.sums, {}
+        self.epoch, self.step = self.epoch + 1, 0
+        facts = self._facts(sums)
         due = self.epoch % self.config.validate_every == 0 or self.epoch == self.config.optimizer.epochs
         if self.validator and due and self.accelerator.is_main_process:
             result = self.validator(self.best_model, self.device)
@@ -182,9 +178,28 @@ class Trainer:
         if self.accelerator.is_main_process:
             print(_summary(facts), file=sys.stderr, flush=True)
 
-    def _train_step(self, batch: Batch) -> torch.Tensor:
-        """One optimiser step; returns the mean loss over all processes, a scalar on the device."""
-        self._count_bad(batch)
+    def _facts(self, sums: dict[str, float]) -> dict[str, Any]:
+        """What the epoch that has just ended came to, from the sums over its steps.
+
+        A checkpoint of before there were sums may stand at the end of an epoch; there is no loss then.
+        """
+        self._share_bad()
+        optimizer, per_epoch = self.config.optimizer, self.stream.steps_per_epoch
+        steps, seconds = sums.get("steps", 0), sums.get("seconds", 0) or math.inf
+        facts: dict[str, Any] = {"epoch": self.epoch} | ({"loss": sums["loss"] / steps} if steps else {})
+        facts |= {
+            "learning_rate": learning_rate(self.global_step - 1, per_epoch, optimizer),
+            "images_per_second": round(steps * optimizer.batch_size / seconds, 1),
+            "data_wait_share": round(sums.get("waited", 0) / seconds, 4),
+            "bad_images": len(self.bad),
+        }
+        if "spread" in sums:
+            facts["embedding_spread"] = _not_collapsed(sums["spread"] / steps, self.epoch)
+        return facts
+
+    def _train_step(self, batch: Batch) -> float:
+        """One optimiser step; returns the mean loss over all processes."""
+        self._count_bad(batch.bad)
         per_epoch, config = self.stream.steps_per_epoch, self.config.optimizer
         rate = set_learning_rate(self.optimizer, self.global_step, per_epoch, config)
         self.objective.progress = self.global_step / (config.epochs * per_epoch)
@@ -208,7 +223,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             loss = torch.as_tensor(reduce(loss, "mean"))
         self.log.step(self.global_step, loss.item(), rate)
-        return loss
+        return loss.item()
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         """Gradients of the mean loss over the batch, chunk by chunk; returns that loss."""
@@ -218,35 +233,44 @@ class Trainer:
             views = make_views(chunk, self.device)
             sync = nullcontext() if chunk is chunks[-1] else self.accelerator.no_sync(self.wrapped)
             with sync, self.accelerator.autocast():
-                loss = self.objective.loss(self.wrapped(views.crops), views) * (len(chunk) / len(batch))
+                outputs = self.wrapped(self.objective.encoded_crops(views))
+                loss = self.objective.loss(outputs, views) * (len(chunk) / len(batch))
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
-    def _count_bad(self, batch: Batch) -> None:
-        self.bad_images += len(batch.bad)
+    def _share_bad(self) -> None:
+        """Put the unreadable images of all processes together, the same in each."""
+        self._count_bad(gather_object(sorted(self.bad)))
+
+    def _count_bad(self, image_ids: list[str]) -> None:
+        self.bad.update(image_ids)
         allowed = math.ceil(self.config.bad_image_limit * self.stream.num_images)
-        if self.bad_images > allowed:
+        if len(self.bad) > allowed:
             raise TrainingError(
-                f"{self.bad_images} images of {self.images.name} cannot be read, the last is {batch.bad[-1]}",
+                f"{len(self.bad)} images of {self.images.name} cannot be read, such as {min(self.bad)}",
                 f"the limit is {allowed} (bad_image_limit); run `imagenet-sd verify` on the data",
             )
 
-    def _any_process(self, flag: bool) -> bool:
+    def _any_process(self, *flags: bool) -> list[bool]:
+        """Each flag, up where any process has it up."""
         if self.accelerator.num_processes == 1:
-            return flag
-        votes = gather(torch.tensor([float(flag)], device=self.device))
-        return bool(torch.as_tensor(votes).sum() > 0)
+            return list(flags)
+        votes = gather(torch.tensor([flags], dtype=torch.float32, device=self.device))
+        return (torch.as_tensor(votes).sum(0) > 0).tolist()
 
     def _save(self, path: Path) -> None:
+        self._share_bad()
         if self.accelerator.is_main_process:
-            counters = {"epoch": self.epoch, "step": self.step, "bad_images": self.bad_images}
-            save_checkpoint(path, self.modules, self.optimizer, counters)
+            counters = {"epoch": self.epoch, "step": self.step, "bad_images": len(self.bad)}
+            counters |= {"bad_ids": sorted(self.bad), "sums": self.sums}
+            save_checkpoint(path, self.modules, self.optimizer, counters, self.accelerator.scaler)
         self.accelerator.wait_for_everyone()
 
     def _restore(self, path: Path) -> None:
-        counters = load_checkpoint(path, self.modules, self.optimizer)
-        self.epoch, self.step, self.bad_images = counters["epoch"], counters["step"], counters["bad_images"]
+        counters = load_checkpoint(path, self.modules, self.optimizer, self.accelerator.scaler)
+        self.epoch, self.step = counters["epoch"], counters["step"]
+        self.bad, self.sums = set(counters["bad_ids"]), dict(counters["sums"])
         self.log.rewind(self.epoch, self.global_step)
 
 
@@ -268,8 +292,9 @@ def _not_collapsed(spread: float, epoch: int) -> float:
 def _summary(facts: dict[str, Any]) -> str:
     names = {"val_top1": "top-1", "knn_top1": "k-NN top-1"}
     score = "".join(f", {name} {facts[key]:.1%}" for key, name in names.items() if key in facts)
+    loss = f"loss {facts['loss']:.4f}" if "loss" in facts else "done"
     return (
-        f"epoch {facts['epoch']}: loss {facts['loss']:.4f}{score}, {facts['images_per_second']:.0f} images/s, "
+        f"epoch {facts['epoch']}: {loss}{score}, {facts['images_per_second']:.0f} images/s, "
         f"{facts['data_wait_share']:.0%} of the time waiting for data"
     )
 

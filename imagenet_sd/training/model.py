@@ -53,8 +53,13 @@ def check_sizes(encoder: nn.Module, config: TrainConfig, *, validated: bool) -> 
 
 
 def num_features(encoder: nn.Module) -> int:
-    """d, the dimension of a timm encoder's features."""
-    return int(getattr(encoder, "num_features"))  # noqa: B009
+    """d, the dimension of a timm encoder's features.
+
+    Where its head has a hidden layer, as MobileNetV3's, that is the width of the layer; timm's `num_features` are those
+    of the last stage.
+    """
+    hidden = getattr(encoder, "head_hidden_size", None)
+    return int(hidden or getattr(encoder, "num_features"))  # noqa: B009
 
 
 class EncoderWithHead(nn.Module):

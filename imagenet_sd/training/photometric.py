@@ -55,7 +55,11 @@ def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur with a standard deviation per image, in pixels; edges are reflected, the kernel spans 3 sigma."""
+    """Gaussian blur with a standard deviation per image, in pixels; edges are reflected.
+
+    All kernels span 3 of the largest sigma. An image thus depends on those beside it by the weights of its own kernel
+    beyond 3 sigma, less than 0.25% of them per axis: about one level of 255 at most, where black meets white.
+    """
     n, c, h, w = images.shape
     reach = min(int(3 * float(sigma.max()) + 0.5), h - 1, w - 1)
     if reach < 1:

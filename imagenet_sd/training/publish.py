@@ -16,6 +16,7 @@ from imagenet_sd.data.preprocess import MEAN, STD
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.export import load_run
 from imagenet_sd.training.model import num_features
+from imagenet_sd.training.objectives.augself import AugSelfHead
 from imagenet_sd.training.recipes import read_description
 from imagenet_sd.training.run import read_result
 
@@ -84,6 +85,7 @@ def _with_classifier(
     architecture: str, encoder: nn.Module, head: nn.Module | None, num_classes: int, size: int
 ) -> nn.Module | None:
     """The timm model with the run's linear classifier; None where its logits would not be those of the run."""
+    head = head.base if isinstance(head, AugSelfHead) else head
     linear = getattr(head, "linear", None)
     if head is None or not isinstance(linear, nn.Linear):
         return None

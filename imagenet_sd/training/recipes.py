@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.typed import from_mapping, merge, read_setting, read_yaml, to_mapping
-from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError, get_recipe, upgraded
+from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError, upgraded
 from imagenet_sd.training.self_supervised import METHODS, SELF_SUPERVISED
 
 RECIPE_NAMES = f"{', '.join(RECIPES)}, {'|'.join(METHODS)}[-small][-spatial|-appearance][+augself], or a YAML file"
@@ -17,11 +17,10 @@ def named_recipe(name: str) -> TrainConfig:
     Raises:
         TrainingError: there is none.
     """
-    if (name not in RECIPES) and (recipe := SELF_SUPERVISED.get(name)):
-        return recipe
-    if name not in RECIPES:
+    recipe = RECIPES.get(name) or SELF_SUPERVISED.get(name)
+    if recipe is None:
         raise TrainingError(f"no training recipe {name!r}", f"use {RECIPE_NAMES}")
-    return get_recipe(name)
+    return recipe
 
 
 def train_mapping(name: str) -> dict[str, Any]:

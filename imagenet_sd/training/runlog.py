@@ -47,6 +47,7 @@ class RunLog:
         Raises:
             TrainingError: the tracker does not start.
         """
+        self._step = step - 1
         if self.active:
             self.run.mkdir(parents=True, exist_ok=True)
         if self.tracker == "none":

@@ -29,7 +29,8 @@ _PHOTOMETRIC = PhotometricConfig(saturation=0.4, global_blur=0.5, local_blur=0.5
 
 # AugSelf: temperatures of SimCLR and MoCo 0.2, queue of 65,536, embeddings of 128 dimensions; SimSiam's projector of
 # three layers (two on small images) of width 2048 and predictor 512; BYOL 4096 and 256, momentum 0.996; SwAV hidden
-# width 2048, 100 prototypes, frozen for 410 of 247,000 steps. StableRep: temperature 0.1, projector as in SimCLR.
+# width 2048, 100 prototypes, frozen for 410 of 247,000 steps, rounded up to 0.2% here. StableRep: temperature 0.1,
+# projector as in SimCLR.
 _OBJECTIVES = {
     "simclr": ObjectiveConfig(loss="simclr", temperature=0.2),
     "mocov2": ObjectiveConfig(loss="mocov2", temperature=0.2, memory_size=65_536),

@@ -84,8 +84,8 @@ class Validator:
             total += len(targets)
         model.train(was_training)
         return Validation(
-            top1=correct1 / max(1, total),
-            top5=correct5 / max(1, total),
+            top1=correct1 / total,
+            top5=correct5 / total,
             num_images=total,
             common=self.common,
             unreadable=unreadable,
@@ -96,8 +96,11 @@ class Validator:
 
         Yields:
             Crops uint8 [3, S, S], the columns of their labels, and how many images beside them could not be read.
+
+        Raises:
+            TrainingError: not a single image could be read.
         """
-        pixels, targets, unreadable = [], [], 0
+        pixels, targets, unreadable, any_read = [], [], 0, False
         for group in range(len(self.images.group_sizes)):
             for record in self.images.read_group(group):
                 target = self._label_to_column[record.label]
@@ -109,7 +112,13 @@ class Validator:
                     unreadable += 1
                     continue
                 targets.append(target)
+                any_read = True
                 if len(pixels) == batch_size:
                     yield pixels, targets, unreadable
                     pixels, targets, unreadable = [], [], 0
+        if not any_read:
+            raise TrainingError(
+                f"no image of {self.images.name} of a class in common can be read, {unreadable} are damaged",
+                "check its files, or validate on other data",
+            )
         yield pixels, targets, unreadable

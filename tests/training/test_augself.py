@@ -14,9 +14,11 @@ from imagenet_sd.training.config import AugSelfConfig, CropsConfig, PhotometricC
 from imagenet_sd.training.crops import GEOMETRY, PARAMETERS, Crops, MultiCrop
 from imagenet_sd.training.model import make_encoder
 from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.objectives.augself import targets, task_loss
+from imagenet_sd.training.objectives.augself import AugSelfHead, check_tasks, targets, task_loss
 from imagenet_sd.training.photometric import apply_photometric, to_float
+from imagenet_sd.training.publish import _with_classifier
 from imagenet_sd.training.recipes import load_train_config
+from imagenet_sd.training.self_supervised import SELF_SUPERVISED
 from imagenet_sd.training.views import Views
 
 WIDTH, HEIGHT = 80, 60
@@ -166,7 +168,9 @@ def test_the_loss_is_that_of_the_method_and_the_tasks_in_both_orders(method: str
     encoder = make_encoder(config.model)
     objective, views = make_objective(encoder, 3, config), views_of(pairs_of_views[:6])
     objective.before_step(encoder)
-    features = encoder(views.crops[0])
+    (shown,) = objective.encoded_crops(views)
+    assert len(shown) == (6 if method == "mocov2" else 12)
+    features = encoder(shown)
     within, seen = objective.head(features)
     assert seen is features
     loss = objective.loss((within, features), views)
@@ -209,9 +213,35 @@ def test_a_task_without_its_augmentation_is_refused():
     for change, message in (
         ({"augmentation": "pytorch"}, "augself.color has nothing to predict: augmentation is pytorch"),
         ({"crops": replace(CROPS, rotate=False)}, "augself.rotation has nothing to predict"),
+        ({"crops": replace(CROPS, global_crops_scale=(1.0, 1.0))}, "augself.crop has nothing to predict"),
+        ({"crops": replace(CROPS, horizontal_flip=0.0)}, "augself.flip has nothing to predict"),
+        ({"crops": replace(CROPS, horizontal_flip=1.0)}, "augself.flip has nothing to predict"),
+        ({"photometric": replace(COLORS, jitter_probability=0.0)}, "augself.color has nothing to predict"),
+        ({"photometric": replace(COLORS, brightness=0, contrast=0, saturation=0, hue=0)}, "augself.color has nothing"),
+        ({"photometric": replace(COLORS, global_blur=0.0)}, "augself.blur has nothing to predict"),
+        ({"photometric": replace(COLORS, global_blur=1, blur_radius=(1, 1))}, "augself.blur has nothing to predict"),
+        ({"photometric": replace(COLORS, solarize=0.0)}, "augself.solarize has nothing to predict"),
     ):
         with pytest.raises(TrainingError, match=message):
-            make_objective(make_encoder(config.model), 3, replace(config, **change))
+            check_tasks(replace(config, **change))
+    check_tasks(config)
+    for recipe in SELF_SUPERVISED.values():
+        check_tasks(recipe)
+    check_tasks(load_train_config("simclr-small+augself", ["augself.flip=0.5"]))  # docs/systems.md
+    make_objective(
+        make_encoder(config.model), 3, replace(config, photometric=replace(COLORS, solarize=0.0))
+    )  # old runs
     one = replace(with_tasks("supervised-small"), crops=replace(CROPS, global_crops_number=1))
     with pytest.raises(TrainingError, match="augself needs 2 global crops of an image, not 1"):
         make_objective(make_encoder(one.model), 3, one)
+
+
+def test_the_linear_classifier_beside_the_tasks_is_published():
+    """As the classifier of the timm model, as without AugSelf."""
+    config = with_tasks("supervised-small")
+    encoder = make_encoder(replace(config.model, small_images=False)).eval()
+    head = make_objective(encoder, 3, config).head.eval()
+    assert isinstance(head, AugSelfHead)
+    model, images = _with_classifier("test_resnet", encoder, head, 3, 32), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert model is not None and torch.allclose(model(images), head(encoder(images)), atol=1e-4)

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from imagenet_sd.core.typed import SettingsError, to_mapping
-from imagenet_sd.training.config import ObjectiveConfig, TrainingError, get_recipe, recorded
+from imagenet_sd.training.config import RECIPES, ObjectiveConfig, TrainingError, recorded
 from imagenet_sd.training.objectives import OBJECTIVES
 from imagenet_sd.training.optim import learning_rate
 from imagenet_sd.training.recipes import load_train_config
@@ -15,7 +15,7 @@ from imagenet_sd.training.recipes import load_train_config
 
 @pytest.mark.parametrize("name", ["t-rex", "t-rex-star"])
 def test_what_tab_c1_says_of_all_models(name: str):
-    r = get_recipe(name)
+    r = RECIPES[name]
     o, c = r.optimizer, r.crops
     assert (o.base_lr, o.warmup_epochs, o.weight_decay, o.momentum, o.batch_size, o.epochs) == (
         0.1,
@@ -33,7 +33,7 @@ def test_what_tab_c1_says_of_all_models(name: str):
 
 
 def test_what_tab_c1_says_of_each():
-    trex, star = get_recipe("t-rex"), get_recipe("t-rex-star")
+    trex, star = RECIPES["t-rex"], RECIPES["t-rex-star"]
     assert (trex.model.projector_layers, star.model.projector_layers) == (3, 1)
     assert (trex.crops.global_crops_scale, trex.crops.local_crops_scale) == ((0.25, 1), (0.05, 0.25))
     assert (star.crops.global_crops_scale, star.crops.local_crops_scale) == ((0.4, 1), (0.05, 0.4))
@@ -41,14 +41,14 @@ def test_what_tab_c1_says_of_each():
 
 def test_imagenet_sd_follows_the_implementation_details():
     """Thesis 5.5: ResNet50, 100 epochs, SGD 0.9, batch 256, 10% warm-up, cosine, DINO with 1 + 8 crops."""
-    r = get_recipe("imagenet-sd")
+    r = RECIPES["imagenet-sd"]
     assert r.optimizer.warmup_epochs / r.optimizer.epochs == 0.1
     assert (r.objective.loss, r.model.projector_layers, r.crops.local_crops_number) == ("cross_entropy", 0, 8)
 
 
 @pytest.mark.parametrize("name", ["t-rex", "imagenet-sd", "small"])
 def test_learning_rate_in_closed_form(name: str):
-    o, steps = get_recipe(name).optimizer, 500
+    o, steps = RECIPES[name].optimizer, 500
     peak, warmup, total = o.base_lr * o.batch_size / 256, round(o.warmup_epochs * 500), o.epochs * 500
     half = warmup + (total - warmup) // 2
     assert learning_rate(0, steps, o) == 0
@@ -84,7 +84,7 @@ def test_names_of_version_0_1_0_are_still_read(tmp_path: Path):
 
 def test_digests_of_old_studies_stay():
     """The hash of `small` that version 0.1.0 put into the stamps of its studies."""
-    config = get_recipe("small")
+    config = RECIPES["small"]
     assert digest(recorded(config)) == "f7328c6a6a64a7f2" != digest(to_mapping(config))
 
 
@@ -101,8 +101,16 @@ def test_every_objective_can_be_asked_for():
         ("objective.loss=ocm", "needs a projector"),
         ("crops.global_crops_scale=[0.5]", "has 1 values"),
         ("optimizer.warmup_epochs=200", "warmup_epochs"),
+        ("validate_every=0", "validate_every must be at least 1"),
+        ("optimizer.momentum=-1", r"optimizer\.momentum must be at least 0"),
+        ("optimizer.weight_decay=-1", r"optimizer\.weight_decay must be at least 0"),
+        ("optimizer.nesterov=true optimizer.momentum=0", r"optimizer\.nesterov needs an optimizer\.momentum above 0"),
+        ("objective.label_smoothing=2", r"objective\.label_smoothing must be in \[0, 1\]"),
+        ("objective.loss=mocov2 objective.memory_size=0", r"objective\.memory_size must be at least 1"),
+        ("objective.loss=swav objective.sinkhorn_iterations=0", r"objective\.sinkhorn_iterations must be at least 1"),
+        ("crops.aspect_ratio=[0,1]", r"crops\.aspect_ratio must satisfy 0 < low <= high"),
     ],
 )
 def test_a_wrong_setting_names_its_key(setting: str, message: str):
     with pytest.raises((SettingsError, TrainingError), match=message):
-        load_train_config("imagenet-sd", [setting])
+        load_train_config("imagenet-sd", setting.split())

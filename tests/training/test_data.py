@@ -15,12 +15,12 @@ from imagenet_sd.data.images import LabelledImage
 from imagenet_sd.data.open import open_images
 from imagenet_sd.data.parquet import ParquetSet
 from imagenet_sd.storage.schema import Row, to_table
-from imagenet_sd.training.config import TrainConfig, TrainingError, get_recipe
+from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError
 from imagenet_sd.training.data import EpochOrder, TrainStream, usable_virtual_workers
 
 
 def small(batch: int = 16, **settings) -> TrainConfig:
-    base = get_recipe("small")
+    base = RECIPES["small"]
     return replace(base, optimizer=replace(base.optimizer, batch_size=batch), **settings)
 
 
@@ -146,13 +146,38 @@ def test_unreadable_images_are_named_and_replaced(tmp_path: Path):
     assert "a_5" not in {x for b in batches for x in b.image_ids}
 
 
-def test_a_flipped_bit_in_a_shard_stops_training_with_the_files_name(tmp_path: Path):
+class DamagedSet(CountingSet):
+    """Images of a group each, some of which cannot be decoded."""
+
+    bad = ("3/0", "17/0", "18/0", "40/0")
+
+    def read_group(self, group: int) -> list[LabelledImage]:
+        return [replace(x, data=b"no image") if x.image_id in self.bad else x for x in super().read_group(group)]
+
+
+@pytest.mark.parametrize("virtual_workers", [1, 4, 16])  # 16: a part is a single image
+def test_unreadable_images_move_no_other_image(virtual_workers: int):
+    config = small(batch=16, virtual_workers=virtual_workers)
+    clean = ids(TrainStream(CountingSet([1] * 64), config, 0, 1))
+    damaged = TrainStream(DamagedSet([1] * 64), config, 0, 1)
+    found = ids(damaged)
+    assert all(len(batch) == 16 and not set(batch) & set(DamagedSet.bad) for batch in found)
+    assert {x for b in damaged.batches(0, 0, 0) for x in b.bad} == set(DamagedSet.bad)
+    for before, after in zip(clean, found, strict=True):
+        assert set(before) - set(DamagedSet.bad) <= set(after)
+    for first in range(1, 4):
+        assert ids(damaged, first=first) == found[first:]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_flipped_bit_in_a_shard_stops_training_with_the_files_name(tmp_path: Path, workers: int):
     path = write(tmp_path / "a.parquet", [jpeg(i) for i in range(64)])
     content = bytearray(path.read_bytes())
     content[300] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r"a\.parquet"):
-        list(TrainStream(ParquetSet("x", [str(path)]), small(), 0, 1).batches(0, 0, 0))
+    with pytest.raises(DatasetError, match=r"a\.parquet") as caught:
+        list(TrainStream(ParquetSet("x", [str(path)]), small(), 0, 1).batches(0, 0, workers))
+    assert caught.value.hint and "\n" not in str(caught.value)
 
 
 def test_shards_behind_a_remote_file_system_read_in_the_same_order(small_dataset: Path):

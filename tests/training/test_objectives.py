@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from imagenet_sd.training.config import ModelConfig, ObjectiveConfig, TrainConfig, get_recipe
-from imagenet_sd.training.model import make_encoder
+from imagenet_sd.training.config import RECIPES, ModelConfig, ObjectiveConfig, TrainConfig
+from imagenet_sd.training.model import make_encoder, num_features
 from imagenet_sd.training.objectives import make_objective
 from imagenet_sd.training.objectives.base import multi_crop_loss
 from imagenet_sd.training.objectives.cosine_softmax import cosine_logits
@@ -104,7 +104,7 @@ def test_projector_has_the_shape_of_fig_4_2():
 
 
 def small(**objective) -> TrainConfig:
-    base = get_recipe("small")
+    base = RECIPES["small"]
     return replace(
         base,
         model=replace(base.model, projector_layers=1, projector_hidden=16, projector_bottleneck=8),
@@ -175,7 +175,7 @@ def test_the_momentum_counts_once_per_optimiser_step(chunks: int):
 
 def test_the_cosine_softmax_without_a_projector_takes_unit_length_features():
     """Base and Base+Mc of thesis Tab. 4.1: eq. 4.1 on z = x / |x|, and a gradient for the encoder."""
-    config = replace(small(loss="cosine_softmax"), model=replace(get_recipe("small").model, projector_layers=0))
+    config = replace(small(loss="cosine_softmax"), model=replace(RECIPES["small"].model, projector_layers=0))
     encoder = make_encoder(config.model)
     objective = make_objective(encoder, 4, config)
     assert {name: tuple(p.shape) for name, p in objective.head.named_parameters()} == {"weight": (4, 512)}
@@ -188,6 +188,12 @@ def test_the_cosine_softmax_without_a_projector_takes_unit_length_features():
     assert torch.allclose(objective.head(7 * torch.tensor(x).flatten(0, 1)), outputs, atol=1e-5)
     objective.loss(objective.head(encoder(torch.randn(7, 3, 32, 32))), rows).backward()
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
+def test_the_width_of_features_is_that_of_the_output(name: str):
+    encoder = make_encoder(ModelConfig(backbone=name)).eval()
+    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, num_features(encoder))
 
 
 def test_the_head_of_each_objective():

@@ -32,7 +32,7 @@ from imagenet_sd.training.photometric import normalize, to_float
 from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.runlog import plot_curves, read_metrics
 from imagenet_sd.training.self_supervised import METHODS, SELF_SUPERVISED, recipe_name
-from tests.training.test_loop import image_folder, interrupt_at, losses
+from tests.training.test_loop import epochs, image_folder, interrupt_at, losses
 
 QUICK = ["model.backbone=test_resnet", "optimizer.epochs=2", "optimizer.batch_size=20", "optimizer.warmup_epochs=0"]
 WITHOUT_LABELS = METHODS[:-1]
@@ -56,6 +56,7 @@ def test_interrupted_and_resumed_gives_the_same_bits(tmp_path: Path, monkeypatch
     assert losses(run) == losses(whole)[:3]
     assert train(config, "builtin:faces", run)["finished"]
     assert losses(run) == losses(whole) and len(losses(run)) == 10
+    assert epochs(run) == epochs(whole) and all("embedding_spread" in facts for facts in epochs(run))
     for file in ("encoder.safetensors", "head.safetensors", "checkpoint.safetensors"):
         one, two = load_file(whole / file), load_file(run / file)
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one), file
@@ -157,7 +158,7 @@ def test_positives_are_the_images_of_one_prompt(small_dataset: Path):
     rest = list(TrainStream(images, config, 0, 1).batches(0, 1, 0))
     assert [b.image_ids for b in rest] == [b.image_ids for b in batches[1:]]
     with pytest.raises(TrainingError, match="builtin:faces names no prompts"):
-        next(TrainStream(open_images("builtin:faces"), config, 0, 1).batches(0, 0, 0))
+        TrainStream(open_images("builtin:faces"), config, 0, 1)  # before a data worker starts
 
 
 def test_positives_of_joined_sets(small_dataset: Path, tmp_path: Path):
@@ -178,7 +179,7 @@ def test_positives_of_joined_sets(small_dataset: Path, tmp_path: Path):
     batches = list(TrainStream(twice, by_prompt, 0, 1).batches(0, 0, 0))
     assert all(len(set(b.positives.tolist())) <= 5 for b in batches)
     with pytest.raises(TrainingError, match=r"imagefolder:.* \+ imagefolder:.* names no prompts"):
-        next(TrainStream(joined, by_prompt, 0, 1).batches(0, 0, 0))
+        TrainStream(joined, by_prompt, 0, 1)
 
 
 def test_one_reader_for_several_epochs_gives_each_epoch_as_before():

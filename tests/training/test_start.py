@@ -11,9 +11,15 @@ import yaml
 from accelerate import tracking
 from accelerate.utils import LoggerType
 
+from imagenet_sd.core.typed import to_mapping
+from imagenet_sd.data.open import open_images
 from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import TrainingError
+from imagenet_sd.training.export import load_run
+from imagenet_sd.training.knn import KnnValidator
+from imagenet_sd.training.model import EncoderWithHead
 from imagenet_sd.training.runlog import read_metrics
+from imagenet_sd.training.validate import Validator
 from tests.conftest import CliRun
 from tests.training.test_loop import image_folder, interrupt_at, quick
 
@@ -86,6 +92,25 @@ def test_validation_on_the_training_images_is_refused(tmp_path: Path, small_data
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("classes", ['{"a": 0, "b": 1}', '["a", "a"]', "[1, 2]", '"ab"'])
+def test_classes_of_a_run_that_are_no_list_of_names_are_refused(tmp_path: Path, classes: str):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"train": to_mapping(quick())}))
+    (tmp_path / "encoder.safetensors").touch()
+    (tmp_path / "classes.json").write_text(classes)
+    with pytest.raises(TrainingError, match=r"classes\.json is no list of different names"):
+        load_run(tmp_path)
+
+
+def test_validation_without_a_readable_image_is_an_error(tmp_path: Path):
+    folder = image_folder(tmp_path / "images", ("a", "b"), 2)
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"no image")
+    images, model = open_images(f"imagefolder:{folder}"), EncoderWithHead(torch.nn.Flatten(), torch.nn.Identity())
+    for validator in (Validator(images, ("a", "b"), 8), KnnValidator(images, images, 8)):
+        with pytest.raises(TrainingError, match=r"no image of imagefolder:.* can be read, 4 are damaged"):
+            validator(model, torch.device("cpu"))
+
+
 def board(run: Path) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every scalar that TensorBoard shows."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -99,8 +124,9 @@ def test_tensorboard_shows_what_metrics_jsonl_holds_also_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = tmp_path / "run"
-    interrupt_at(6, monkeypatch)
-    assert not train(quick(), "builtin:faces", run, validation="builtin:faces")["finished"]
+    for step in (6, 9):  # 9 is the last: validation alone is left
+        interrupt_at(step, monkeypatch)
+        assert not train(quick(), "builtin:faces", run, validation="builtin:faces")["finished"]
     assert train(quick(), "builtin:faces", run, validation="builtin:faces")["finished"]
     metrics, shown = read_metrics(run / "metrics.jsonl"), board(run)
     steps = [(x["step"], pytest.approx(x["loss"])) for x in metrics if "step" in x]

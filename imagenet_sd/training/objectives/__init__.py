@@ -4,6 +4,7 @@ from torch import nn
 
 from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.objectives.augself import AugSelf
+from imagenet_sd.training.objectives.augself import check_tasks as check_tasks
 from imagenet_sd.training.objectives.base import Objective
 from imagenet_sd.training.objectives.contrastive import SimCLR, StableRep
 from imagenet_sd.training.objectives.cosine_softmax import CosineSoftmax

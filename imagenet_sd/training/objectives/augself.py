@@ -88,7 +88,7 @@ class AugSelfHead(nn.Module):
         self.tasks = nn.ModuleDict({name: mlp(2 * width, config.hidden, _SIZES[name], 2) for name in config.tasks})
 
     def forward(self, x: torch.Tensor) -> Any:
-        """What the head within makes of features [M * B, d]; in training mode together with the features."""
+        """What the head within makes of features [N, d]; in training mode together with the features."""
         return (self.base(x), x) if self.training else self.base(x)
 
 
@@ -103,7 +103,6 @@ class AugSelf(Objective):
 
     def __init__(self, base: Objective, encoder: nn.Module, config: TrainConfig):
         self.base, self.config, self.photometric = base, config.augself, config.photometric
-        _check(config)
         super().__init__(AugSelfHead(base.head, num_features(encoder), config.augself), base.state)
         self.classifies = base.classifies
 
@@ -117,15 +116,18 @@ class AugSelf(Objective):
         self.base.progress = self.progress
         self.base.before_step(encoder)
 
+    def encoded_crops(self, views: Views) -> list[torch.Tensor]:
+        """Those of the objective within."""
+        return self.base.encoded_crops(views)
+
     def loss(self, outputs: tuple[Any, torch.Tensor], views: Views) -> torch.Tensor:
-        """The loss of the objective within and those of the tasks; outputs: its own, and the features [M * B, d]."""
+        """The loss of the objective within and those of the tasks; outputs: its own, and the features that it had."""
         within, features = outputs
         loss = self.base.loss(within, views)
         self.spread = self.base.spread
         batch = len(views.labels)
-        first, second = features.float()[:batch], features.float()[batch : 2 * batch]
-        if self.base.second_features is not None:
-            second = self.base.second_features.float()
+        first, second = features[:batch].float(), self.base.second_features
+        second = (features[batch : 2 * batch] if second is None else second).float()
         both = torch.cat([torch.cat([first, second], 1), torch.cat([second, first], 1)])
         orders = ((0, 1), (1, 0))
         parameters = tuple(torch.cat([views.parameters[:, order[i]] for order in orders]) for i in range(2))
@@ -144,17 +146,33 @@ class AugSelf(Objective):
         self.base.after_step()
 
 
-def _check(config: TrainConfig) -> None:
-    """Every task needs an augmentation to predict.
+def check_tasks(config: TrainConfig) -> None:
+    """Every task needs an augmentation to predict: one that can differ between two global crops of an image.
 
     Raises:
-        TrainingError: one has none.
+        TrainingError: a task has none.
     """
-    colored = [task for task in ("color", "blur", "solarize") if task in config.augself.tasks]
-    if colored and config.augmentation != "dino":
-        raise TrainingError(
-            f"augself.{colored[0]} has nothing to predict: augmentation is {config.augmentation}",
-            f"set augself.{colored[0]}=0, or augmentation=dino",
-        )
-    if "rotation" in config.augself.tasks and not config.crops.rotate:
-        raise TrainingError("augself.rotation has nothing to predict", "set crops.rotate=true")
+    crops, colors = config.crops, config.photometric
+    jitter = colors.jitter_probability > 0 and any(getattr(colors, name) > 0 for name in _COLORS)
+    low, high = colors.blur_radius
+    blur = high > 0 and (0 < colors.global_blur < 1 or (colors.global_blur > 0 and low < high))
+    varied = {  # whether they can differ, and a setting with which they do
+        "crop": (crops.global_crops_scale[0] < 1, "crops.global_crops_scale=[0.2,1]"),
+        "color": (jitter, "photometric.jitter_probability=0.8 with ranges above 0"),
+        "blur": (blur, "photometric.global_blur=0.5"),
+        "flip": (0 < crops.horizontal_flip < 1, "crops.horizontal_flip=0.5"),
+        "solarize": (0 < colors.solarize < 1, "photometric.solarize=0.2"),
+        "rotation": (crops.rotate, "crops.rotate=true"),
+    }
+    for task in config.augself.tasks:
+        if task in ("color", "blur", "solarize") and config.augmentation != "dino":
+            raise TrainingError(
+                f"augself.{task} has nothing to predict: augmentation is {config.augmentation}",
+                f"set augself.{task}=0, or augmentation=dino",
+            )
+        differs, setting = varied[task]
+        if not differs:
+            raise TrainingError(
+                f"augself.{task} has nothing to predict: it is the same in all crops",
+                f"set augself.{task}=0, or {setting}",
+            )

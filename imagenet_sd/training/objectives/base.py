@@ -16,8 +16,9 @@ class Objective:
 
     Attributes:
         global_crops: the fewest global crops of an image that the loss can work with.
-        head: trained together with the encoder; maps the features [M * B, d] of all crops, crop-major, to whatever
-            `loss` takes, and, where the objective classifies, in evaluation mode features [N, d] to logits [N, C].
+        head: trained together with the encoder; maps the features [M * B, d] of the `encoded_crops`, crop-major, to
+            whatever `loss` takes, and, where the objective classifies, in evaluation mode features [N, d] to logits
+            [N, C].
         state: not trained by gradients but kept in checkpoints: a momentum encoder, a memory bank.
         label_smoothing: share of the target spread over all classes, in the loss below.
         classifies: the head gives class logits; otherwise a run is validated with k nearest neighbours.
@@ -44,11 +45,15 @@ class Objective:
         """Parameters of the head whose learning rate stays at its peak."""
         return []
 
+    def encoded_crops(self, views: Views) -> list[torch.Tensor]:
+        """The crops that the trained encoder sees, one tensor per resolution, crop-major as in `Views`: all."""
+        return views.crops
+
     def loss(self, outputs: Any, views: Views) -> torch.Tensor:
         """Mean loss, a scalar, over the images of a batch or of a chunk of it; here the cross-entropy of logits.
 
         Args:
-            outputs: what `head` made of the features of all crops.
+            outputs: what `head` made of the features of the `encoded_crops`.
             views: the crops and labels.
         """
         return multi_crop_loss(outputs, views.labels, self.label_smoothing)

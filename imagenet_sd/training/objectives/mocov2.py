@@ -21,7 +21,7 @@ from imagenet_sd.training.views import Views
 class MoCoV2(SelfSupervised):
     """InfoNCE (eq. 1 there): -log exp(q . k+ / tau) / (exp(q . k+ / tau) + sum over the queue of exp(q . k / tau)).
 
-    The key is the second global crop, as the momentum networks embed it; every other crop is a query. The keys of a
+    The key is the second global crop, which the momentum networks alone see; every other crop is a query. The keys of a
     batch, of all processes, enter the queue after its own step. Batches are not shuffled between processes: batch-norm
     statistics are those of the whole batch on GPUs (`sync_batchnorm`).
     """
@@ -40,15 +40,19 @@ class MoCoV2(SelfSupervised):
         """Update the momentum networks."""
         self.momentum.update(encoder, self.head, self.config.ema_momentum)
 
+    def encoded_crops(self, views: Views) -> list[torch.Tensor]:
+        """All but the key."""
+        batch, (crops, *local) = len(views.labels), views.crops
+        return [torch.cat([crops[:batch], crops[2 * batch :]]), *local]
+
     def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
-        """See `info_nce`; outputs [M * B, d_b]."""
+        """See `info_nce`; outputs [(M - 1) * B, d_b], those of the queries."""
         batch = len(views.labels)
         self.second_features, keys = self.momentum(views.crops[0][batch : 2 * batch])
         keys = F.normalize(keys.float(), dim=1)
         self._keys.append(keys)
-        z = F.normalize(self.per_crop(outputs, views), dim=-1)
-        self.spread = embedding_spread(z)
-        queries = torch.cat([z[:1], z[2:]]).flatten(0, 1)
+        queries = F.normalize(outputs.float(), dim=1)
+        self.spread = embedding_spread(queries)
         positives = keys.repeat(len(queries) // batch, 1)
         return info_nce(queries, positives, self.queue.embeddings.clone(), self.config.temperature)
 
