@@ -30,11 +30,12 @@ class ParquetSet:
         opener: opens one of `files` for pyarrow; None for local paths.
 
     Raises:
+        versions: of files that are no local paths, what changes with the content of each; else empty.
         DatasetError: a file cannot be read, or lacks the features.
     """
 
-    def __init__(self, name: str, files: Sequence[str], opener=None):
-        self.name, self.files, self._opener = name, list(files), opener
+    def __init__(self, name: str, files: Sequence[str], opener=None, versions: Sequence[str] = ()):
+        self.name, self.files, self._opener, self.versions = name, list(files), opener, tuple(versions)
         if not self.files:
             raise DatasetError(f"{name} holds no Parquet shards", "name a dataset made by `generate`")
         self.groups: list[tuple[int, int]] = []
@@ -171,7 +172,9 @@ def hub_parquet(repository: str, split: Split) -> ParquetSet:
 
     name, root = str(DataSpec(kind="hf", name=repository)), f"datasets/{repository}/"
     files = [root + path for path in files_of_split(hub_files(repository), split)]
-    return ParquetSet(name, files, partial(HfFileSystem().open, mode="rb"))
+    facts = [hub.info(path) for path in files]  # of the listing that `hub_files` asked for
+    versions = [f"{each.get('blob_id')} {each.get('size')}" for each in facts]
+    return ParquetSet(name, files, partial(hub.open, mode="rb"), versions)
 
 
 def hub_files(repository: str) -> list[str]:
