@@ -122,13 +122,15 @@ def test_a_table_of_targets(tmp_path: Path):
     train, test = (open_images(f"targets:{table}", split) for split in ("train", "test"))
     assert (len(train.group_sizes), len(test.group_sizes)) == (20, 10)
     _, red, _, side = lines[4].split("\t")
-    assert isinstance(test, TargetSet) and test.target_names == ("red", "side")
+    assert isinstance(test, TargetSet) and test.target_names == ("red", "side") and test.note == ""
     assert test.targets[1].tolist() == [float(red), float(side)]
     assert str(DataSpec.parse(f"targets:{table}")) == f"targets:{table}"
     # without the column `split`, a fifth by a hash of the path: the same whatever the order
     table.write_text("\n".join("\t".join((a, b)) for a, b, _, _ in (line.split("\t") for line in lines)) + "\n")
     files = {split: {path for path, _ in read_targets(table, split).files} for split in ("train", "test")}
     assert len(files["train"] | files["test"]) == 30 and not files["train"] & files["test"] and files["test"]
+    note = f"no column split: {len(files['test'])} of 30 images held out for the test, by a hash of their paths"
+    assert read_targets(table, "test").note == note
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,7 @@ def test_a_table_of_targets(tmp_path: Path):
         ("path\tx\tsplit\n../a.png\t1\ttrain\n", "outside of"),
         ("path\tx\tsplit\na.png\t1\ttrain\n", "is missing"),
     ],
+        (f"path\tx\n{'a' * 140_000}\t1\n", "cannot be read: field larger than"),
 )
 def test_a_table_that_does_not_fit_is_one_line(text: str, message: str, tmp_path: Path):
     (tmp_path / "t.tsv").write_text(text)
@@ -182,6 +185,7 @@ def test_a_table_and_fused_encoders_from_end_to_end(tmp_path: Path):
     assert row["targets"] == ["red"] and row["r2"] > 0.9 and row["num_train"] + row["num_test"] == 80
     assert row["cache_keys"][0].count("+") == 1
     with pytest.raises(EvaluationError, match="has no classes"):
+    assert row["note"].startswith(f"no column split: {row['num_test']} of 80 images held out")
         evaluate(encoders, {"t": f"targets:{tmp_path}/t.tsv@per_class=3"}, config, cache=tmp_path / "c")
 
 
