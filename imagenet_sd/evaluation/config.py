@@ -105,7 +105,7 @@ class EvalConfig:
     """Share of the training images held out, stratified, to choose hyper-parameters."""
     selection: Selection = "auto"
     """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy
-    for path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
+    for path, sea and the suite readout on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
     sea: SeaSettings = field(default_factory=SeaSettings)
     """Settings of the probe sea."""
     crop_size: int = field(default=224, metadata={"formerly": "side"})
