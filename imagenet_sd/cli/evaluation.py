@@ -25,18 +25,19 @@ NUMBERS = {"metavar": "N:N:..."}
 @options(
     EvalConfig, "settings",
     only=(
-        "suite", "probe", "trials", "selection", "crop_size", "preprocessing", "amp", "shots", "ways",
-        "episode_shots", "queries", "episodes", "episode_pool", "fusion", "transformations", "strengths",
+        "suite", "probe", "trials", "selection", "crop_size", "preprocessing", "batch_size", "amp", "shots",
+        "ways", "episode_shots", "queries", "episodes", "episode_pool", "fusion", "transformations", "strengths",
         "measured_images", "targets", "blocks", "gradient_training", "gradient_steps", "ntk", "controls",
     ),
     suite={"metavar": "NAME"}, trials={"type": AT_LEAST_1}, crop_size={"flags": ["--crop-size", "--side"]},
-    shots=NUMBERS, episode_shots=NUMBERS,
+    batch_size={"type": AT_LEAST_1}, shots=NUMBERS, episode_shots=NUMBERS,
 )  # fmt: skip
 @options(
     SeaSettings, "sea", augmentation={"flags": ["--sea-augmentation"]}, epochs={"flags": ["--sea-epochs"]},
     eta={"flags": ["--sea-eta"], **NUMBERS}, smoothing={"flags": ["--sea-lambda"], **NUMBERS},
     margin={"flags": ["--sea-delta"], **NUMBERS}, alpha={"flags": ["--sea-alpha"], **NUMBERS},
-    learning_rate={"flags": ["--sea-learning-rate"], **NUMBERS}, batch_size={"flags": ["--sea-batch-size"]},
+    learning_rate={"flags": ["--sea-learning-rate"], **NUMBERS},
+    batch_size={"flags": ["--sea-batch-size"], "parameter": "sea_batch_size"},
     weight_decay={"flags": ["--sea-weight-decay"], **NUMBERS},
 )  # fmt: skip
 @folder("--cache", "Feature cache; by default in the user's cache.")

@@ -46,9 +46,11 @@ def options(
         into: the argument of the command that receives the values, a dictionary with the names of the source.
         only: the names that become options; empty: all.
         without: names that do not.
-        attributes: name -> attributes of `click.option` that differ; `flags` holds the spellings.
+        attributes: name -> attributes of `click.option` that differ; `flags` holds the spellings, `parameter` the name
+            inside the command, where two sources have a field of one name.
     """
     help_texts = _documented(source)
+    names = {name: attributes.get(name, {}).get("parameter", name) for name in help_texts}
     parameters = [
         parameter
         for name, parameter in inspect.signature(source).parameters.items()
@@ -58,13 +60,14 @@ def options(
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def grouped(**values: Any) -> Any:
-            chosen = {parameter.name: values.pop(parameter.name) for parameter in parameters}
+            chosen = {parameter.name: values.pop(names[parameter.name]) for parameter in parameters}
             return command(**values, **{into: chosen})
 
         for parameter in reversed(parameters):
             own = _attributes(parameter, help_texts[parameter.name]) | attributes.get(parameter.name, {})
+            own.pop("parameter", None)
             flags = own.pop("flags", [f"--{parameter.name.replace('_', '-')}"])
-            click.option(*flags, parameter.name, **own)(grouped)
+            click.option(*flags, names[parameter.name], **own)(grouped)
         return grouped
 
     return decorate

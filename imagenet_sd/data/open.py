@@ -11,7 +11,7 @@ from imagenet_sd.data.builtin import builtin_images
 from imagenet_sd.data.cog_lists import open_level
 from imagenet_sd.data.imagenet_family import open_imagenet
 from imagenet_sd.data.images import FirstOfEach, FolderSet, ImageSet
-from imagenet_sd.data.parquet import has_test_files, hub_files, hub_parquet, parquet_files, parquet_folder
+from imagenet_sd.data.parquet import TEST_NAMES, has_test_files, hub_files, hub_parquet, parquet_files, parquet_folder
 from imagenet_sd.data.targets import read_targets
 from imagenet_sd.data.transfer import open_transfer
 
@@ -21,7 +21,8 @@ def open_images(spec: str | DataSpec, split: str = "train") -> ImageSet:
 
     Args:
         spec: what to open, see `DataSpec.parse`. For `imagefolder` and `parquet`, a subfolder named after the split is
-            used when there is one. Where `has_test_images` says no, both splits are the same images.
+            used when there is one (of test images the first of `TEST_NAMES`). Where `has_test_images` says no, both
+            splits are the same images.
         split: "train" or "test" ("val" counts as "test").
 
     Raises:
@@ -107,7 +108,7 @@ def _split_folder(folder: Path, split: Literal["train", "test"]) -> Path:
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """The folders of the splits by "train" and "test"; a folder of images is no split, but a class of that name."""
-    names = {"train": ("train",), "test": ("val", "test", "validation")}
+    names = {"train": ("train",), "test": TEST_NAMES}
     found = {split: next((folder / name for name in names[split] if _is_split(folder / name)), None) for split in names}
     return {split: path for split, path in found.items() if path}
 

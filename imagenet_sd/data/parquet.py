@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 Split = Literal["train", "test"]
-_SPLIT_NAME = re.compile(r"(train|test|val)(?:id|idation)?(?:[-_.]|$)", re.IGNORECASE)
+TEST_NAMES = ("test", "val", "validation", "valid")
+"""What files and folders of test images are called, the first that is there."""
+_SPLIT_NAME = re.compile(rf"(train|{'|'.join(TEST_NAMES)})(?:[-_.]|$)", re.IGNORECASE)
 
 
 class ParquetSet:
@@ -28,13 +30,14 @@ class ParquetSet:
         name: see `ImageSet`.
         files: the shards, in their order; paths, or files that fsspec opens.
         opener: opens one of `files` for pyarrow; None for local paths.
+        versions: of files that are no local paths, what changes with the content of each; else empty.
 
     Raises:
         DatasetError: a file cannot be read, or lacks the features.
     """
 
-    def __init__(self, name: str, files: Sequence[str], opener=None):
-        self.name, self.files, self._opener = name, list(files), opener
+    def __init__(self, name: str, files: Sequence[str], opener=None, versions: Sequence[str] = ()):
+        self.name, self.files, self._opener, self.versions = name, list(files), opener, tuple(versions)
         if not self.files:
             raise DatasetError(f"{name} holds no Parquet shards", "name a dataset made by `generate`")
         self.groups: list[tuple[int, int]] = []
@@ -169,9 +172,11 @@ def hub_parquet(repository: str, split: Split) -> ParquetSet:
     """The Parquet shards of a Hub dataset in the order of their names, read over the network as they are needed."""
     from huggingface_hub import HfFileSystem
 
-    name, root = str(DataSpec(kind="hf", name=repository)), f"datasets/{repository}/"
+    name, root, hub = str(DataSpec(kind="hf", name=repository)), f"datasets/{repository}/", HfFileSystem()
     files = [root + path for path in files_of_split(hub_files(repository), split)]
-    return ParquetSet(name, files, partial(HfFileSystem().open, mode="rb"))
+    facts = [hub.info(path) for path in files]  # of the listing that `hub_files` asked for
+    versions = [f"{each.get('blob_id')} {each.get('size')}" for each in facts]
+    return ParquetSet(name, files, partial(hub.open, mode="rb"), versions)
 
 
 def hub_files(repository: str) -> list[str]:
@@ -193,16 +198,17 @@ def hub_files(repository: str) -> list[str]:
 def files_of_split(files: Sequence[str], split: Split) -> list[str]:
     """The files of a split, by the names that `datasets` gives: a file or a folder called after the split.
 
-    Files that are not called after any split are training files. Where there are neither test nor validation files,
-    both splits are the same files: see `has_test_files`.
+    Test files are those with the first of `TEST_NAMES` that occurs. Files that are not called after any split are
+    training files. Where there are neither test nor validation files, both splits are the same files: see
+    `has_test_files`.
 
     Raises:
         DatasetError: there are test files only, and training images are asked for.
     """
     if split == "test" and has_test_files(files):
-        named = [[path for path in files if _split_of(path) == part] for part in ("test", "val")]
+        named = [[path for path in files if _split_of(path) == part] for part in TEST_NAMES]
         return next(filter(None, named))
-    training = [path for path in files if _split_of(path) not in ("test", "val")]
+    training = [path for path in files if _split_of(path) not in TEST_NAMES]
     if files and not training:
         raise DatasetError(f"{files[0]} and {len(files) - 1} more are test files; there are no training files")
     return training
@@ -210,10 +216,10 @@ def files_of_split(files: Sequence[str], split: Split) -> list[str]:
 
 def has_test_files(files: Sequence[str]) -> bool:
     """Whether any of the files is called after a test or validation split."""
-    return any(_split_of(path) in ("test", "val") for path in files)
+    return any(_split_of(path) in TEST_NAMES for path in files)
 
 
 def _split_of(path: str) -> str:
-    """One of "train", "test" and "val" after the file's name, else that of the nearest folder; "" when none tells."""
+    """What the file's name says, "train" or one of `TEST_NAMES`, else the nearest folder's; "" when none tells."""
     found = (match[1].lower() for part in reversed(path.split("/")) if (match := _SPLIT_NAME.match(part)))
     return next(found, "")

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, one_line
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.data.images import ImageSet, LabelledImage, ListSet
 
@@ -24,8 +24,16 @@ class TargetSet(ListSet):
         targets: float64 [N, T].
     """
 
-    def __init__(self, name: str, files: list[str], root: Path, target_names: Sequence[str], targets: np.ndarray):
-        super().__init__(name, ("image",), [(file, 0) for file in files], root)
+    def __init__(
+        self,
+        name: str,
+        files: list[str],
+        root: Path,
+        target_names: Sequence[str],
+        targets: np.ndarray,
+        note: str = "",
+    ):
+        super().__init__(name, ("image",), [(file, 0) for file in files], root, note)
         self.target_names, self.targets = tuple(target_names), targets
 
 
@@ -33,7 +41,7 @@ def read_targets(path: Path, split: Literal["train", "test"], name: str = "") ->
     """Read a table with tabs: a first line of names, `path` first, then one column of numbers per target.
 
     A column `split` with `train` and `test` is taken as it is; without one, a fifth of the images, by a hash of the
-    path, are the test images. Paths are relative to the folder of the table.
+    path, are the test images, and the note of the set says so. Paths are relative to the folder of the table.
 
     Raises:
         DatasetError: the table is missing or a line does not fit; the message names it.
@@ -41,15 +49,15 @@ def read_targets(path: Path, split: Literal["train", "test"], name: str = "") ->
     try:
         with open(path, encoding="utf-8", newline="") as file:
             lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DatasetError(
-            f"{path} cannot be read: {error}", "give a TSV file with the columns path, target..."
+            f"{path} cannot be read: {one_line(error)}", "give a TSV file with the columns path, target..."
         ) from None
     header = lines[0] if lines else []
     names = [column for column in header[1:] if column != "split"]
     if header[:1] != ["path"] or not names or len(set(header)) != len(header):
         raise DatasetError(f"{path}: its first line is no header", "write: path, then the names of targets, with tabs")
-    files, rows = [], []
+    files, rows, num_test = [], [], 0
     for number, line in enumerate(lines[1:], 2):
         values = dict(zip(header, line, strict=False))
         try:
@@ -61,12 +69,15 @@ def read_targets(path: Path, split: Literal["train", "test"], name: str = "") ->
             raise DatasetError(
                 f"{path}, line {number}: a path and {len(names)} finite numbers are needed", "fix or remove the line"
             )
+        num_test += part == "test"
         if part == split:
             files.append(values["path"])
             rows.append(numbers)
     if not files:
         raise DatasetError(f"{path} lists no images of the {split} split", "add lines, or a column split")
-    return TargetSet(name or str(path), files, path.parent, names, np.array(rows, np.float64))
+    note = f"no column split: {num_test:,} of {len(lines) - 1:,} images held out for the test, by a hash of their paths"
+    targets = np.array(rows, np.float64)
+    return TargetSet(name or str(path), files, path.parent, names, targets, "" if "split" in header else note)
 
 
 def _is_test(path: str) -> bool:

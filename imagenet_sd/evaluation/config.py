@@ -15,6 +15,8 @@ Preprocessing = Literal["protocol", "model"]
 Metric = Literal["top1", "mean_per_class"]
 Selection = Literal["auto", "top1", "mean_per_class"]
 EpisodePool = Literal["auto", "test", "all"]
+PUBLISHED_CROP_SIZE = 224
+"""Pixels: the edge of the centre crop of encoders that are not trained here."""
 Augmentation = Literal["sea", "none", "isda", "me_ada", "sea_neg", "adv", "rand", "mixup"]
 
 
@@ -105,11 +107,11 @@ class EvalConfig:
     """Share of the training images held out, stratified, to choose hyper-parameters."""
     selection: Selection = "auto"
     """What hyper-parameters are chosen by; auto: the measure of the probe's protocol, which is mean per-class accuracy
-    for path and sea on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
+    for path, sea and the suite readout on aircraft, caltech101, flowers and pets, and top-1 elsewhere."""
     sea: SeaSettings = field(default_factory=SeaSettings)
     """Settings of the probe sea."""
-    crop_size: int = field(default=224, metadata={"formerly": "side"})
-    """Pixels: the edge of the centre crop."""
+    crop_size: int = field(default=0, metadata={"formerly": "side"})
+    """Pixels: the edge of the centre crop; by default what the run was trained for, 224 for other encoders."""
     preprocessing: Preprocessing = "protocol"
     """protocol: the papers', the shorter edge to the crop size, or to 256 in the imagenet suite for crops of 224;
     model: size, crop_pct, interpolation, mean and standard deviation of the model's own configuration."""
@@ -142,7 +144,8 @@ class EvalConfig:
     blocks: str = ""
     """Blocks whose weights the probe gradient linearises, with commas, such as layer4 or blocks.10,blocks.11."""
     gradient_training: GradientTraining = "paper"
-    """Of the probe gradient: the paper's Adam, or the SGD of the official code."""
+    """Of the probe gradient: the paper's Adam, or the SGD of the official code. The learning rates of both were chosen
+    with ntk, which is off unless asked for."""
     gradient_steps: int = 50_000
     """Training steps of the probe gradient."""
     ntk: bool = False
@@ -164,7 +167,8 @@ class EvalConfig:
             (self.trials >= 1, "trials", "give at least 1; the papers use 25 or more"),
             (len(self.seeds) >= 1, "seeds", "give at least one seed"),
             (0 < self.validation_share < 1, "validation_share", "give a share in (0, 1)"),
-            (self.crop_size >= 16, "crop_size", "give at least 16 pixels"),
+            (self.crop_size == 0 or self.crop_size >= 16, "crop_size", "give at least 16 pixels"),
+            (self.batch_size >= 1, "batch_size", "give at least 1"),
             (min((1, *self.shots)) >= 1, "shots", "give numbers from 1"),
             (min((1, *self.episode_shots)) >= 1, "episode_shots", "give numbers from 1"),
             (self.ways >= 2, "ways", "give at least 2"),
@@ -199,7 +203,7 @@ def recorded(config: EvalConfig) -> dict[str, Any]:
     suite has none, and at their defaults those of the search, save for the probes that searched in another way then.
     """
     values: dict[str, Any] = to_mapping(config)
-    values["side"] = values.pop("crop_size")
+    values["side"] = values.pop("crop_size") or PUBLISHED_CROP_SIZE
     for name in ("selection", "sea"):
         if config.probe not in ("sea", "path") and getattr(config, name) == getattr(EvalConfig(), name):
             del values[name]

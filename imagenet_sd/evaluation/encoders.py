@@ -18,7 +18,7 @@ from imagenet_sd.data.preprocess import (
     invariance_preprocessing,
     transfer_preprocessing,
 )
-from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
+from imagenet_sd.evaluation.config import PUBLISHED_CROP_SIZE, EvalConfig, EvaluationError
 
 # Weights of heads that are not part of an encoder; whatever else is left over in a checkpoint is an error.
 _HEADS = ("fc.", "head.", "head_dist.", "classifier.", "projector.", "projection_head.", "prototypes.", "predictor.",
@@ -58,8 +58,8 @@ class Encoder:
         suites = {"imagenet": imagenet_preprocessing, "invariance": invariance_preprocessing}
         protocol = suites.get(config.suite, transfer_preprocessing)
         if config.preprocessing == "protocol":
-            return protocol(config.crop_size)
-        return self.own or protocol(self.crop_size or config.crop_size)
+            return protocol(config.crop_size or self.crop_size or PUBLISHED_CROP_SIZE)
+        return self.own or protocol(self.crop_size or config.crop_size or PUBLISHED_CROP_SIZE)
 
 
 def weights_hash(module: nn.Module) -> str:

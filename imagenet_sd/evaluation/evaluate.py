@@ -13,7 +13,7 @@ from imagenet_sd.data.open import has_test_images, open_images
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, concatenate, extract, versions
-from imagenet_sd.evaluation.splits import check_apart, hold_out, noted, overlap, whole_note
+from imagenet_sd.evaluation.splits import check_apart, check_classes, hold_out, noted, overlap, whole_note
 from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
 from imagenet_sd.evaluation.suites.gradient import measure_gradient
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
@@ -58,6 +58,7 @@ def evaluate(
     def features(spec: DataSpec, split: str) -> Extracted:
         nonlocal from_cache
         images = open_images(spec, split)
+        check_classes(images)
         joined = concatenate([extract(encoder, images, config, cache) for encoder in encoders], config.fusion)
         from_cache &= joined.from_cache
         return joined

@@ -68,10 +68,12 @@ def versions() -> dict[str, str]:
 
 
 def dataset_fingerprint(images: ImageSet) -> str:
-    """Hash of what a set holds: of pixels in memory, else of names, sizes and times of its files."""
+    """Hash of what a set holds: of pixels in memory, else of names, sizes and times (on the Hub blobs) of its files."""
     digest = hashlib.sha256(json.dumps(list(images.classes)).encode())
     if isinstance(images, ArraySet):
         digest.update(images.images.tobytes() + images.labels.tobytes())
+    elif isinstance(images, ParquetSet) and images.versions:
+        digest.update(json.dumps([images.files, images.versions]).encode())
     elif isinstance(images, ParquetSet):
         for name in images.files:
             path = Path(name)

@@ -25,6 +25,19 @@ TEST_SHARE, SPLIT_SEED = 0.2, 0
 _BLOCK = 2048
 
 
+def check_classes(images: ImageSet) -> None:
+    """Refuse a set in which there is nothing to tell apart: every classifier would be right.
+
+    Raises:
+        EvaluationError: it has fewer than two classes.
+    """
+    if len(images.classes) < 2:
+        raise EvaluationError(
+            f"{images.name} has one class, {images.classes[0]!r}: there is nothing to tell apart",
+            "give a folder with one subfolder per class; a table targets:TSV is for --suite readout",
+        )
+
+
 def hold_out(whole: Extracted, name: str) -> tuple[Extracted, Extracted, str]:
     """Split a set without a test split: of every class a fifth of the images, by a seeded hash of their content.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imagenet_sd.core.files import cache_dir
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.types import FeatureSet
-from imagenet_sd.evaluation.config import EvalConfig
+from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 
 if TYPE_CHECKING:
     from imagenet_sd.evaluation.encoders import Encoder
@@ -87,11 +87,8 @@ def extract_features(
 
 
 def _with_trained_crop(config: EvalConfig, encoders: "list[Encoder]") -> EvalConfig:
-    """The settings with the crop size that the encoders were trained for, where they name one and the user does not."""
-    sizes = {encoder.crop_size for encoder in encoders if encoder.crop_size}
-    if sizes and config.crop_size == EvalConfig().crop_size and config.preprocessing == "protocol":
-        return replace(config, crop_size=max(sizes))
-    return config
+    """The settings with one crop size for all encoders: where the user names none, the largest that they name."""
+    return config if config.crop_size else replace(config, crop_size=max(encoder.crop_size for encoder in encoders))
 
 
 def _open_encoder(spec: EncoderSpec, config: EvalConfig) -> "Encoder":
@@ -102,6 +99,11 @@ def _open_encoder(spec: EncoderSpec, config: EvalConfig) -> "Encoder":
     from imagenet_sd.training.export import load_run
 
     module, head, classes, size = load_run(Path(spec.path))
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise EvaluationError(
+            f"{Path(spec.path) / 'classes.json'} is no list of texts that all differ",
+            "train again, or restore the file",
+        )
     return Encoder(
         name=str(spec), module=module, fingerprint=weights_hash(module), head=head, classes=classes, crop_size=size
     )

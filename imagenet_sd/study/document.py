@@ -111,10 +111,14 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
 
 
 def _metrics(files: list[Path]) -> dict[str, Accuracies]:
-    """Numbers by dataset and split; of several measurements of one the first, in the order of the evaluations."""
+    """Numbers by dataset and split; of several measurements of one the first, in the order of the evaluations.
+
+    Of the probe `gradient` its own number, not that of a rival, which is called `gradient-` and what it is.
+    """
     metrics: dict[str, Accuracies] = {}
     for path in files:
-        for result in read_document(EvaluationResults, path).scores:
+        scores = read_document(EvaluationResults, path).scores
+        for result in sorted(scores, key=lambda each: each.probe.startswith("gradient-")):
             numbers = result.model_dump(include=METRICS, exclude_unset=True)
             metrics.setdefault(f"{result.dataset}/{result.split}", Accuracies(**numbers))
     return metrics

@@ -1,6 +1,7 @@
 """Few-shot classifiers of CoG and episodes of AugSelf: who trains on which images, in which space, and how many."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(probing, "fit_sgd", spy)
     return calls
+
+
+def test_few_shots_are_selected_by_the_measure_that_is_asked_for(fits):
+    x, y = clouds(40, 0)
+    for asked, metric in (("auto", "top1"), ("mean_per_class", "mean_per_class")):
+        config = replace(QUICK, shots=(2,), seeds=(0,), trials=1, episodes=0, selection=asked)  # pyright: ignore[reportArgumentType]
+        (result,) = probing.few_shot("d", extracted(x, y), extracted(*clouds(30, 1)), config)
+        assert fits[-1]["settings"].metric == metric == result.selected_by
 
 
 def test_the_search_and_the_final_fit_of_cog_draw_their_images_as_the_thesis_says(fits):

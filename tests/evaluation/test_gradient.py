@@ -11,7 +11,7 @@ from imagenet_sd.data.images import ArraySet
 from imagenet_sd.evaluation import splits
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.probes.gradient import FineTuned, GradientClassifier, GradientTrainer, Start, predict
-from imagenet_sd.evaluation.probes.split import SplitEncoder, fold_batch_norm, randomised
+from imagenet_sd.evaluation.probes.split import SplitEncoder, fold_batch_norm, randomised, run_before
 from imagenet_sd.evaluation.suites import gradient as suite
 from imagenet_sd.pipeline import evaluate
 
@@ -255,6 +255,19 @@ def test_random_weights_are_seeded_and_leave_the_rest(task):
     assert not torch.equal(first["layer4.0.conv1.weight"], module.state_dict()["layer4.0.conv1.weight"])
 
 
+@pytest.mark.parametrize(
+    ("make", "block", "below", "above"),
+    [(cnn, "layer3", ("conv1", "bn1", "layer1.", "layer2."), ("layer3.", "layer4.")),
+     (vit, "blocks.5", ("cls_token", "pos_embed", "patch_embed.", "blocks.0.", "blocks.4."), ("blocks.5.", "norm."))],
+)  # fmt: skip
+def test_random_theta1_leaves_what_comes_after_it(make, block: str, below: tuple[str, ...], above: tuple[str, ...]):
+    module, x = make(), images(16)
+    random = randomised(module, run_before(module, (block,), x).__contains__, x, 0).state_dict()
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, random[name])}
+    assert not [name for name in changed if name.startswith(above)]
+    assert all(any(name.startswith(prefix) for name in changed) for prefix in below)
+
+
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three classes of small images, bright bars in three directions on noise."""
@@ -277,14 +290,20 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "open_images", lambda spec, split: sets[split])
 
 
-def test_the_probe_and_all_its_controls(blobs, tmp_path, capsys):
+def test_the_probe_and_all_its_controls(blobs, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
+    chosen_by, built = [], []
+    search, random = suite.search_c, suite.randomised
+    monkeypatch.setattr(suite, "search_c", lambda *given: chosen_by.append(given[-1].metric) or search(*given))
+    monkeypatch.setattr(suite, "randomised", lambda *given: built.append(given[-1]) or random(*given))
     settings = {"probe": "gradient", "blocks": "layer4", "controls": "all", "gradient_steps": 5, "trials": 1}
-    config = EvalConfig(**settings, seeds=(0, 1), crop_size=32)
+    config = EvalConfig(**settings, seeds=(0, 1), crop_size=32, selection="mean_per_class")
     first = evaluate("timm:test_resnet@random", {"b": "builtin:faces"}, config, cache=tmp_path)
     rows = {row["probe"]: row for row in first["results"]}
     assert list(rows) == ["gradient-start", "gradient", *(f"gradient-{name}" for name in suite.CONTROLS)]
     assert all(row["seeds"] == [0, 1] and len(row["hyper_parameters"]) == 2 for row in rows.values())
     assert rows["gradient"]["hyper_parameters"][0]["blocks"] == "layer4"
+    assert chosen_by == ["mean_per_class"] * 2 and rows["gradient"]["selected_by"] == "mean_per_class"
+    assert built == [0, 0, 1, 1]  # theta2 and theta1, once for each seed
     said = capsys.readouterr().err
     assert "activations at layer4" in said and "GB" in said and "5 steps" in said
     second = evaluate("timm:test_resnet@random", {"b": "builtin:faces"}, config, cache=tmp_path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import mahalanobis
 from torch import nn
 
@@ -242,7 +243,9 @@ def test_it_resumes_and_names_what_it_could_not_read(tmp_path: Path, monkeypatch
     (folder / "things" / "003.png").write_bytes(b"broken")
     first = measured(pooled, folder, tmp_path / "c", transformations="hue,rotation")
     assert first["hue"].unreadable == ("things/003.png",) and first["hue"].num_test == 11
-    assert "things/003.png cannot be read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "things/003.png cannot be read" in said and said.count("note: d: all images: there is no test split") == 1
+    assert {result.note for result in first.values()} == {"all images: there is no test split"}
     kept = next((tmp_path / "c").rglob("rotation-*"))
     kept.write_bytes(kept.read_bytes()[:-9])
     computed = []
@@ -268,6 +271,18 @@ def test_what_cannot_be_measured_is_one_line(function, count: int, message: str,
     with pytest.raises(EvaluationError, match=message) as caught:
         measured(function, folder, tmp_path / "c", transformations="hue")
     assert "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_features_that_are_not_finite_under_a_transformation_name_it(tmp_path: Path):
+    """An encoder that divides by 0 for grey images; such numbers in a cache of before are computed again."""
+    folder = write(tmp_path / "d", photos(8))
+    colourful = lambda x: pooled(x) / (x.amax(1) - x.amin(1)).amax((1, 2)).gt(0)[:, None]  # noqa: E731
+    with pytest.raises(EvaluationError, match="e gives features that are not finite for images under grayscale"):
+        measured(colourful, folder, tmp_path / "c", transformations="grayscale")
+    first = measured(pooled, folder, tmp_path / "c", transformations="h_flip")
+    kept = next((tmp_path / "c").rglob("h_flip-*"))
+    save_file({name: value * float("nan") for name, value in load_file(kept).items()}, kept)
+    assert measured(pooled, folder, tmp_path / "c", transformations="h_flip") == first
 
 
 def test_names_of_transformations():

@@ -20,6 +20,7 @@ from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.features import Extracted, concatenate
 from imagenet_sd.evaluation.probes.logreg import lambda_path
 from imagenet_sd.evaluation.probes.ridge import cross_validate_ridge, folds, r_squared, solve_ridge
+from imagenet_sd.evaluation.suites.readout import _logistic
 from imagenet_sd.pipeline import evaluate
 
 
@@ -122,12 +123,14 @@ def test_a_table_of_targets(tmp_path: Path):
     train, test = (open_images(f"targets:{table}", split) for split in ("train", "test"))
     assert (len(train.group_sizes), len(test.group_sizes)) == (20, 10)
     _, red, _, side = lines[4].split("\t")
-    assert isinstance(test, TargetSet) and test.target_names == ("red", "side")
+    assert isinstance(test, TargetSet) and test.target_names == ("red", "side") and test.note == ""
     assert test.targets[1].tolist() == [float(red), float(side)]
     assert str(DataSpec.parse(f"targets:{table}")) == f"targets:{table}"
     # without the column `split`, a fifth by a hash of the path: the same whatever the order
     table.write_text("\n".join("\t".join((a, b)) for a, b, _, _ in (line.split("\t") for line in lines)) + "\n")
     files = {split: {path for path, _ in read_targets(table, split).files} for split in ("train", "test")}
+    note = f"no column split: {len(files['test'])} of 30 images held out for the test, by a hash of their paths"
+    assert read_targets(table, "test").note == note
     assert len(files["train"] | files["test"]) == 30 and not files["train"] & files["test"] and files["test"]
 
 
@@ -143,6 +146,7 @@ def test_a_table_of_targets(tmp_path: Path):
         ("path\tx\tsplit\na.png\t1\ttest\n", "no images of the train split"),
         ("path\tx\tsplit\n../a.png\t1\ttrain\n", "outside of"),
         ("path\tx\tsplit\na.png\t1\ttrain\n", "is missing"),
+        (f"path\tx\n{'a' * 140_000}\t1\n", "cannot be read: field larger than"),
     ],
 )
 def test_a_table_that_does_not_fit_is_one_line(text: str, message: str, tmp_path: Path):
@@ -181,8 +185,33 @@ def test_a_table_and_fused_encoders_from_end_to_end(tmp_path: Path):
     (row,) = evaluate(encoders, {"t": f"targets:{tmp_path}/t.tsv"}, config, cache=tmp_path / "c")["results"]
     assert row["targets"] == ["red"] and row["r2"] > 0.9 and row["num_train"] + row["num_test"] == 80
     assert row["cache_keys"][0].count("+") == 1
+    assert row["note"].startswith(f"no column split: {row['num_test']} of 80 images held out")
     with pytest.raises(EvaluationError, match="has no classes"):
         evaluate(encoders, {"t": f"targets:{tmp_path}/t.tsv@per_class=3"}, config, cache=tmp_path / "c")
+
+
+def test_classes_are_read_out_by_the_measure_that_is_asked_for():
+    """Where classes overlap, top-1 is best with a penalty under which every image is one of the larger class."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [180, 20])
+    x = rng.normal(size=(200, 20)).astype(np.float32)
+    x[:, 0] += y
+    data = Extracted(data=FeatureSet(features=x, labels=y), classes=("a", "b"), unreadable=(), cache_key="k",
+                     from_cache=True, digests=np.arange(200, dtype=np.uint64))  # fmt: skip
+    by_image, by_class = (_logistic("d", (data, data), 0, metric) for metric in ("top1", "mean_per_class"))
+    assert (by_image.selected_by, by_class.selected_by) == ("top1", "mean_per_class")
+    assert by_image.hyper_parameters == ({"C": pytest.approx(1e-5)},) and by_class.hyper_parameters[0]["C"] > 0.1
+    assert by_image.mean_per_class_accuracy == 0.5 < (by_class.mean_per_class_accuracy or 0)
+
+
+def test_fewer_images_than_folds_are_one_line(tmp_path: Path):
+    for number in range(4):
+        (tmp_path / "d" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        plain((50 * number, 20, 90)).save(tmp_path / "d" / "ab"[number % 2] / f"{number}.png")
+    for target in ("class", "brightness"):
+        config = EvalConfig(suite="readout", targets=target, crop_size=32)
+        with pytest.raises(EvaluationError, match="2 training images are too few for 5-fold"):
+            evaluate("timm:test_resnet@random", {"d": f"imagefolder:{tmp_path / 'd'}"}, config, cache=tmp_path / "c")
 
 
 def test_an_unknown_target_is_one_line(tmp_path: Path):

@@ -120,6 +120,37 @@ def test_a_vision_transformer_and_a_size_that_it_does_not_take_are_one_line(tmp_
     assert "--crop-size" in e.value.hint
 
 
+@pytest.mark.parametrize("suite", ["transfer", "fewshot", "analysis", "imagenet-probe", "gradient"])
+def test_one_class_is_nothing_to_tell_apart(suite: str, tmp_path: Path):
+    """Every classifier would be right: a table of targets has one class."""
+    for number in range(10):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png\t{number}\t{'test' if number < 3 else 'train'}\n" for number in range(10)]
+    (tmp_path / "t.tsv").write_text("path\tred\tsplit\n" + "".join(lines))
+    settings = {"probe": "gradient", "blocks": "layer4"} if suite == "gradient" else {"suite": suite}
+    config, data = replace(TINY, **settings), {"t": f"targets:{tmp_path / 't.tsv'}"}  # pyright: ignore[reportArgumentType]
+    with pytest.raises(EvaluationError, match="has one class, 'image'") as caught:
+        evaluate("timm:test_resnet@random", data, config, cache=tmp_path / "c")
+    assert "--suite readout" in caught.value.hint
+
+
+def test_one_class_is_not_read_out_nor_scored(tmp_path: Path):
+    (tmp_path / "d" / "only").mkdir(parents=True)
+    for number in range(10):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "d" / "only" / f"{number}.png")
+    config, data = replace(TINY, suite="readout"), {"d": f"imagefolder:{tmp_path / 'd'}"}
+    with pytest.raises(EvaluationError, match="has one class, 'only'"):
+        evaluate("timm:test_resnet@random", data, config, cache=tmp_path / "c")
+    encoder = replace(broken(torch.nn.Linear(3, 2)), classes=("b", "z"))
+    with pytest.raises(EvaluationError, match="six and the classifier have one class, 'b', in common"):
+        classify(encoder, "six", extract(encoder, six_images(6), TINY, tmp_path / "c"))
+
+
+def test_a_batch_holds_an_image():
+    with pytest.raises(EvaluationError, match="batch_size is 0"):
+        EvalConfig(batch_size=0)
+
+
 def test_data_of_which_no_image_can_be_read_is_one_line(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)

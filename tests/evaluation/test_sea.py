@@ -121,7 +121,7 @@ def test_all_of_it_is_reached_from_the_command_line_and_a_study(tmp_path: Path, 
     options += (
         "--sea-learning-rate 1:2 --sea-weight-decay 0 --sea-epochs 5 --sea-batch-size 64 --selection mean_per_class "
     )
-    options += "--shots 1:4 --episodes 7 --queries 15 --episode-pool all --ways 3 --episode-shots 2"
+    options += "--shots 1:4 --episodes 7 --queries 15 --episode-pool all --ways 3 --episode-shots 2 --batch-size 7"
     done = CliRunner().invoke(app, ["evaluate", "timm:resnet18", "--probe", "sea", *options.split()])
     assert done.exit_code == 0, done.output
     expected = SeaSettings(
@@ -129,7 +129,7 @@ def test_all_of_it_is_reached_from_the_command_line_and_a_study(tmp_path: Path, 
         learning_rate=(1.0, 2.0), weight_decay=(0.0,), epochs=5, batch_size=64,
     )  # fmt: skip
     few = {"shots": (1, 4), "episodes": 7, "queries": 15, "episode_pool": "all", "ways": 3, "episode_shots": (2,)}
-    assert seen[0] == EvalConfig(probe="sea", sea=expected, selection="mean_per_class", **few)  # pyright: ignore[reportArgumentType]
+    assert seen[0] == EvalConfig(probe="sea", sea=expected, selection="mean_per_class", batch_size=7, **few)  # pyright: ignore[reportArgumentType]
     done = CliRunner().invoke(app, ["evaluate", "timm:resnet18", "--probe", "sea"])
     assert done.exit_code == 0 and seen[1] == EvalConfig(probe="sea")
     (tmp_path / "s.yaml").write_text(

@@ -216,6 +216,10 @@ def test_which_specs_have_test_images(tmp_path: Path, small_dataset: Path):
     assert open_images(f"imagefolder:{train}", "test").classes == ("a", "b")
     with pytest.raises(DatasetError, match="has test images only, in test"):
         open_images(f"imagefolder:{test}", "train")
+    noise_folder(train / "valid", count=1)
+    assert has(f"imagefolder:{train}")
+    noise_folder(both / "test", ("b", "c"), count=1)  # before val, as in files of Parquet
+    assert open_images(f"imagefolder:{both}", "test").classes == ("b", "c")
 
 
 def test_parquet_files_are_told_apart_by_their_names(tmp_path: Path):
@@ -223,6 +227,9 @@ def test_parquet_files_are_told_apart_by_their_names(tmp_path: Path):
     assert files_of_split(hub, "train") == hub[1:] and files_of_split(hub, "test") == hub[:1]
     converted = ["default/train/0000.parquet", "default/validation/0000.parquet"]
     assert files_of_split(converted, "train") == converted[:1] and files_of_split(converted, "test") == converted[1:]
+    for name in ("val", "validation", "valid"):
+        files = [f"{name}-0.parquet", "test-0.parquet", "train-0.parquet"]
+        assert files_of_split(files, "test") == files[1:2] and files_of_split(files[::2], "test") == files[:1]
     unnamed = ["latest.parquet", "training.parquet", "tests2.parquet"]  # none of these is the name of a split
     assert files_of_split(unnamed, "test") == files_of_split(unnamed, "train") == unnamed
     with pytest.raises(DatasetError, match="no training files"):

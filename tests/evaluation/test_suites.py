@@ -1,5 +1,6 @@
 """Which images the suites take, and probes on other data than their own, against computations by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted
+from imagenet_sd.evaluation.probes import search
 from imagenet_sd.evaluation.suites.analysis import analyse_dataset, analysed_splits
 from imagenet_sd.evaluation.suites.shift import label_noise, score_elsewhere, training_set
 from imagenet_sd.pipeline import evaluate
@@ -77,6 +79,17 @@ def test_a_probe_on_one_set_scores_others_of_its_classes():
     assert results["r"].masked is not None and results["r"].masked.scored == ("n1", "n3")
     assert results["v2"].top1 == pytest.approx(np.mean([results[f"v2-{k}"].top1 for k in range(3)]))
     assert results["v2"].mean_of == ("v2-0", "v2-1", "v2-2") and results["imagenet"].seeds == (0, 1)
+
+
+def test_a_probe_on_further_sets_is_searched_as_one_on_its_own(monkeypatch: pytest.MonkeyPatch):
+    """The measure that is asked for, and the wider range of penalties of raw features side by side."""
+    seen = []
+    fit = search.PROBES["lbfgs"]
+    monkeypatch.setitem(search.PROBES, "lbfgs", lambda *given: seen.append(given[-1]) or fit(*given))
+    train = replace(cloud(("n1", "n2"), 30, 0), concatenations=2)
+    config = EvalConfig(probe="lbfgs", seeds=(0,), trials=1, selection="mean_per_class")
+    (result,) = score_elsewhere("d", train, {"d": cloud(("n1", "n2"), 10, 1)}, config)
+    assert (seen[0].metric, seen[0].concatenations, result.selected_by) == ("mean_per_class", 2, "mean_per_class")
 
 
 def test_confident_predictions_of_foreign_images_are_counted():

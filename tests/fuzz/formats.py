@@ -399,6 +399,14 @@ def make_report(folder: Path) -> None:
     (folder / "study.json").write_text(json.dumps(CELLS))
 
 
+def make_targets(folder: Path) -> None:
+    """A table of targets, and its images."""
+    lines = [f"{split}.png\t{number}.5\t{split}\n" for number, split in enumerate(("train", "test"))]
+    (folder / "t.tsv").write_text("path\tx\tsplit\n" + "".join(lines))
+    for split in ("train", "test"):
+        (folder / f"{split}.png").write_bytes(encoded("PNG"))
+
+
 def read_specs(folder: Path) -> None:
     """What a command line takes: data, encoders, settings."""
     text = (folder / "specs.txt").read_bytes().decode(errors="replace")
@@ -516,6 +524,13 @@ FORMATS: dict[str, Format] = {
     "CoG list": Format(
         make=make_levels, files={"L1-test.txt": mutate_bytes},
         read=lambda f: read_all(open_level(f, "L1", f / "root", "test")),
+    ),
+    "targets": Format(
+        make=make_targets, files={"t.tsv": mutate_bytes},
+        read=lambda f: each(
+            lambda: read_all(open_images(f"targets:{f}/t.tsv", "train")),
+            lambda: read_all(open_images(f"targets:{f}/t.tsv", "test")),
+        ),
     ),
     "specs": Format(
         make=write("specs.txt", "builtin:mnist@per_class=3\ntimm:resnet18@x.pth+run\nlevels@root@L1\na.b=[1, 2]\n"),

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.results import EvaluationResults, ProbeResult
 from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.data.open import open_images
 from imagenet_sd.study import load_study
+from imagenet_sd.study.document import _metrics
 from imagenet_sd.study.runner import dry_run_study, run
 from imagenet_sd.study.stages import nearest_epochs
 from tests.conftest import CliRun
@@ -64,6 +66,17 @@ def test_study_json_holds_the_cells_and_their_numbers(study: tuple[Path, Path, s
         assert cell["metrics"]["mnist/test"]["top1"] == results[0]["top1"] and results[0]["num_test"] == 1000
         assert (out / cell["run"] / "encoder.safetensors").is_file()
     assert (out / "report.html").is_file()
+
+
+def test_the_number_of_the_probe_gradient_is_its_own(tmp_path: Path):
+    """Not that of the logistic regression that it starts from, which comes first in its file."""
+    accuracies = {"gradient-start": 0.1, "gradient": 0.2, "gradient-fine-tuned": 0.3}
+    for name, probes in (("a", accuracies), ("b", {"lbfgs": 0.4})):
+        rows = tuple(ProbeResult(dataset="d", split="test", probe=k, top1=v) for k, v in probes.items())
+        document = EvaluationResults(encoder="e", suite="transfer", results=rows)
+        (tmp_path / f"{name}.json").write_text(json.dumps(document.to_json()))
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    assert _metrics(files)["d/test"].top1 == 0.2 and _metrics(files[::-1])["d/test"].top1 == 0.4
 
 
 def test_progress_is_one_line_per_stage(study: tuple[Path, Path, str]):

@@ -93,13 +93,14 @@ def fit_lbfgs(
     x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
     """L-BFGS on raw features; C in [1e-5, 1e6] by TPE."""
-    best = _search_c(x, y, classes, rows, trials, seed, settings)
+    best = search_c(x, y, classes, rows, trials, seed, settings)
     return _refit(x, y, classes, best["C"]), best
 
 
-def _search_c(
+def search_c(
     x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings
 ) -> dict[str, float]:
+    """The C that `fit_lbfgs` refits with."""
     train, held = rows
     problem = LogisticProblem(x, y, classes, train)
 
@@ -114,7 +115,11 @@ def _search_c(
 def fit_path(
     x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
-    """L-BFGS over the 45 values of lambda at once (Kornblith et al., 2019); the best on validation is refitted."""
+    """L-BFGS over the 45 values of lambda at once (Kornblith et al., 2019); the best on validation is refitted.
+
+    Not quite AugSelf's linear evaluation, which minimises sum_i CE_i + w |p|^2 with the bias in p, for 45 values of w
+    from 1e-6 to 1e5: here it is sum_i CE_i + lambda / 2 ||W||^2 for the same values of lambda, and the bias is free.
+    """
     train, held = rows
     cs = np.sort(1 / lambda_path(settings.concatenations))
     path = LogisticProblem(x, y, classes, train).solve(cs.tolist(), tolerance=1e-4, max_iterations=500)

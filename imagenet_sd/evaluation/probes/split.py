@@ -208,6 +208,30 @@ def _fold(conv: nn.Conv2d, norm: Any, model: nn.Module) -> None:
 
 
 @torch.no_grad()
+def run_before(module: nn.Module, blocks: Sequence[str], images: torch.Tensor) -> set[str]:
+    """Names of the submodules that begin to run before the first of the blocks does; "" is the module itself."""
+    names: set[str] = set()
+
+    def note(name: str) -> Callable[..., None]:
+        def before(*_: Any) -> None:
+            if name in blocks:
+                raise _Reached
+            names.add(name)
+
+        return before
+
+    hooks = [each.register_forward_pre_hook(note(name)) for name, each in module.named_modules()]
+    try:
+        module(images[:1])
+    except _Reached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return names
+
+
+@torch.no_grad()
 def randomised(module: nn.Module, chosen: Callable[[str], bool], images: torch.Tensor, seed: int) -> nn.Module:
     """A copy with random weights in the submodules whose names are chosen.
 

@@ -22,10 +22,10 @@ from imagenet_sd.evaluation.metrics import combine, score
 from imagenet_sd.evaluation.probes.gradient import FineTuned, GradientClassifier, GradientTrainer, Start, predict
 from imagenet_sd.evaluation.probes.logreg import LogisticProblem
 from imagenet_sd.evaluation.probes.rows import LARGE
-from imagenet_sd.evaluation.probes.search import PROBES, stratified_split
-from imagenet_sd.evaluation.probes.split import SplitEncoder, Trunk, randomised
-from imagenet_sd.evaluation.splits import check_apart, noted, open_apart
-from imagenet_sd.evaluation.suites.probing import aligned
+from imagenet_sd.evaluation.probes.search import SearchSettings, search_c, stratified_split
+from imagenet_sd.evaluation.probes.split import SplitEncoder, Trunk, randomised, run_before
+from imagenet_sd.evaluation.splits import check_apart, check_classes, noted, open_apart
+from imagenet_sd.evaluation.suites.probing import aligned, selection_metric
 
 CONTROLS = ("activations", "random-omega", "random-theta2", "random-theta1", "fine-tuned")
 _EXAMPLES = 64
@@ -41,14 +41,15 @@ def measure_gradient(
         encoders: one encoder.
         name: of the data.
         spec: the data.
-        config: `blocks`, `gradient_training`, `gradient_steps`, `ntk`, `controls`, seeds, and how C is chosen.
+        config: `blocks`, `gradient_training`, `gradient_steps`, `ntk`, `controls`, seeds, and how C is chosen
+            (`trials`, `validation_share`, `selection`).
         cache: folder of the feature cache, where the activations at the cut are kept as well.
 
     Returns:
         One result per model, and whether all features came from the cache.
 
     Raises:
-        EvaluationError: there are several encoders, or no such block or control.
+        EvaluationError: there are several encoders, one class, or no such block or control.
     """
     if len(encoders) > 1:
         raise EvaluationError("the probe gradient takes one encoder", "give one")
@@ -75,6 +76,8 @@ class _Task:
     def __init__(self, encoder: Encoder, name: str, spec: DataSpec, config: EvalConfig, cache: Path):
         self.encoder, self.name, self.config, self.cache = encoder, name, config, cache
         *self.sets, note = open_apart(name, spec)
+        check_classes(self.sets[0])
+        self.metric = selection_metric(spec, "lbfgs", config)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.from_cache = True
         self.train, self.test = (self._extract(encoder, images) for images in self.sets)
@@ -99,10 +102,11 @@ class _Task:
             start, best = self._start(seed)
             chosen.append(best)
             for kind in ("start", "gradient", *controls):
-                train, test = self.inputs
+                split, (train, test) = self.split, self.inputs
                 if kind == "random-theta1":
-                    train, test = self._inputs(self._random_theta1(seed), f"random {seed} {self.train.cache_key}")
-                model = self._model(kind, start, seed).to(self.device)
+                    split = self._random_theta1(seed)
+                    train, test = self._inputs(split, f"random below {seed} {self.train.cache_key}")
+                model = self._model(kind, start, split, seed).to(self.device)
                 if kind != "start":
                     if not number:
                         self._state_time(kind, model, train)
@@ -112,26 +116,26 @@ class _Task:
         for number, (kind, found) in enumerate(scores.items()):
             yield noted(self._result(kind, found, chosen), self.note, said=number > 0)
 
-    def _model(self, kind: str, start: Start, seed: int) -> nn.Module:
+    def _model(self, kind: str, start: Start, split: SplitEncoder, seed: int) -> nn.Module:
         ntk = self.config.ntk
         if kind in ("start", "activations"):
             return GradientClassifier(start, None)
         if kind == "fine-tuned":
-            return FineTuned(start, self.split)
+            return FineTuned(start, split)
         if kind == "random-theta2":
-            return GradientClassifier(start, self.split, theta2=self._random_theta2(seed).theta2, ntk=ntk)
+            return GradientClassifier(start, split, theta2=self._random_theta2(seed).theta2, ntk=ntk)
         omega = None
         if kind == "random-omega":
             noise = torch.randn(start.omega.shape, generator=torch.Generator().manual_seed(seed))
             omega = noise.to(start.omega) * start.omega.std()
-        split = self._random_theta1(seed) if kind == "random-theta1" else self.split
         return GradientClassifier(start, split, omega=omega, ntk=ntk)
 
     def _start(self, seed: int) -> tuple[Start, dict[str, float]]:
         """The logistic regression on the features, C chosen as by the probe lbfgs."""
         x, y = self.train.data.features, self.train.data.labels
         rows = stratified_split(y, self.config.validation_share, self.name, seed)
-        _, best = PROBES["lbfgs"](x, y, self.num_classes, rows, self.config.trials, seed)
+        settings = SearchSettings(metric=self.metric)
+        best = search_c(x, y, self.num_classes, rows, self.config.trials, seed, settings)
         solution = LogisticProblem(x, y, self.num_classes).solve([best["C"]], tolerance=1e-6)
         omega, bias = (
             torch.from_numpy(each[0].astype(np.float32)).to(self.device)
@@ -147,7 +151,8 @@ class _Task:
         return SplitEncoder(module, self.blocks, self.examples)
 
     def _random_theta1(self, seed: int) -> SplitEncoder:
-        module = randomised(self.encoder.module, lambda each: not self._in_blocks(each), self.examples, seed)
+        below = run_before(self.encoder.module, self.blocks, self.examples)
+        module = randomised(self.encoder.module, below.__contains__, self.examples, seed)
         return SplitEncoder(module, self.blocks, self.examples)
 
     def _extract(self, encoder: Encoder, images: ImageSet) -> Extracted:
@@ -213,6 +218,7 @@ class _Task:
             num_classes=self.num_classes,
             seeds=self.config.seeds,
             hyper_parameters=tuple(best | settings for best in chosen),
+            selected_by=self.metric,
             cache_keys=(self.train.cache_key, self.test.cache_key),
             unreadable=(*self.train.unreadable, *self.test.unreadable),
         )

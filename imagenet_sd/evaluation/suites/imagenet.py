@@ -17,15 +17,16 @@ def classify(encoder: Encoder, name: str, test: Extracted) -> ProbeResult:
     holds the number of classes on both sides and, where it is a proper subset, the ids that count.
 
     Raises:
-        EvaluationError: the encoder has no classifier, or there is no common class.
+        EvaluationError: the encoder has no classifier, or there are not two common classes to tell apart.
     """
     if encoder.head is None:
         raise EvaluationError(f"{encoder.name} has no classifier", "use --suite transfer")
     present = {test.classes[label] for label in np.unique(test.data.labels)}
     common = [wnid for wnid in encoder.classes if wnid in present]
-    if not common:
+    if len(common) < 2:
+        shared = f"one class, {common[0]!r}," if common else "no class"
         raise EvaluationError(
-            f"{name} and the classifier have no class in common", "the folders must be named by the wnids of training"
+            f"{name} and the classifier have {shared} in common", "the folders must be named by the wnids of training"
         )
     number = {wnid: i for i, wnid in enumerate(common)}
     lookup = np.array([number.get(wnid, -1) for wnid in test.classes])

@@ -29,6 +29,7 @@ from imagenet_sd.data.open import open_images
 from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import dataset_fingerprint, versions
+from imagenet_sd.evaluation.splits import noted, whole_note
 from imagenet_sd.evaluation.transformations import TRANSFORMATIONS, VARIANTS, Strength, named, to_network
 from imagenet_sd.evaluation.whitening import Moments, Whitening
 
@@ -59,6 +60,8 @@ def measure_invariance(
     names, images = named(config.transformations), open_images(spec, "test")
     probe = _Probe(encoders[0], images, config, cache)
     results = [probe.variants(name) if each == VARIANTS else probe.transformation(name, each) for each in names]
+    note = whole_note(spec) or getattr(images, "note", "")
+    results = [noted(result, note, said=number > 0) for number, result in enumerate(results)]
     for image in probe.unreadable:
         print(f"warning: {images.name}: {image} cannot be read and is left out", file=sys.stderr)
     return results, probe.from_cache
@@ -124,7 +127,9 @@ class _Probe:
     def _cached(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         path = self.folder / f"{name}.safetensors"
         try:
-            return load_file(path)
+            tensors = load_file(path)
+            if _finite(tensors):
+                return tensors
         except (FileNotFoundError, SafetensorError):
             pass  # not there, or damaged
         self.from_cache, tensors = False, {k: v.cpu().contiguous() for k, v in compute().items()}
@@ -150,7 +155,9 @@ class _Probe:
         if moments.count < 2:
             raise EvaluationError(f"{self.images.name} has {moments.count} readable images", "2 are the least")
         if not bool(torch.isfinite(moments.scatter).all()):
-            raise EvaluationError(f"{self.name} gives features that are not finite", "its weights are at fault")
+            raise EvaluationError(
+                f"{self.name} gives features that are not finite", "its weights are at fault; with --amp, try without"
+            )
         lost = [i for i, place in enumerate(self.places) if place not in seen]
         return {"mean": moments.mean, "covariance": moments.covariance, "unreadable": torch.tensor(lost).long()}
 
@@ -165,7 +172,15 @@ class _Probe:
                 cosines.append(torch.stack([whitening.cosine(clean, each) for each in moved]).float())
                 distances.append(torch.stack([whitening.distance(clean, each) for each in moved]).float())
                 progress.advance(len(places) * len(grid))
-        return {"cosine": torch.cat(cosines, 1), "distance": torch.cat(distances, 1)}
+        return self._checked(transformation, cosine=torch.cat(cosines, 1), distance=torch.cat(distances, 1))
+
+    def _checked(self, transformation: str, **tensors: torch.Tensor) -> Tensors:
+        if not _finite(tensors):
+            raise EvaluationError(
+                f"{self.name} gives features that are not finite for images under {transformation}",
+                "its weights are at fault; with --amp, try without",
+            )
+        return tensors
 
     def _pairs(self) -> Tensors:
         """Cosines and distances of every pair of images of one object, float32 [pairs]."""
@@ -183,10 +198,8 @@ class _Probe:
                 f"{self.images.name} has no two images of one object", "name the files OBJECT_VARIANT, as cup_left.png"
             )
         first, second = (joined[list(rows)] for rows in zip(*pairs, strict=True))
-        return {
-            "cosine": whitening.cosine(first, second).float(),
-            "distance": whitening.distance(first, second).float(),
-        }
+        cosine, distance = whitening.cosine(first, second).float(), whitening.distance(first, second).float()
+        return self._checked(VARIANTS, cosine=cosine, distance=distance)
 
     def _object(self, place: tuple[int, int]) -> str:
         image_id = self.images.read_group(place[0])[place[1]].image_id
@@ -225,5 +238,9 @@ class _Probe:
         except (AssertionError, RuntimeError, ValueError) as error:
             raise EvaluationError(
                 f"{self.name} does not take {len(shown)} images of {shown.shape[-1]} pixels: {one_line(error)}",
-                "give --crop-size the size that it was trained for, or a smaller batch",
+                "give --crop-size the size that it was trained for, or lower --batch-size",
             ) from None
+
+
+def _finite(tensors: Tensors) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors.values())

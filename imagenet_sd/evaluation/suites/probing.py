@@ -108,7 +108,7 @@ def few_shot(
         pool = pooled(train, test, name)
     _check_shots(name, train, config)
     _check_episodes(name, pool, config)
-    yield from fewshot_dataset(name, train, test, config)
+    yield from fewshot_dataset(name, train, test, config, spec)
     yield from episodes(name, pool, config, "test" if pool is test else "train+test")
 
 
@@ -137,7 +137,9 @@ def _check_episodes(name: str, pool: Extracted, config: EvalConfig) -> None:
         )
 
 
-def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalConfig) -> Iterator[ProbeResult]:
+def fewshot_dataset(
+    name: str, train: Extracted, test: Extracted, config: EvalConfig, spec: DataSpec | None = None
+) -> Iterator[ProbeResult]:
     """SGD on l2-normalised features of N training images per class (thesis 3.3.4 and Fig. 3.5).
 
     The search sees N images of each class out of those that are not held out for validation, the final classifier N out
@@ -145,7 +147,7 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
     """
     x_test, y_test, classes = aligned(train, test, name)
     x, y = train.data.features, train.data.labels
-    everything = np.arange(len(y))
+    everything, settings = np.arange(len(y)), SearchSettings(metric=selection_metric(spec, "sgd", config))
     if config.shots:
         print(memory_line(name, "sgd", len(y), x.shape[1], classes), file=sys.stderr)
     for shots in tracked("few-shot sizes", config.shots):
@@ -154,7 +156,7 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
             kept, held = stratified_split(y, config.validation_share, name, seed)
             few = _sample_shots(y, kept, shots, "fewshot", name, seed)
             final = _sample_shots(y, everything, shots, "fewshot-final", name, seed)
-            scores, best = fit_sgd(x, y, classes, (few, held), config.trials, seed, refit=final)
+            scores, best = fit_sgd(x, y, classes, (few, held), config.trials, seed, settings=settings, refit=final)
             results.append(score(scores(x_test), y_test, seed))
             chosen.append(best)
         yield ProbeResult(
@@ -164,6 +166,7 @@ def fewshot_dataset(name: str, train: Extracted, test: Extracted, config: EvalCo
             num_classes=classes,
             seeds=config.seeds,
             hyper_parameters=tuple(chosen),
+            selected_by=settings.metric,
             **_provenance(name, train, test),
         )
 

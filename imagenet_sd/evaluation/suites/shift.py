@@ -18,6 +18,7 @@ from imagenet_sd.evaluation.features import Extracted
 from imagenet_sd.evaluation.metrics import combine
 from imagenet_sd.evaluation.probes.search import PROBES, SearchSettings, stratified_split
 from imagenet_sd.evaluation.suites.imagenet import classify, mean_of
+from imagenet_sd.evaluation.suites.probing import selection_metric
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """From features float [N, D] to scores [N, C]."""
@@ -52,6 +53,8 @@ def training_set(data: Mapping[str, DataSpec]) -> str:
 def fit_probe(name: str, train: Extracted, config: EvalConfig, seed: int) -> tuple[str, Scores, dict[str, float]]:
     """One probe of the transfer protocol: hyper-parameters from a validation split, then a fit on all images.
 
+    They are chosen by top-1, or by what `config.selection` asks for.
+
     Returns:
         The kind of probe, its scores as a function of features, and its hyper-parameters.
     """
@@ -60,7 +63,9 @@ def fit_probe(name: str, train: Extracted, config: EvalConfig, seed: int) -> tup
     if kind == "auto":
         kind = "sgd" if len(labels) >= config.large else "lbfgs"
     rows = stratified_split(labels, config.validation_share, name, seed)
-    settings = SearchSettings(sea=config.sea)
+    settings = SearchSettings(
+        metric=selection_metric(None, kind, config), sea=config.sea, concatenations=train.concatenations
+    )
     scores, best = PROBES[kind](train.data.features, labels, len(train.classes), rows, config.trials, seed, settings)
     return kind, scores, best
 
@@ -111,6 +116,7 @@ def _over_seeds(
         "num_train": len(train.data.labels),
         "seeds": config.seeds,
         "hyper_parameters": tuple(chosen),
+        "selected_by": selection_metric(None, kind, config),
         "per_class": per_class,
         "cache_keys": (*first.cache_keys, train.cache_key),
         "unreadable": (*first.unreadable, *train.unreadable),
