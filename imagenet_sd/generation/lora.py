@@ -92,7 +92,7 @@ def identify_lora(text: str, recorded: LoraIdentity | None = None) -> LoraIdenti
     if (path := _local_file(source)) is not None:
         return LoraIdentity(name=path.name, sha256=sha256_file(path), weight=weight)
     repository, file = _repository(source)
-    if recorded and recorded.revision and recorded.name in (source, f"{repository}/{_file_of(recorded.name)}"):
+    if recorded and recorded.revision and recorded.name == f"{repository}/{file or _file_of(recorded.name)}":
         return replace(recorded, weight=weight)
     commit, files = ask_hub(repository, "", f"LoRA {source!r} is neither a local file", _HINT)
     file = file or _only_one([name for name in files if name.endswith(_SUFFIX)], source)

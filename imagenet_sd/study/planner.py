@@ -124,7 +124,7 @@ class Planner:
         self.cells = [self._resolved(cell, path) for cell in cells]
         self.out, self.path, self.forgiving = out, path, forgiving
         self._plans: dict[GenerationConfig, tuple[GenerationPlan, str]] = {}
-        self._models: dict[tuple[str, str], ModelIdentity] = {}
+        self._models: dict[tuple[str, str, str], ModelIdentity] = {}
         self._rounds: dict[str, int] = {}
         for (
             cell
@@ -172,7 +172,7 @@ class Planner:
         if config not in self._plans:
             asked = replace(config, match="") if self.forgiving and not Path(config.match).is_dir() else config
             with located(f"{self.path}: generate"):
-                key = (config.model, config.revision)
+                key = (config.model, config.revision, config.lora)
                 self._models.setdefault(key, offline_identity(config))
                 self._plans[config] = (make_plan(asked, self._models[key])[0], class_list_name(config.class_list))
         return self._plans[config]

@@ -220,6 +220,8 @@ def test_one_of_the_hub_is_pinned_and_not_asked_for_again(tmp_path: Path, lora: 
     files.add("b.safetensors")
     with pytest.raises(ModelError, match=r"several \.safetensors files: a/style\.safetensors, b\.safetensors"):
         identify_lora("me/style")
+    other = identify_lora("me/style/b.safetensors:0.5", expected)
+    assert other == replace(expected, name="me/style/b.safetensors"), "another file of the same repository"
     assert offline_identity(config).lora == LoraIdentity(name="me/style", weight=0.5)
     with pytest.raises(ModelError, match=r"'me/style/c\.safetensors' cannot be downloaded"):
         identify_lora("me/style/c.safetensors")
