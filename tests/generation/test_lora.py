@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def test_from_the_command_line_to_the_folder_and_back(tmp_path: Path, lora: Path
     assert "The LoRA style.safetensors is fused into the model, with weight 0.8." in card
     assert "license: other" in card and "of the LoRA (style.safetensors) apply" in card
     assert json.loads(cli("status", out, "--format", "json").stdout)["complete"]
+    manifest = json.loads((out / "data/round-000/.manifests/train-00001.json").read_text())
+    assert manifest["generator"]["versions"]["peft"] == version("peft")
     (shard,) = out.glob("data/*/train-00001-*.parquet")
     image_id = f"{document['classes'][0]['wnid']}_000000"
     assert cli("regenerate", out, "--id", image_id).returncode == 0
