@@ -74,7 +74,7 @@ def download_patterns(parts: Iterable[str], flag_nsfw: bool) -> tuple[list[str],
     """
     used = [part for part in parts if part != "safety_checker"] + ["safety_checker"] * flag_nsfw
     weights = [f"{part}/*.safetensors" for part in used]
-    return ["*.json", "*.txt", "*.model", *weights], ["*.fp16.*", "*.non_ema.*"]
+    return ["*.json", "*.txt", "*.model", *weights], ["*.fp16[.-]*", "*.bf16[.-]*", "*.non_ema.*"]
 
 
 def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:

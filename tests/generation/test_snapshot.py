@@ -28,6 +28,8 @@ REPOSITORY = [
     *[f"{name}{suffix}" for name in [*WEIGHTS, "safety_checker/model"] for suffix in (".safetensors", ".bin")],
     *[f"{name}.fp16.safetensors" for name in [*WEIGHTS, "safety_checker/model"]],
     "unet/diffusion_pytorch_model.non_ema.safetensors",
+    *[f"text_encoder/model.{half}-00001-of-00002.safetensors" for half in ("fp16", "bf16")],
+    "unet/diffusion_pytorch_model.bf16.safetensors",
 ]
 
 
