@@ -5,7 +5,7 @@ Imports neither torch nor diffusers, so that a wrong name is an error within sec
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -62,13 +62,18 @@ def identify(config: GenerationConfig, recorded: ModelIdentity | None = None) ->
 
     Raises:
         ModelError: there is no such folder, and the hub does not answer or does not know the name; within 15 seconds.
-        PlanError: images are to be flagged, and the model has no safety checker.
+        PlanError: images are to be flagged, and the model has no safety checker; or a folder is to have a revision.
     """
     lora = identify_lora(config.lora, recorded.lora if recorded else None)
     pinned = recorded.revision if recorded and recorded.model_id == config.model else ""
     if recorded and pinned and config.revision in ("", pinned):
         return replace(recorded, lora=lora)
     if (folder := _local_folder(config)) is not None:
+        if config.revision:
+            raise PlanError(
+                f"revision is {config.revision!r}, and model {config.model} is no repository of the hub",
+                "leave out --revision",
+            )
         check_pipeline_folder(folder)
         name = EMBEDDED if config.embedded else folder.resolve().name
         identity = ModelIdentity(model_id=name, weights_sha256=folder_hash(folder), lora=lora)
@@ -119,11 +124,23 @@ def require_checker(model: str, files: set[str]) -> None:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of the JSON, text and safetensors files of a model folder."""
+    """SHA-256 over the names and contents of the JSON, text and safetensors files of a model folder, links followed."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _FILES for path in folder.rglob(pattern)}):
+    for path in sorted(path for path in _files_below(folder) if any(map(path.match, _FILES))):
         digest.update(f"{path.relative_to(folder).as_posix()}\n{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files of a folder and its subfolders, linked ones too, but for a link back to one of the folders `above`."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        else:
+            yield path
 
 
 def check_pipeline_folder(folder: Path) -> PipelineKind:
