@@ -14,7 +14,9 @@ from typing import Any
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.files import sha256_file
+from imagenet_sd.core.progress import counted
 from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
+from imagenet_sd.generation.diffusion.schedulers import scheduler_class
 from imagenet_sd.generation.hub import ask_hub
 from imagenet_sd.generation.kinds import STABLE_DIFFUSION, PipelineKind, find_kind
 from imagenet_sd.generation.lora import LoraIdentity, identify_lora, offline_lora
@@ -203,6 +205,16 @@ def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
         height=height,
     )
     kind.check(config.model, filled.scale, filled.negative_prompt, config.lora)
+    _check_options(filled, kind, revision)
+    return filled
+
+
+def _check_options(config: GenerationConfig, kind: PipelineKind, revision: str) -> None:
+    """Refuse the sampling options that a kind of pipeline cannot honour, as far as configurations tell.
+
+    Raises:
+        PlanError: see above.
+    """
     if kind.pipeline != STABLE_DIFFUSION.pipeline:
         for name, default in (("guidance_interval", (0.0, 1.0)), ("cache_interval", 1)):
             if getattr(config, name) != default:
@@ -210,7 +222,24 @@ def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
                     f"{name} is for Stable Diffusion 1 and 2, and {config.model} is a {kind.pipeline}",
                     f"leave out --{name.replace('_', '-')}",
                 )
-    return filled
+    scheduler = scheduler_config(config, revision)
+    own, sampler = (scheduler_class(scheduler, name) for name in ("", config.scheduler))
+    if config.scheduler and own.startswith("FlowMatch"):
+        raise PlanError(
+            f"{config.model} samples with {own}, which --scheduler {config.scheduler} cannot replace",
+            "leave out --scheduler",
+        )
+    most = scheduler.get("original_inference_steps", 50)
+    if sampler == "LCMScheduler" and isinstance(most, int) and config.steps > most:
+        raise PlanError(
+            f"num_inference_steps is {config.steps}, and {config.model} was distilled from {counted(most, 'step')}",
+            f"give at most {most} --steps; 4 to 8 are usual",
+        )
+    if config.attention == "xformers" and kind.denoiser != "unet" and not _has_unet(config, revision):
+        raise PlanError(
+            f"--attention xformers is for UNets, and {config.model} is a {kind.pipeline}",
+            "leave out --attention xformers",
+        )
 
 
 def scheduler_config(config: GenerationConfig, revision: str = "") -> dict[str, Any]:
@@ -229,6 +258,12 @@ def config_folder(config: GenerationConfig, revision: str = "") -> Path | None:
         found = try_to_load_from_cache(config.model, "model_index.json", revision=revision or config.revision or None)
         return Path(found).parent if isinstance(found, str) else None
     return None
+
+
+def _has_unet(config: GenerationConfig, revision: str) -> bool:
+    """Whether the `model_index.json` of a model names a UNet."""
+    folder = config_folder(config, revision)
+    return folder is not None and "unet" in json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
 
 
 def _read_config(folder: Path, part: str) -> dict[str, Any]:

@@ -174,14 +174,20 @@ def test_options_of_the_own_loop_are_refused(models: dict[str, Path], name: str,
     [
         ("sd3", {"scheduler": "ddim"}, "samples with FlowMatchEulerDiscreteScheduler"),
         ("flux-dev", {"attention": "xformers"}, "is for UNets"),
-        ("sana", {"width": 48, "height": 48}, "refuses"),
+        ("lcm", {"num_inference_steps": 60}, "was distilled from 50 steps"),
     ],
 )
-def test_what_a_pipeline_cannot_do_is_one_line(
+def test_what_a_pipeline_cannot_do_is_said_before_anything_is_written(
     models: dict[str, Path], tmp_path: Path, kind: str, options: dict[str, Any], message: str
 ):
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(PlanError, match=message):
         pipeline.generate(config_for(models[kind], **options), tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_a_pipeline_refuses_is_one_line(models: dict[str, Path], tmp_path: Path):
+    with pytest.raises(ModelError, match="refuses"):
+        pipeline.generate(config_for(models["sana"], width=48, height=48), tmp_path / "out", workers=1)
 
 
 def test_another_scheduler_samples_an_sdxl(models: dict[str, Path], tmp_path: Path):
