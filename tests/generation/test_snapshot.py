@@ -10,8 +10,9 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from imagenet_sd.core.errors import ModelError, PlanError
+from imagenet_sd.generation.hub import model_parts
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, require_checker
-from imagenet_sd.generation.weights import check_snapshot, download_patterns, model_parts
+from imagenet_sd.generation.weights import check_snapshot, download_patterns
 from tests.conftest import SMALL, CliRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
