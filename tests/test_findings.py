@@ -1,4 +1,4 @@
-"""The pages of findings say what their studies measured: each number of their tables is worked out again from the JSON."""
+"""The pages of findings say what their studies measured: every number in their tables is worked out again."""
 
 import json
 import re

@@ -226,14 +226,15 @@ def _print_plan(plan: dict[str, Any]) -> None:
     echo(f"folder    {plan['out']}")
     echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
     echo(f"shards    {plan['num_shards']:,} of {counted(plan['settings']['shard_size'], 'image')}")
-    echo(f"disk      about {size(plan['estimated_bytes'])}; {size(plan['free_bytes'])} are free there")
+    needed = "not known" if plan["estimated_bytes"] is None else f"about {size(plan['estimated_bytes'])}"
+    echo(f"disk      {needed}; {size(plan['free_bytes'])} are free there")
     for gpu, known in plan["estimated_time"].items():
         price = f", ${known['usd']:,.2f}" if "usd" in known else ""
         echo(
             f"time      about {known['gpu_hours']:,.1f} GPU-hours on an {gpu}{price} (estimated; --calibrate measures)"
         )
     for key, value in plan["settings"].items():
-        echo(f"  {key:20s} {value}")
+        echo(f"  {key:20s} {'not known' if value is None else value}")
     if measured := plan.get("calibration"):
         rate, hours = measured["images_per_second"], measured["device_hours"]
         echo(f"measured  {rate:.2f} images/s on one {measured['device']}, {hours:.2f} device-hours in all")

@@ -17,7 +17,7 @@ AT_LEAST_0 = click.IntRange(min=0)
 AT_LEAST_1 = click.IntRange(min=1)
 SIZE = click.option(
     "--size", default="", metavar="WxH", show_default=False,
-    help="Image size in pixels; empty: 512x384 (32x32 for the embedded model).",
+    help="Image size in pixels; empty: that of the model (Stable Diffusion 1 and 2: 512x384, embedded: 32x32).",
 )  # fmt: skip
 
 

@@ -49,3 +49,5 @@ def _print_plan(plan: dict[str, Any]) -> None:
     )
     for key, place in plan["missing"].items():
         echo(f"missing: {key}: there is no {place}")
+    for model in plan["unknown"]:
+        echo(f"note: the defaults of {model} are not known yet: its steps are not counted, its folders get other names")

@@ -58,17 +58,17 @@ def largest_size(sizes: Iterable[int], peak: Callable[[int], int], budget: float
     Raises:
         GenerationMemoryError: the first size does not fit.
     """
-    found = 0
+    largest = 0
     for size in sizes:
         try:
-            if peak(size) > budget and found:
+            if peak(size) > budget and largest:
                 break
         except GenerationMemoryError:
-            if not found:
+            if not largest:
                 raise
             break
-        found = size
-    return found
+        largest = size
+    return largest
 
 
 def _peak(worker: Worker, size: int) -> int:

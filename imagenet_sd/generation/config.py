@@ -86,61 +86,64 @@ class GenerationConfig:
     """Add a column `nsfw` with the verdict of the model's own safety checker; no image is changed or dropped."""
 
     def __post_init__(self) -> None:
-        def require(condition: bool, message: str, hint: str) -> None:
-            if not condition:
-                raise PlanError(message, hint)
-
         for name in ("num_inference_steps", "shard_size"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} is {value}", f"give a {name} of at least 1")
-        require(
+            _require(value is None or value >= 1, f"{name} is {value}", f"give a {name} of at least 1")
+        _require(
             self.guidance_scale is None or 1 <= self.guidance_scale <= 100,
             f"guidance_scale is {self.guidance_scale}",
             "give a scale from 1 (no guidance) to 100; the papers use 2 and 7.5",
         )
-        require(self.batch_size >= 0, f"batch_size is {self.batch_size}", "give 1 or more, or auto")
-        require(0 <= self.seed < 1 << 63, f"seed is {self.seed}", "give a seed from 0 to 2**63 - 1")
-        require(self.images_per_class >= 0, f"images_per_class is {self.images_per_class}", "give 1 or more")
-        require(
+        _require(self.batch_size >= 0, f"batch_size is {self.batch_size}", "give 1 or more, or auto")
+        _require(0 <= self.seed < 1 << 63, f"seed is {self.seed}", "give a seed from 0 to 2**63 - 1")
+        _require(self.images_per_class >= 0, f"images_per_class is {self.images_per_class}", "give 1 or more")
+        _require(
             not (self.match and self.images_per_class),
             "images_per_class and match contradict each other",
             "give --images-per-class for equal counts, or --match for those of a real dataset",
         )
-        require(
+        _require(
             (self.multiple >= 1 and float(self.multiple).is_integer()) or 0 < self.multiple < 1,
             f"multiple is {self.multiple:g}",
             "give a whole number such as 10, or a fraction below 1 such as 0.1",
         )
-        require(self.multiple <= 10_000, f"multiple is {self.multiple:g}", "give at most 10000")
-        require(bool(self.width) == bool(self.height), "width and height go together", "give --size WIDTHxHEIGHT")
+        _require(self.multiple <= 10_000, f"multiple is {self.multiple:g}", "give at most 10000")
+        _require(bool(self.width) == bool(self.height), "width and height go together", "give --size WIDTHxHEIGHT")
         for name, pixels in (("width", self.width), ("height", self.height)):
-            require(
+            _require(
                 pixels % 8 == 0 and 0 <= pixels <= 4096,
                 f"{name} is {pixels}",
                 "give multiples of 8 up to 4096, such as --size 512x384",
             )
         control = control_character(self.negative_prompt, allowed="\t\n")
-        require(not control, f"negative_prompt holds the control character {control}", "take it out")
+        _require(not control, f"negative_prompt holds the control character {control}", "take it out")
         if self.lora:
             parse_lora(self.lora)
         for name, choices in (("dtype", Dtype), ("hypernym_lemmas", HypernymLemmas)):
             allowed = get_args(choices)
-            require(
+            _require(
                 getattr(self, name) in allowed, f"{name} is {getattr(self, name)!r}", f"one of {', '.join(allowed)}"
             )
+        self._check_guidance()
+        _require(isinstance(self.flag_nsfw, bool), f"flag_nsfw is {self.flag_nsfw!r}", "true or false")
 
+    def _check_guidance(self) -> None:
         start, end = self.sampling_options.guidance_interval  # building them checks them
-        require(
+        _require(
             start < end,
             f"guidance_interval is {self.guidance_interval!r}: it is empty",
             "give START below END, or --guidance-scale 1 for no guidance at all",
         )
-        require(
+        _require(
             self.guidance_scale != 1 or (start, end) == (0, 1),
             "guidance_interval and guidance_scale 1 contradict each other",
             "leave out --guidance-interval: without guidance there is nothing to limit",
         )
-        require(isinstance(self.flag_nsfw, bool), f"flag_nsfw is {self.flag_nsfw!r}", "true or false")
+        _require(
+            self.guidance_scale != 1 or not self.negative_prompt,
+            "negative_prompt and guidance_scale 1 contradict each other",
+            "leave out --negative-prompt: without guidance nothing moves away from it",
+        )
 
     @property
     def sampling_options(self) -> SamplingOptions:
@@ -179,3 +182,8 @@ class GenerationConfig:
     def base_count(self) -> int:
         """Images per class of one round when neither `images_per_class` nor `match` says otherwise."""
         return self.images_per_class or (400 if self.embedded else 1300)
+
+
+def _require(condition: bool, message: str, hint: str) -> None:
+    if not condition:
+        raise PlanError(message, hint)

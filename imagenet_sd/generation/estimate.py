@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core.types import GenerationPlan
+from imagenet_sd.generation.kinds import STABLE_DIFFUSION, find_kind
 
 TFLOP = {"unet": 0.580, "vae": 1.879, "text": 0.013}
 """Operations (10**12) of Stable Diffusion 1.4 for one image of 512x384: a UNet call, decoding, the text encoder.
@@ -30,12 +31,14 @@ def tflop_per_image(settings: Mapping[str, Any], scheduler: str) -> float:
     """Operations of one image, in 10**12.
 
     Args:
-        settings: generation settings; sizes other than 512x384 cost in proportion to their pixels.
+        settings: generation settings; sizes other than 512x384 cost in proportion to their pixels. A guided step calls
+            the UNet twice, unless it is distilled.
         scheduler: class of the scheduler; PNDM calls the UNet once more than it has steps.
     """
     calls = settings["num_inference_steps"] + (scheduler == "PNDMScheduler")
     start, end = settings.get("guidance_interval", (0.0, 1.0))
-    guided = end - start if settings["guidance_scale"] > 1 else 0.0
+    twice = find_kind(settings.get("pipeline", STABLE_DIFFUSION.pipeline)).guidance == "classifier-free"
+    guided = end - start if twice and settings["guidance_scale"] > 1 else 0.0
     pixels = settings["width"] * settings["height"] / (512 * 384)
     return pixels * (calls * (1 + guided) * TFLOP["unet"] + TFLOP["vae"]) + TFLOP["text"]
 

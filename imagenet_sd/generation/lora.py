@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import DatasetError, ModelError, PlanError, one_line
+from imagenet_sd.core.errors import DatasetError, ModelError, PlanError
 from imagenet_sd.core.files import sha256_file
-from imagenet_sd.generation.hub import ask_hub
+from imagenet_sd.generation.hub import ask_hub, reason
 
 _SUFFIX = ".safetensors"
 _WEIGHT = re.compile(r"(.*):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
@@ -47,12 +47,12 @@ class LoraIdentity:
         Raises:
             DatasetError: it is garbled.
         """
-        found = settings.get("lora")
-        if found is None:
+        lora = settings.get("lora")
+        if lora is None:
             return None
-        if not isinstance(found, dict) or set(found) != {field.name for field in fields(cls)}:
+        if not isinstance(lora, dict) or set(lora) != {field.name for field in fields(cls)}:
             raise DatasetError("dataset.json garbles its LoRA", "restore the file from a copy")
-        return cls(**found)
+        return cls(**lora)
 
 
 def parse_lora(text: str) -> tuple[str, float]:
@@ -92,12 +92,14 @@ def identify_lora(text: str, recorded: LoraIdentity | None = None) -> LoraIdenti
     if (path := _local_file(source)) is not None:
         return LoraIdentity(name=path.name, sha256=sha256_file(path), weight=weight)
     repository, file = _repository(source)
-    if recorded and recorded.revision and recorded.name in (source, f"{repository}/{_file_of(recorded.name)}"):
+    if recorded and recorded.revision and recorded.name == f"{repository}/{file or _file_of(recorded.name)}":
         return replace(recorded, weight=weight)
     commit, files = ask_hub(repository, "", f"LoRA {source!r} is neither a local file", _HINT)
     file = file or _only_one([name for name in files if name.endswith(_SUFFIX)], source)
-    sha256 = sha256_file(_download(repository, file, commit))
-    return LoraIdentity(name=f"{repository}/{file}", revision=commit, sha256=sha256, weight=weight)
+    path = _download(repository, file, "")  # by the name of the branch, whose commit the cache then knows
+    if commit not in path.parts:  # there is a newer one since
+        path = _download(repository, file, commit)
+    return LoraIdentity(name=f"{repository}/{file}", revision=commit, sha256=sha256_file(path), weight=weight)
 
 
 def offline_lora(text: str) -> LoraIdentity | None:
@@ -177,9 +179,10 @@ def _file_of(name: str) -> str:
 
 
 def _download(repository: str, file: str, commit: str) -> Path:
+    """The file in the hub's cache; "" for the commit is the newest."""
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repository, file, revision=commit))
+        return Path(hf_hub_download(repository, file, revision=commit or None))
     except Exception as error:  # the hub client raises many kinds; each means that the file is not available
-        raise ModelError(f"LoRA '{repository}/{file}' cannot be downloaded: {one_line(error)}", _HINT) from None
+        raise ModelError(f"LoRA '{repository}/{file}' cannot be downloaded: {reason(error)}", _HINT) from None

@@ -5,7 +5,7 @@ Imports neither torch nor diffusers, so that a wrong name is an error within sec
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,16 +14,18 @@ from typing import Any
 
 from imagenet_sd.core.errors import ModelError, PlanError
 from imagenet_sd.core.files import sha256_file
-from imagenet_sd.generation.config import EMBEDDED, GenerationConfig
-from imagenet_sd.generation.hub import ask_hub
+from imagenet_sd.core.progress import counted
+from imagenet_sd.generation.config import DEFAULT_MODEL, EMBEDDED, GenerationConfig
+from imagenet_sd.generation.diffusion.schedulers import scheduler_class
+from imagenet_sd.generation.hub import ask_hub, fetch_configs, model_parts
 from imagenet_sd.generation.kinds import STABLE_DIFFUSION, PipelineKind, find_kind
 from imagenet_sd.generation.lora import LoraIdentity, identify_lora, offline_lora
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded_model"
 HINT = "check the name and the network, or give `--model embedded`, or the path of a local diffusers folder"
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-_CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/tokenizer.json", "*/vocab.json", "*/merges.txt")
 _WEIGHTS = ("model_id", "revision", "weights_sha256")
+_TELLING = ("unet", "transformer", "vae", "scheduler")  # parts whose configuration decides on defaults
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +51,14 @@ class ModelIdentity:
 
     def settings(self) -> dict[str, Any]:
         """The identity as `recorded` reads it; without a LoRA there is no key for one."""
-        found = {name: getattr(self, name) for name in _WEIGHTS}
-        return found if self.lora is None else found | {"lora": asdict(self.lora)}
+        weights = {name: getattr(self, name) for name in _WEIGHTS}
+        return weights if self.lora is None else weights | {"lora": asdict(self.lora)}
 
 
 def identify(config: GenerationConfig, recorded: ModelIdentity | None = None) -> ModelIdentity:
     """Which weights `config` means, pinned: the hub's commit, or a hash over the folder's files; with its LoRA.
+
+    The configuration of a model of the hub is in the cache afterwards: `model_kind` finds it there.
 
     Args:
         config: names the model.
@@ -62,13 +66,20 @@ def identify(config: GenerationConfig, recorded: ModelIdentity | None = None) ->
 
     Raises:
         ModelError: there is no such folder, and the hub does not answer or does not know the name; within 15 seconds.
-        PlanError: images are to be flagged, and the model has no safety checker.
+            Or the hub does not hand out the configuration.
+        PlanError: images are to be flagged, and the model has no safety checker; or a folder is to have a revision.
     """
     lora = identify_lora(config.lora, recorded.lora if recorded else None)
     pinned = recorded.revision if recorded and recorded.model_id == config.model else ""
     if recorded and pinned and config.revision in ("", pinned):
+        _have_configs(config, pinned, pinned)
         return replace(recorded, lora=lora)
     if (folder := _local_folder(config)) is not None:
+        if config.revision:
+            raise PlanError(
+                f"revision is {config.revision!r}, and model {config.model} is no repository of the hub",
+                "leave out --revision",
+            )
         check_pipeline_folder(folder)
         name = EMBEDDED if config.embedded else folder.resolve().name
         identity = ModelIdentity(model_id=name, weights_sha256=folder_hash(folder), lora=lora)
@@ -78,7 +89,7 @@ def identify(config: GenerationConfig, recorded: ModelIdentity | None = None) ->
     commit, files = ask_hub(config.model, config.revision, fault, HINT)
     if config.flag_nsfw:
         require_checker(config.model, files)
-    _fetch_configs(config.model, commit)
+    _have_configs(config, config.revision, commit)
     return ModelIdentity(model_id=config.model, revision=commit, lora=lora)
 
 
@@ -119,11 +130,23 @@ def require_checker(model: str, files: set[str]) -> None:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of the JSON, text and safetensors files of a model folder."""
+    """SHA-256 over the names and contents of the JSON, text and safetensors files of a model folder, links followed."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _FILES for path in folder.rglob(pattern)}):
+    for path in sorted(path for path in _files_below(folder) if any(map(path.match, _FILES))):
         digest.update(f"{path.relative_to(folder).as_posix()}\n{sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files of a folder and its subfolders, linked ones too, but for a link back to one of the folders `above`."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        else:
+            yield path
 
 
 def check_pipeline_folder(folder: Path) -> PipelineKind:
@@ -139,22 +162,25 @@ def check_pipeline_folder(folder: Path) -> PipelineKind:
     return find_kind(str(kind))
 
 
-def model_kind(config: GenerationConfig, revision: str = "") -> PipelineKind:
+def model_kind(config: GenerationConfig, revision: str = "") -> PipelineKind | None:
     """What kind of pipeline `config.model` is, with what its configuration tells; never asks the network.
 
     Args:
         config: names the model.
-        revision: commit of a model of the hub, whose files may be in its cache; without them it is taken for Stable
-            Diffusion.
+        revision: commit of a model of the hub.
+
+    Returns:
+        None for a model of the hub whose configuration is not in the cache; `identify` has it there. Of the default
+        model it is known without.
     """
     folder = config_folder(config, revision)
     if folder is None:
-        return STABLE_DIFFUSION
+        return STABLE_DIFFUSION if config.model == DEFAULT_MODEL else None
     return kind_of_folder(folder, config.model)
 
 
 def kind_of_folder(folder: Path, name: str) -> PipelineKind:
-    """The kind of a pipeline's folder with what its configuration says more.
+    """The kind of a pipeline's folder, narrowed down by its configuration.
 
     Args:
         folder: in the layout of diffusers.
@@ -170,13 +196,16 @@ def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
     """The configuration with the defaults of its model filled in: guidance scale, steps and size.
 
     Args:
-        config: as the user gave it; a resolved one comes back as it is.
+        config: as the user gave it; a resolved one comes back as it is, and so does one of a model whose kind is not
+            known.
         revision: see `model_kind`.
 
     Raises:
         PlanError: a setting that the model cannot honour, such as a guidance scale for one that was distilled without.
     """
     kind = model_kind(config, revision)
+    if kind is None:
+        return config
     width, height = (config.width, config.height) if config.width else (32, 32) if config.embedded else kind.size
     filled = replace(
         config,
@@ -185,7 +214,17 @@ def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
         width=width,
         height=height,
     )
-    kind.check(config.model, filled.scale, filled.negative_prompt, config.lora)
+    kind.check(config.model, filled.scale, filled.negative_prompt, config.lora, filled.size)
+    _check_options(filled, kind, revision)
+    return filled
+
+
+def _check_options(config: GenerationConfig, kind: PipelineKind, revision: str) -> None:
+    """Refuse the sampling options that a kind of pipeline cannot honour, as far as configurations tell.
+
+    Raises:
+        PlanError: see above.
+    """
     if kind.pipeline != STABLE_DIFFUSION.pipeline:
         for name, default in (("guidance_interval", (0.0, 1.0)), ("cache_interval", 1)):
             if getattr(config, name) != default:
@@ -193,7 +232,24 @@ def resolve(config: GenerationConfig, revision: str = "") -> GenerationConfig:
                     f"{name} is for Stable Diffusion 1 and 2, and {config.model} is a {kind.pipeline}",
                     f"leave out --{name.replace('_', '-')}",
                 )
-    return filled
+    scheduler = scheduler_config(config, revision)
+    own, sampler = (scheduler_class(scheduler, name) for name in ("", config.scheduler))
+    if config.scheduler and own.startswith("FlowMatch"):
+        raise PlanError(
+            f"{config.model} samples with {own}, which --scheduler {config.scheduler} cannot replace",
+            "leave out --scheduler",
+        )
+    most = scheduler.get("original_inference_steps", 50)
+    if sampler == "LCMScheduler" and isinstance(most, int) and config.steps > most:
+        raise PlanError(
+            f"num_inference_steps is {config.steps}, and {config.model} was distilled from {counted(most, 'step')}",
+            f"give at most {most} --steps; 4 to 8 are usual",
+        )
+    if config.attention == "xformers" and kind.denoiser != "unet" and not _has_unet(config, revision):
+        raise PlanError(
+            f"--attention xformers is for UNets, and {config.model} is a {kind.pipeline}",
+            "leave out --attention xformers",
+        )
 
 
 def scheduler_config(config: GenerationConfig, revision: str = "") -> dict[str, Any]:
@@ -203,24 +259,47 @@ def scheduler_config(config: GenerationConfig, revision: str = "") -> dict[str, 
 
 
 def config_folder(config: GenerationConfig, revision: str = "") -> Path | None:
-    """The folder with a model's configuration files; None for a model of the hub that has none in the cache."""
+    """The folder with a model's configuration files; None for a model of the hub that lacks one in the cache."""
     if (folder := _local_folder(config)) is not None:
         return folder
     from huggingface_hub import try_to_load_from_cache
 
     with suppress(ValueError):  # not the name of a repository
-        found = try_to_load_from_cache(config.model, "model_index.json", revision=revision or config.revision or None)
-        return Path(found).parent if isinstance(found, str) else None
+        index = try_to_load_from_cache(config.model, "model_index.json", revision=revision or config.revision or None)
+        if isinstance(index, str) and _is_complete(Path(index)):
+            return Path(index).parent
     return None
+
+
+def _is_complete(index: Path) -> bool:
+    """Whether the configurations are there that a `model_index.json` promises: a download may have been broken off."""
+    parts = [part for part in _TELLING if part in model_parts(index)]
+    return all((index.parent / part / _config_name(part)).is_file() for part in parts)
+
+
+def _have_configs(config: GenerationConfig, revision: str, commit: str) -> None:
+    """Have the configuration of a model of the hub in the cache; see `fetch_configs`, whose errors these are."""
+    check_pipeline_folder(fetch_configs(config.model, revision, commit, HINT))
+    if config_folder(config, commit) is None:
+        raise ModelError(f"model {config.model!r} lacks a configuration that its model_index.json promises", HINT)
+
+
+def _has_unet(config: GenerationConfig, revision: str) -> bool:
+    """Whether the `model_index.json` of a model names a UNet."""
+    folder = config_folder(config, revision)
+    return folder is not None and "unet" in json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
 
 
 def _read_config(folder: Path, part: str) -> dict[str, Any]:
     """The configuration of a part of a pipeline's folder; {} where there is none that can be read."""
-    name = "scheduler_config.json" if part == "scheduler" else "config.json"
     with suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / part / name).read_text(encoding="utf-8"))
+        content = json.loads((folder / part / _config_name(part)).read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
+
+
+def _config_name(part: str) -> str:
+    return "scheduler_config.json" if part == "scheduler" else "config.json"
 
 
 def _local_folder(config: GenerationConfig) -> Path | None:
@@ -229,11 +308,3 @@ def _local_folder(config: GenerationConfig) -> Path | None:
         return EMBEDDED_FOLDER
     folder = Path(config.model)
     return folder if folder.is_dir() else None
-
-
-def _fetch_configs(repository: str, commit: str) -> None:
-    """Have the small files that tell a model's kind in the hub's cache; a failure comes again with the weights."""
-    from huggingface_hub import snapshot_download
-
-    with suppress(Exception):
-        snapshot_download(repository, revision=commit, allow_patterns=list(_CONFIGS))

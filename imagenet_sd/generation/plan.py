@@ -33,6 +33,8 @@ _OPTIONAL: dict[str, Any] = {
 def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[GenerationPlan, dict[str, Any]]:
     """Work out the plan, and the content of `dataset.json`, from which `Dataset.open` reads it back.
 
+    Of a model whose kind is not known (see `model_kind`), default settings are None: that serves a dry run alone.
+
     Raises:
         ImagenetSDError: the class list, the template, the counts or the number of steps are wrong.
     """
@@ -43,20 +45,20 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
     classes = load_classes(config.class_list, hypernym_lemmas=config.hypernym_lemmas)
     template = get_template(config.prompt, load_templates(Path(config.templates) if config.templates else None))
     PromptBuilder(template).check_fields(classes)
-    check_steps(scheduler_config(config, model.revision), config.scheduler, config.steps)
+    if kind is not None:
+        check_steps(scheduler_config(config, model.revision), config.scheduler, config.steps)
     counts = _counts(config, classes)
-    width, height = config.size
     settings = {
         "class_list": class_list_name(config.class_list),
         "prompt": template.key,
         "template": template.text,
         "hypernym_lemmas": config.hypernym_lemmas,
         **model.settings(),
-        "guidance_scale": float(config.scale),
-        "num_inference_steps": config.steps,
+        "guidance_scale": None if config.guidance_scale is None else float(config.guidance_scale),
+        "num_inference_steps": config.num_inference_steps,
         "negative_prompt": config.negative_prompt,
-        "width": width,
-        "height": height,
+        "width": config.width or None,
+        "height": config.height or None,
         "seed": config.seed,
         "dtype": config.dtype,
         "shard_size": config.shard_size,
@@ -64,7 +66,7 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
         "image": JPEG,
         **config.sampling_options.recorded(),
     }
-    if kind.pipeline != STABLE_DIFFUSION.pipeline:
+    if kind is not None and kind.pipeline != STABLE_DIFFUSION.pipeline:
         settings["pipeline"] = kind.pipeline
     if template.backgrounds:
         settings["backgrounds"] = template.backgrounds
@@ -104,7 +106,12 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def default_folder(config: GenerationConfig) -> str:
     """Name of the output folder after the settings of a resolved configuration: class list, prompt, scale, seed."""
     name = class_list_name(config.class_list)
-    return f"{name}-sd_{config.prompt}_scale{config.scale:g}_seed{config.seed}"
+    return f"{name}-sd_{config.prompt}_scale{known(config.guidance_scale)}_seed{config.seed}"
+
+
+def known(number: float | None) -> str:
+    """A setting as a part of a folder's name; "?" for the default of a model whose kind is not known."""
+    return "?" if number is None else f"{number:g}"
 
 
 def estimate_bytes(plan: GenerationPlan, width: int, height: int) -> int:

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from imagenet_sd.generation.config import DEFAULT_MODEL, GenerationConfig
+from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.models import config_folder, model_kind
 from imagenet_sd.prompts.tokens import CLIP, PromptTokenizer, folder_tokenizer
 
@@ -14,18 +14,20 @@ def model_tokenizers(config: GenerationConfig, revision: str = "") -> tuple[Prom
 
     Args:
         config: names the model.
-        revision: commit of a model of the hub; without its files in the cache, CLIP's tokenizer counts approximately.
+        revision: commit of a model of the hub.
 
     Returns:
-        One for each text encoder that the model has; none for a kind of pipeline whose limits are not known.
+        One for each text encoder that the model has; none for a model of the hub whose files are not in the cache, and
+        for a kind of pipeline whose limits are not known.
 
     Raises:
         ModelError: the folder is no pipeline, or a tokenizer is broken.
     """
     folder, kind = config_folder(config, revision), model_kind(config, revision)
-    if folder is None:
-        name = CLIP.name if config.model == DEFAULT_MODEL else ""
-        return tuple(folder_tokenizer(None, name, limit) for limit in kind.tokenizers.values())
+    if kind is None:
+        return ()
+    if folder is None:  # of the default model
+        return tuple(folder_tokenizer(None, CLIP.name, limit) for limit in kind.tokenizers.values())
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     return tuple(
         folder_tokenizer(folder / part, _name(index, part), limit)
@@ -37,8 +39,8 @@ def model_tokenizers(config: GenerationConfig, revision: str = "") -> tuple[Prom
 def _name(index: dict[str, Any], part: str) -> str:
     """What kind of tokenizer a part is, after its class: "T5" for `T5TokenizerFast`; otherwise its folder."""
     entry = index.get(part)
-    found = re.fullmatch(r"(\w+)Tokenizer(Fast)?", str(entry[-1])) if isinstance(entry, list) and entry else None
-    return found[1] if found and found[1] != "PreTrained" else part
+    name = re.fullmatch(r"(\w+)Tokenizer(Fast)?", str(entry[-1])) if isinstance(entry, list) and entry else None
+    return name[1] if name and name[1] != "PreTrained" else part
 
 
 def _left_out(index: dict[str, Any], part: str) -> bool:

@@ -1,17 +1,16 @@
 """The files of a model on this machine: downloaded if need be, and checked against the plan or the hub."""
 
-import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from imagenet_sd.core.errors import ModelError, one_line
+from imagenet_sd.core.errors import ModelError
 from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import EMBEDDED
+from imagenet_sd.generation.hub import model_parts, reason
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, HINT, ModelIdentity, check_pipeline_folder, folder_hash
 
-_PART = re.compile(r"\w+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,21 +44,9 @@ def fetch(source: str, model: ModelIdentity, *, flag_nsfw: bool = False) -> Path
             snapshot_download(model.model_id, revision=model.revision, allow_patterns=allow, ignore_patterns=ignore)
         )
     except Exception as error:  # the hub client raises many kinds; each means that the weights are not available
-        raise ModelError(f"model {model.model_id!r} cannot be downloaded: {one_line(error)}", HINT) from None
+        raise ModelError(f"model {model.model_id!r} cannot be downloaded: {reason(error)}", HINT) from None
     check_snapshot(folder, flag_nsfw=flag_nsfw)
     return folder
-
-
-def model_parts(index: Path) -> list[str]:
-    """The folders of a pipeline, from its `model_index.json`.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    content = json.loads(index.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("its model_index.json is no mapping")
-    return [name for name, kind in content.items() if isinstance(kind, list) and _PART.fullmatch(name)]
 
 
 def download_patterns(parts: Iterable[str], flag_nsfw: bool) -> tuple[list[str], list[str]]:
@@ -74,7 +61,7 @@ def download_patterns(parts: Iterable[str], flag_nsfw: bool) -> tuple[list[str],
     """
     used = [part for part in parts if part != "safety_checker"] + ["safety_checker"] * flag_nsfw
     weights = [f"{part}/*.safetensors" for part in used]
-    return ["*.json", "*.txt", "*.model", *weights], ["*.fp16.*", "*.non_ema.*"]
+    return ["*.json", "*.txt", "*.model", *weights], ["*.fp16[.-]*", "*.bf16[.-]*", "*.non_ema.*"]
 
 
 def check_snapshot(folder: Path, *, flag_nsfw: bool = False) -> None:

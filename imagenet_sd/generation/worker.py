@@ -69,7 +69,8 @@ class Worker:
             )
             for request, image in zip(requests, self.generator.generate_encoded(requests, on_batch), strict=True)
         ]
-        facts = generator_facts(self.generator) | {"seconds": round(time.monotonic() - started, 3)}
+        facts = generator_facts(self.generator, lora=settings.get("lora") is not None)
+        facts["seconds"] = round(time.monotonic() - started, 3)
         if self.offload != "none":
             facts["offload"] = self.offload
         return write_shard(self.dataset, shard, rows, facts)
@@ -121,11 +122,16 @@ def make_worker(
     return Worker(dataset=dataset, generator=generator, offload=offload)
 
 
-def generator_facts(generator: BatchGenerator) -> dict[str, object]:
-    """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions."""
+def generator_facts(generator: BatchGenerator, *, lora: bool = False) -> dict[str, object]:
+    """What the bits of a shard depend on beyond the plan: device, dtype, batch size and versions.
+
+    Args:
+        generator: generates the images.
+        lora: whether a LoRA is fused into its weights.
+    """
     device = generator.device
     options = generator.options
-    used = {"xformers": options.attention == "xformers", "torchao": options.quantize != "none"}
+    used = {"xformers": options.attention == "xformers", "torchao": options.quantize != "none", "peft": lora}
     extras = {name: version(name) for name, is_used in used.items() if is_used}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",

@@ -18,7 +18,14 @@ from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.diffusion.options import Offload, check_offload
 from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_warning
 from imagenet_sd.generation.estimate import estimate_time
-from imagenet_sd.generation.models import ModelIdentity, identify, offline_identity, resolve, scheduler_config
+from imagenet_sd.generation.models import (
+    ModelIdentity,
+    identify,
+    model_kind,
+    offline_identity,
+    resolve,
+    scheduler_config,
+)
 from imagenet_sd.generation.plan import default_folder, difference, estimate_bytes, make_plan
 from imagenet_sd.generation.tokenizers import model_tokenizers
 from imagenet_sd.storage.dataset import Dataset
@@ -88,7 +95,8 @@ def _warn(config: GenerationConfig, dataset: Dataset, todo: list[int]) -> None:
 
     same = lint_same_prompts(dataset.plan.classes, PromptTemplate.recorded(dataset.settings))
     num_bytes = estimate_bytes(dataset.plan, *dataset.image_size) * len(todo) // dataset.plan.num_shards
-    for text in [*[f"{w.wnid} {w.code}: {w.message}" for w in same], *_warnings(config, dataset.folder, num_bytes)]:
+    warnings = _warnings(config, dataset.folder, num_bytes, dataset.settings["revision"])
+    for text in [*[f"{w.wnid} {w.code}: {w.message}" for w in same], *warnings]:
         note(f"warning: {text}")
 
 
@@ -166,7 +174,8 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
 
     Returns:
         The settings, counts, shards, folder, sample prompts, warnings, estimates of disk (beside what is free) and of
-        time; the time is by GPU, see `imagenet_sd.generation.estimate.estimate_time`.
+        time; the time is by GPU, see `imagenet_sd.generation.estimate.estimate_time`. Of a model of the hub whose
+        configuration is not here, default settings are None, and the estimates that need them None or empty.
     """
     from imagenet_sd.prompts.lint import lint
 
@@ -178,10 +187,12 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     plan, document = make_plan(config, model)
     settings = document["settings"] | ({"batch_size": "auto"} if auto else {})
     scheduler = scheduler_class(scheduler_config(config), config.scheduler)
-    tokenizers = model_tokenizers(config)
+    tokenizers, is_known = model_tokenizers(config), model_kind(config) is not None
     unknown = [] if tokenizers else [f"how many tokens of a prompt {config.model} reads is not known"]
+    if not is_known:
+        unknown.append(f"{config.model} is not here: its defaults are not known before `generate` asks the Hub")
     linted = lint(plan.classes, PromptTemplate.recorded(settings), tokenizers)
-    num_bytes = estimate_bytes(plan, settings["width"], settings["height"])
+    num_bytes = estimate_bytes(plan, *config.size) if config.width else None
     samples = [plan.prompts.prompt(spec, 0).text for spec in plan.classes[:5]]
     return {
         "out": str(folder),
@@ -192,7 +203,7 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
         "rounds": plan.rounds,
         "estimated_bytes": num_bytes,
         "free_bytes": free_bytes(folder),
-        "estimated_time": estimate_time(plan, settings, config.model, scheduler),
+        "estimated_time": estimate_time(plan, settings, config.model, scheduler) if is_known else {},
         "prompts": samples,
         "warnings": [
             *[f"{w.wnid} {w.code}: {w.message}" for w in linted],
@@ -202,10 +213,13 @@ def dry_run(config: GenerationConfig, out: Path | None = None) -> dict[str, Any]
     }
 
 
-def _warnings(config: GenerationConfig, folder: Path, num_bytes: int) -> list[str]:
-    """What will go wrong with a plan that is possible: too few steps, too little space."""
-    warnings = [steps_warning(scheduler_config(config), config.scheduler, config.steps, config.scale)]
-    if num_bytes > (free := free_bytes(folder)):
+def _warnings(config: GenerationConfig, folder: Path, num_bytes: int | None, revision: str = "") -> list[str]:
+    """What will go wrong with a plan that is possible: too few steps, too little space; as far as both are known."""
+    warnings = []
+    if model_kind(config, revision) is not None:
+        scheduler = scheduler_config(config, revision)
+        warnings.append(steps_warning(scheduler, config.scheduler, config.steps, config.scale))
+    if num_bytes is not None and num_bytes > (free := free_bytes(folder)):
         warnings.append(f"the images need about {size(num_bytes)}, and {size(free)} are free at {folder}")
     return [warning for warning in warnings if warning]
 
@@ -294,6 +308,8 @@ def _plan_dataset(
     Returns:
         The dataset, and the configuration with the defaults of its model filled in.
     """
+    if out is None and model_kind(config) is None:
+        identify(config)  # has its defaults here, which name the folder
     model = identify(config, _recorded(out or Path(default_folder(resolve(config)))))
     config = resolve(config, model.revision)
     folder = out or Path(default_folder(config))

@@ -20,8 +20,8 @@ from imagenet_sd.core.typed import located
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.evaluation.config import recorded as evaluation_recorded
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import offline_identity, resolve
-from imagenet_sd.generation.plan import ModelIdentity, make_plan
+from imagenet_sd.generation.models import identify, model_kind, offline_identity, resolve
+from imagenet_sd.generation.plan import ModelIdentity, known, make_plan
 from imagenet_sd.pipeline import open_dataset
 from imagenet_sd.prompts.classes import class_list_name
 from imagenet_sd.study.grid import GridCell
@@ -117,14 +117,18 @@ class Planner:
         cells: the cells of the study.
         out: folder of the study.
         path: file of the study, for messages.
-        forgiving: plan as if a missing `generate.match` folder were not asked for; for a dry run.
+        forgiving: plan as if a missing `generate.match` folder were not asked for, and leave the defaults of a model of
+            the hub open whose configuration is not here; for a dry run. Otherwise it is downloaded.
+
+    Raises:
+        SettingsError: a class list, a template, a count or a model is wrong.
     """
 
     def __init__(self, cells: list[GridCell], out: Path, path: str, forgiving: bool = False):
-        self.cells = [self._resolved(cell, path) for cell in cells]
         self.out, self.path, self.forgiving = out, path, forgiving
+        self.cells = [self._resolved(cell) for cell in cells]
         self._plans: dict[GenerationConfig, tuple[GenerationPlan, str]] = {}
-        self._models: dict[tuple[str, str], ModelIdentity] = {}
+        self._models: dict[tuple[str, str, str], ModelIdentity] = {}
         self._rounds: dict[str, int] = {}
         for (
             cell
@@ -149,13 +153,20 @@ class Planner:
         """Images of the dataset that a study generates; on real data, those that it would generate."""
         return self._plan(study.generate)[0].num_images
 
-    @staticmethod
-    def _resolved(cell: GridCell, path: str) -> GridCell:
+    def unknown_models(self) -> list[str]:
+        """The models of the hub whose defaults a dry run does not know."""
+        configs = [cell.study.generate for cell in self.cells if is_generated(cell.study)]
+        return sorted({config.model for config in configs if model_kind(config) is None})
+
+    def _resolved(self, cell: GridCell) -> GridCell:
         """The cell with the defaults of its model filled in, where it generates."""
         if not is_generated(cell.study):
             return cell
-        with located(f"{path}: generate"):
-            return replace(cell, study=replace(cell.study, generate=resolve(cell.study.generate)))
+        config = cell.study.generate
+        with located(f"{self.path}: generate"):
+            if not self.forgiving and model_kind(config) is None:
+                identify(config)  # its configuration is here afterwards
+            return replace(cell, study=replace(cell.study, generate=resolve(config)))
 
     def _cell(self, cell: GridCell) -> PlannedCell:
         study = cell.study
@@ -172,7 +183,7 @@ class Planner:
         if config not in self._plans:
             asked = replace(config, match="") if self.forgiving and not Path(config.match).is_dir() else config
             with located(f"{self.path}: generate"):
-                key = (config.model, config.revision)
+                key = (config.model, config.revision, config.lora)
                 self._models.setdefault(key, offline_identity(config))
                 self._plans[config] = (make_plan(asked, self._models[key])[0], class_list_name(config.class_list))
         return self._plans[config]
@@ -184,7 +195,7 @@ class Planner:
         if rounds > plan.rounds:
             config = replace(config, multiple=float(rounds))
             plan, _ = self._plan(config)
-        title = f"{name}-sd_{config.prompt}_scale{config.scale:g}_steps{config.steps}"
+        title = f"{name}-sd_{config.prompt}_{_sampling(config)}"
         share = f"_x{config.multiple:g}" if config.multiple < 1 else ""
         folder = f"{slug(f'{title}{share}_seed{config.seed}')}-{plan.fingerprint[:8]}"
         return Stage(
@@ -192,7 +203,7 @@ class Planner:
             folder=self.out / "datasets" / folder,
             inputs=digest([plan.fingerprint, rounds]),
             product=layout.DESCRIPTION,
-            work=float(plan.num_images * config.steps),
+            work=float(plan.num_images * (config.num_inference_steps or 0)),
             study=replace(study, generate=config),
             shards=plan.num_shards,
         )
@@ -258,12 +269,17 @@ def cell_title(study: Study) -> str:
     """A readable folder name for the run of a cell; it need not be unique."""
     config, train = study.generate, study.train
     if is_generated(study):
-        data = f"{config.prompt}_scale{config.scale:g}_steps{config.steps}_x{config.multiple:g}"
+        data = f"{config.prompt}_{_sampling(config)}_x{config.multiple:g}"
     else:
         data = f"real_{train.data.rpartition('/')[2]}"
     also = "_and_real" if train.also else ""
     method = f"_{train.recipe}" if train.recipe in SELF_SUPERVISED else ""
     return slug(f"{data}{also}{method}_{augmentation(study)}_seed{train.config().seed}")
+
+
+def _sampling(config: GenerationConfig) -> str:
+    """Guidance scale and steps as a part of a folder's name."""
+    return f"scale{known(config.guidance_scale)}_steps{known(config.num_inference_steps)}"
 
 
 def _has_classifier(encoder: str) -> bool:

@@ -73,8 +73,9 @@ def dry_run_study(study: Study, *, out: Path | None = None, path: str = "study")
 
     Returns:
         `name`, `out`, `cells`, `stages` (kind, folder, whether it is done), `images` (to generate in all),
-        `image_steps` (diffusion steps over all images) and `missing` (files that the study names and that are not
-        there).
+        `image_steps` (diffusion steps over all images), `missing` (files that the study names and that are not there)
+        and `unknown` (models of the hub whose defaults are not known before `run` asks it: their steps are not counted,
+        and their folders will have other names).
     """
     out = out or folder_of(study)
     cells = expand(study, path)
@@ -92,6 +93,7 @@ def dry_run_study(study: Study, *, out: Path | None = None, path: str = "study")
         "images": sum(planner.num_images(stage.study) for stage in generating),
         "image_steps": int(sum(stage.work for stage in generating)),
         "missing": missing_inputs(cells),
+        "unknown": planner.unknown_models(),
     }
 
 

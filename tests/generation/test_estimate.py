@@ -27,6 +27,13 @@ def test_operations_are_those_that_pytorch_counts():
         assert tflop_per_image(settings, "PNDMScheduler") == pytest.approx(counted(512, 384, steps, scale), rel=2e-3)
 
 
+def test_a_distilled_unet_is_called_once_a_step():
+    settings = {"num_inference_steps": 4, "guidance_scale": 8.5, "width": 512, "height": 512}
+    distilled = settings | {"pipeline": "LatentConsistencyModelPipeline"}
+    unguided = tflop_per_image(settings | {"guidance_scale": 1.0}, "LCMScheduler")
+    assert tflop_per_image(distilled, "LCMScheduler") == unguided < tflop_per_image(settings, "LCMScheduler")
+
+
 def test_the_hours_are_those_of_the_cluster_guide():
     """docs/cluster.md: ImageNet-1K-SD takes 285 hours of an A100 and 69 of an H100."""
     config = GenerationConfig(classes="digits-10", images_per_class=128_117, multiple=10, shard_size=1000)

@@ -235,13 +235,16 @@ def test_options_of_the_own_loop_are_refused(models: dict[str, Path], name: str,
     [
         ("sd3", {"scheduler": "ddim"}, "samples with FlowMatchEulerDiscreteScheduler"),
         ("flux-dev", {"attention": "xformers"}, "is for UNets"),
+        ("lcm", {"num_inference_steps": 60}, "was distilled from 50 steps"),
+        ("sana", {"width": 48, "height": 48}, "size is 48x48, and .* generates multiples of 32 pixels"),
     ],
 )
-def test_what_a_pipeline_cannot_do_is_one_line(
+def test_what_a_pipeline_cannot_do_is_said_before_anything_is_written(
     models: dict[str, Path], tmp_path: Path, kind: str, options: dict[str, Any], message: str
 ):
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(PlanError, match=message):
         pipeline.generate(config_for(models[kind], **options), tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_scheduler_samples_an_sdxl(models: dict[str, Path], tmp_path: Path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ def test_from_the_command_line_to_the_folder_and_back(tmp_path: Path, lora: Path
     assert "The LoRA style.safetensors is fused into the model, with weight 0.8." in card
     assert "license: other" in card and "of the LoRA (style.safetensors) apply" in card
     assert json.loads(cli("status", out, "--format", "json").stdout)["complete"]
+    manifest = json.loads((out / "data/round-000/.manifests/train-00001.json").read_text())
+    assert manifest["generator"]["versions"]["peft"] == version("peft")
     (shard,) = out.glob("data/*/train-00001-*.parquet")
     image_id = f"{document['classes'][0]['wnid']}_000000"
     assert cli("regenerate", out, "--id", image_id).returncode == 0
@@ -224,7 +227,7 @@ def test_one_of_the_hub_is_pinned_and_not_asked_for_again(tmp_path: Path, lora: 
     monkeypatch.setattr(lora_module, "ask_hub", ask)
     monkeypatch.setattr(
         "huggingface_hub.hf_hub_download",
-        lambda repository, file, revision: str(lora) if revision == "c0ffee" and file in files else 1 / 0,
+        lambda repository, file, revision: str(lora) if revision in (None, "c0ffee") and file in files else 1 / 0,
     )
     config = GenerationConfig(model="embedded", lora="me/style:0.5")
     found = identify(config)
@@ -241,6 +244,8 @@ def test_one_of_the_hub_is_pinned_and_not_asked_for_again(tmp_path: Path, lora: 
     files.add("b.safetensors")
     with pytest.raises(ModelError, match=r"several \.safetensors files: a/style\.safetensors, b\.safetensors"):
         identify_lora("me/style")
+    other = identify_lora("me/style/b.safetensors:0.5", expected)
+    assert other == replace(expected, name="me/style/b.safetensors"), "another file of the same repository"
     assert offline_identity(config).lora == LoraIdentity(name="me/style", weight=0.5)
     with pytest.raises(ModelError, match=r"'me/style/c\.safetensors' cannot be downloaded"):
         identify_lora("me/style/c.safetensors")

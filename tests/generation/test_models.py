@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -6,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.core.errors import ModelError
+from imagenet_sd.core.errors import ModelError, PlanError
+from imagenet_sd.core.files import sha256_file
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import EMBEDDED_FOLDER, folder_hash, identify
+from imagenet_sd.generation.models import EMBEDDED_FOLDER, folder_hash, identify, offline_identity
 from imagenet_sd.generation.weights import fetch
 from tests.conftest import SMALL, CliRun
 
@@ -42,6 +44,38 @@ def test_a_local_folder_is_known_by_its_hash(model_folder: Path):
     weights.write_bytes(content)
     with pytest.raises(ModelError, match="not those of the plan"):
         fetch(str(model_folder), identity)
+
+
+def test_a_linked_part_belongs_to_the_hash(model_folder: Path, tmp_path: Path):
+    whole = folder_hash(model_folder)
+    for name in ("a", "b"):
+        shutil.copytree(model_folder / "unet", tmp_path / name)
+    (tmp_path / "b" / "config.json").write_text("{}")
+    shutil.rmtree(model_folder / "unet")
+    (model_folder / "unet").symlink_to(tmp_path / "a")
+    assert folder_hash(model_folder) == whole, "as if the files were there"
+    (model_folder / "unet").unlink()
+    (model_folder / "unet").symlink_to(tmp_path / "b")
+    swapped = folder_hash(model_folder)
+    assert swapped != whole
+    (tmp_path / "b" / "back").symlink_to(model_folder)  # a circle
+    assert folder_hash(model_folder) == swapped
+
+
+def test_the_hash_of_a_folder_without_links_is_that_of_before():
+    digest = hashlib.sha256()
+    patterns = ("*.json", "*.txt", "*.model", "*.safetensors")
+    for path in sorted({path for pattern in patterns for path in EMBEDDED_FOLDER.rglob(pattern)}):
+        digest.update(f"{path.relative_to(EMBEDDED_FOLDER).as_posix()}\n{sha256_file(path)}\n".encode())
+    assert folder_hash(EMBEDDED_FOLDER) == digest.hexdigest()
+
+
+def test_a_folder_has_no_revision(model_folder: Path):
+    for model in ("embedded", str(model_folder)):
+        for look in (identify, offline_identity):
+            with pytest.raises(PlanError, match=r"^revision is 'v1', and model .* is no repository of the hub$") as e:
+                look(GenerationConfig(model=model, revision="v1"))
+            assert e.value.hint == "leave out --revision"
 
 
 def test_a_truncated_weights_file_is_one_line(model_folder: Path, tmp_path: Path, cli: CliRun):

@@ -331,7 +331,7 @@ def test_another_runtime_error_stays_what_it_is(monkeypatch: pytest.MonkeyPatch)
 
 
 def plan_document(own_classes: Path, **settings) -> dict:
-    return make_plan(GenerationConfig(classes=str(own_classes), model="some/model", **settings), MODEL)[1]
+    return make_plan(GenerationConfig(classes=str(own_classes), **settings), MODEL)[1]
 
 
 def test_datasets_from_before_these_options_keep_their_fingerprint(own_classes: Path):
@@ -378,6 +378,7 @@ def test_an_option_is_recorded_and_told_apart_both_ways(own_classes: Path, setti
         ({"guidance_interval": (0.1, float("nan"))}, "guidance_interval is"),
         ({"guidance_interval": (0.1,)}, "guidance_interval is"),
         ({"guidance_interval": (0.1, 0.5), "guidance_scale": 1}, "contradict"),
+        ({"negative_prompt": "blurred", "guidance_scale": 1}, "negative_prompt and guidance_scale 1 contradict"),
         ({"cache_interval": 0}, "cache_interval is 0"),
         ({"cache_interval": 2.0}, r"cache_interval is 2\.0"),
         ({"attention": "flash"}, "attention is 'flash'"),

@@ -10,8 +10,9 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from imagenet_sd.core.errors import ModelError, PlanError
+from imagenet_sd.generation.hub import model_parts
 from imagenet_sd.generation.models import EMBEDDED_FOLDER, require_checker
-from imagenet_sd.generation.weights import check_snapshot, download_patterns, model_parts
+from imagenet_sd.generation.weights import check_snapshot, download_patterns
 from tests.conftest import SMALL, CliRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,6 +29,8 @@ REPOSITORY = [
     *[f"{name}{suffix}" for name in [*WEIGHTS, "safety_checker/model"] for suffix in (".safetensors", ".bin")],
     *[f"{name}.fp16.safetensors" for name in [*WEIGHTS, "safety_checker/model"]],
     "unet/diffusion_pytorch_model.non_ema.safetensors",
+    *[f"text_encoder/model.{half}-00001-of-00002.safetensors" for half in ("fp16", "bf16")],
+    "unet/diffusion_pytorch_model.bf16.safetensors",
 ]
 
 

@@ -140,6 +140,17 @@ def test_a_change_makes_stale_what_depends_on_it(study: tuple[Path, Path, str], 
     assert len(found) == 7 and all(done == (kind not in stale) for kind, done in found)
 
 
+def test_loras_make_datasets_of_their_own(tmp_path: Path):
+    lora, path = tmp_path / "a.safetensors", tmp_path / "loras.yaml"
+    lora.write_bytes(b"any weights")
+    path.write_text(
+        "generate: {model: embedded, images_per_class: 2}\ntrain: {recipe: small}\n"
+        f"grid: [{{generate.lora: ['', '{lora}', '{lora}:0.5']}}]\n"
+    )
+    stages = dry_run_study(load_study(path))["stages"]
+    assert len({stage["folder"] for stage in stages if stage["stage"] == "generate"}) == 3
+
+
 def test_another_dataset_goes_to_another_folder_and_real_runs_stay(study: tuple[Path, Path, str]):
     path, out, _ = study
     found = states(path, out, "generate.guidance_scale=3")

@@ -2,11 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagenet_sd.core.errors import PlanError
 from imagenet_sd.core.types import ImageRequest
-from imagenet_sd.generation.config import EMBEDDED, Dtype, GenerationConfig
+from imagenet_sd.generation.config import DEFAULT_MODEL, EMBEDDED, Dtype, GenerationConfig
 from imagenet_sd.generation.models import ModelIdentity, resolve
 from imagenet_sd.generation.plan import make_plan
 
@@ -68,8 +69,11 @@ class BenchConfig:
 
     def generation(self) -> GenerationConfig:
         """The dataset whose first images are generated: the ten digits with their definitions."""
+        model = self.model or EMBEDDED
+        if model != EMBEDDED and not Path(model).is_dir():  # SD14; other names are refused when the model is loaded
+            model = DEFAULT_MODEL
         return GenerationConfig(
-            model=self.model or EMBEDDED,
+            model=model,
             classes="digits-10",
             prompt="c_dc",
             guidance_scale=self.guidance_scale,

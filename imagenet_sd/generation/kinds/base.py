@@ -110,11 +110,6 @@ class PipelineKind:
                 f"{model} ({self.pipeline}) ignores a negative prompt",
                 "leave out --negative-prompt, or use another model",
             )
-        if negative_prompt and self.guidance == "classifier-free" and guidance_scale <= 1 and self.guidance_scale <= 1:
-            raise PlanError(
-                f"{model} generates without guidance, and then ignores a negative prompt",
-                "leave out --negative-prompt, or give a --scale above 1 if the model was trained for it",
-            )
         if lora and not self.lora:
             raise PlanError(f"{model} ({self.pipeline}) takes no LoRA", "leave out --lora, or use another model")
         if size is not None and any(pixels % self.size_multiple for pixels in size):
