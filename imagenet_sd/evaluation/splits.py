@@ -33,7 +33,7 @@ def check_classes(images: ImageSet) -> None:
     """
     if len(images.classes) < 2:
         raise EvaluationError(
-            f"{images.name} has one class, {images.classes[0]!r}: there is nothing to tell apart",
+            f"{images.name} has one class, {', '.join(images.classes)}: there is nothing to tell apart",
             "give a folder with one subfolder per class; a table targets:TSV is for --suite readout",
         )
 

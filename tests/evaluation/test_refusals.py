@@ -129,7 +129,7 @@ def test_one_class_is_nothing_to_tell_apart(suite: str, tmp_path: Path):
     (tmp_path / "t.tsv").write_text("path\tred\tsplit\n" + "".join(lines))
     settings = {"probe": "gradient", "blocks": "layer4"} if suite == "gradient" else {"suite": suite}
     config, data = replace(TINY, **settings), {"t": f"targets:{tmp_path / 't.tsv'}"}  # pyright: ignore[reportArgumentType]
-    with pytest.raises(EvaluationError, match="has one class, 'image'") as caught:
+    with pytest.raises(EvaluationError, match="has one class, image") as caught:
         evaluate("timm:test_resnet@random", data, config, cache=tmp_path / "c")
     assert "--suite readout" in caught.value.hint
 
@@ -139,7 +139,7 @@ def test_one_class_is_not_read_out_nor_scored(tmp_path: Path):
     for number in range(10):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "d" / "only" / f"{number}.png")
     config, data = replace(TINY, suite="readout"), {"d": f"imagefolder:{tmp_path / 'd'}"}
-    with pytest.raises(EvaluationError, match="has one class, 'only'"):
+    with pytest.raises(EvaluationError, match="has one class, only"):
         evaluate("timm:test_resnet@random", data, config, cache=tmp_path / "c")
     encoder = replace(broken(torch.nn.Linear(3, 2)), classes=("b", "z"))
     with pytest.raises(EvaluationError, match="six and the classifier have one class, 'b', in common"):

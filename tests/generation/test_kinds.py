@@ -220,7 +220,7 @@ def test_images_of_another_size_are_refused(models: dict[str, Path], kind: str, 
 
 @pytest.mark.parametrize("kind", IGNORE_NEGATIVE)
 def test_a_negative_prompt_is_refused_where_it_is_ignored(models: dict[str, Path], kind: str):
-    with pytest.raises(PlanError, match="negative.prompt"):
+    with pytest.raises(PlanError, match=r"negative.prompt"):
         resolve(config_for(models[kind], negative_prompt="blurred"))
 
 

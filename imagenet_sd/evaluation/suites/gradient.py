@@ -15,7 +15,7 @@ from imagenet_sd.core.progress import duration
 from imagenet_sd.core.results import Accuracies, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ImageSet, LabelledImage
-from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
+from imagenet_sd.evaluation.config import EvalConfig, EvaluationError, Metric
 from imagenet_sd.evaluation.encoders import Encoder
 from imagenet_sd.evaluation.features import Extracted, extract
 from imagenet_sd.evaluation.metrics import combine, score
@@ -77,7 +77,7 @@ class _Task:
         self.encoder, self.name, self.config, self.cache = encoder, name, config, cache
         *self.sets, note = open_apart(name, spec)
         check_classes(self.sets[0])
-        self.metric = selection_metric(spec, "lbfgs", config)
+        self.metric: Metric = selection_metric(spec, "lbfgs", config)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.from_cache = True
         self.train, self.test = (self._extract(encoder, images) for images in self.sets)
