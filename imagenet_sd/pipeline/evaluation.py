@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imagenet_sd.core.files import cache_dir
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.types import FeatureSet
-from imagenet_sd.evaluation.config import EvalConfig, EvaluationError
+from imagenet_sd.evaluation.config import EvalConfig
 
 if TYPE_CHECKING:
     from imagenet_sd.evaluation.encoders import Encoder
@@ -99,11 +99,6 @@ def _open_encoder(spec: EncoderSpec, config: EvalConfig) -> "Encoder":
     from imagenet_sd.training.export import load_run
 
     module, head, classes, size = load_run(Path(spec.path))
-    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
-        raise EvaluationError(
-            f"{Path(spec.path) / 'classes.json'} is no list of texts that all differ",
-            "train again, or restore the file",
-        )
     return Encoder(
         name=str(spec), module=module, fingerprint=weights_hash(module), head=head, classes=classes, crop_size=size
     )

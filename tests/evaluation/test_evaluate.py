@@ -1,7 +1,6 @@
 """Encoders, features and whole evaluations, on random-weight models of true architectures and real small images."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,15 +254,6 @@ def test_the_crop_is_the_users_before_that_of_training(run: Path, tmp_path: Path
         assert document["preprocessing"][0]["crop_size"] == used
     bare = E.Encoder(name="e", module=torch.nn.Identity(), fingerprint="")
     assert [bare.preprocessing(replace(config, crop_size=size)).crop_size for size in (0, 64)] == [224, 64]
-
-
-@pytest.mark.parametrize("classes", [[["a"], ["b"]], ["a", "a"]])
-def test_classes_of_a_run_are_texts_that_differ(run: Path, classes: list, tmp_path: Path):
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    names = json.loads((copy / "classes.json").read_text())
-    (copy / "classes.json").write_text(json.dumps([*classes, *names[2:]]))
-    with pytest.raises(EvaluationError, match="is no list of texts that all differ"):
-        evaluate(str(copy), {"d": DIGITS}, EvalConfig(suite="imagenet"), cache=tmp_path / "c")
 
 
 @pytest.mark.parametrize("suite", ["transfer", "fewshot", "analysis", "imagenet"])
