@@ -28,7 +28,7 @@ from tests.study.test_tables import FIGURES
 
 CLASSES = ("n01558993", "n02077923", "n02123045", "n02793495")  # of ImageNet-1k; R and A are laid out with them too
 SETTINGS = [
-    "generate.model=embedded", "generate.shard_size=20", "generate.batch_size=10",
+    "generate.model=embedded", "generate.shard_size=20", "generate.batch_size=10", "generate.dtype=float32",
     "train.steps=2", "train.precision=float32", "train.workers=0", "train.processes=1", "train.optimizer.batch_size=5",
     "train.val_crop_size=32",
     "train.model.backbone=resnet10t", "train.crops.global_crop_size=32", "train.crops.local_crop_size=16",
