@@ -15,16 +15,20 @@ class Headline(NamedTuple):
 
 
 def headlines(measured: Measurements) -> list[Headline]:
-    """Up to four: the best top-1 of synthetic and of real training images, on the training task and on transfer."""
+    """Up to four: the best top-1 of synthetic and of real training images, on the training task and on transfer.
+
+    Encoders trained on both are no headline: they would pass for synthetic ones.
+    """
     targets = [(f"top-1 on {name}", measured.summary("training", name)) for name in measured.datasets("training")[:1]]
     if transfer := measured.datasets("transfer"):
         mean = measured.summarise(measured.mean_over(transfer)) if len(transfer) > 1 else {}
         name = f"the mean of {len(transfer)} transfer sets" if mean else transfer[0]
         targets.append((f"top-1 of a probe on {name}", mean or measured.summary("transfer", transfer[0])))
     lines = []
+    apart = [setting for setting in measured.settings if setting.factors.get("data") != "both"]
     for what, means in targets:
         for real in (False, True):
-            candidates = [s for s in measured.settings if s.number in means and s.is_real is real]
+            candidates = [s for s in apart if s.number in means and s.is_real is real]
             if candidates:
                 best = max(candidates, key=lambda setting: means[setting.number].mean)
                 top1 = means[best.number]

@@ -3,13 +3,14 @@
 # ruff: noqa: RUF001  # the page's own dashes and multiplication signs
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from imagenet_sd import pipeline
 from tests.conftest import CliRun
-from tests.report.samples import entry, make_study, results, write
+from tests.report.samples import BASE, entry, make_study, results, write
 from tests.report.test_gallery import browser, open_page  # noqa: F401  # a fixture
 
 
@@ -133,3 +134,19 @@ def test_the_policy_stops_foreign_scripts_and_requests(page_file: Path, tmp_path
     assert page.title() == "imagenet-sd report"
     refused = json.dumps(trouble)
     assert refused.count("Content Security Policy") >= 2
+
+
+def test_encoders_of_real_and_synthetic_images_are_no_headline(tmp_path: Path):
+    accuracies = {"synthetic": 0.6, "both": 0.9, "real": 0.8}
+    cells = [
+        {"id": data, "factors": {**BASE, "data": data}, "images": 9, "metrics": {"pets/test": {"top1": top1}}}
+        for data, top1 in accuracies.items()
+    ]
+    pipeline.report([write(tmp_path / "study.json", {"name": "s", "cells": cells})], tmp_path / "report.html")
+    shown = re.findall(
+        r'class="headline"><b>([\d.]+)<small>%</small></b>(.*?)<', (tmp_path / "report.html").read_text()
+    )
+    assert [(float(value), what.split(", ")[-1]) for value, what in shown] == [
+        (60, "synthetic images"),
+        (80, "real images"),
+    ]
