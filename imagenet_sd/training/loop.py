@@ -179,7 +179,7 @@ class Trainer:
             print(_summary(facts), file=sys.stderr, flush=True)
 
     def _facts(self, sums: dict[str, float]) -> dict[str, Any]:
-        """What the epoch that has just ended came to, from the sums over its steps.
+        """The figures of the epoch that has just ended, from the sums over its steps.
 
         A checkpoint of before there were sums may stand at the end of an epoch; there is no loss then.
         """
