@@ -5,6 +5,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# Its functions keep the process group that exists when it is first imported as the default of their arguments. Imported
+# after the group, as other libraries do, it would keep gloo's threads alive until the interpreter ends, where a thread
+# that frees a tensor aborts the process.
+import torch.distributed.nn
+
 
 def world() -> tuple[int, int]:
     """Number of this process and of all processes; (0, 1) without a process group."""
