@@ -51,5 +51,5 @@ def test_the_installed_wheel_builds_prompts_and_generates(tmp_path: Path):
     subprocess.run([python, "-c", f"import {modules}"], cwd=tmp_path, env=environment, check=True)
     assert len(run("prompts", "--classes", "imagenet-100", "--prompt", "c_hc_b").splitlines()) == 100
     out = run("generate", "--model", "embedded", "--images-per-class", "1", "--steps", "2", "--out", "clone")
-    assert "10 images in 1 shard are done" in out
+    assert "10 images in 1 shard done" in out
     assert (tmp_path / "clone" / "data" / "round-000" / "train-00000-of-00001.parquet").is_file()

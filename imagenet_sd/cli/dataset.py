@@ -188,7 +188,7 @@ def verify(dataset: Path, repair: bool, work: dict[str, Any], format: str) -> No
 @FORMAT
 def preview(dataset: Path, out: Path | None, settings: dict[str, Any], format: str) -> None:
     """Write a static gallery page and a contact sheet of a dataset."""
-    text = "gallery of {images} images: {page}\ncontact sheet: {contact_sheet}"
+    text = "gallery: {page}, images: {images}\ncontact sheet: {contact_sheet}"
     show(pipeline.preview(dataset, out, **settings), format, text)
 
 
@@ -224,7 +224,7 @@ def _add_cost(plan: dict[str, Any], usd_per_hour: float) -> None:
 
 def _print_plan(plan: dict[str, Any]) -> None:
     echo(f"folder    {plan['out']}")
-    echo(f"images    {plan['num_images']:,} of {plan['num_classes']} classes, {counted(plan['rounds'], 'round')}")
+    echo(f"images    {plan['num_images']:,}, classes {plan['num_classes']:,}, {counted(plan['rounds'], 'round')}")
     echo(f"shards    {plan['num_shards']:,} of {counted(plan['settings']['shard_size'], 'image')}")
     needed = "not known" if plan["estimated_bytes"] is None else f"about {size(plan['estimated_bytes'])}"
     echo(f"disk      {needed}; {size(plan['free_bytes'])} are free there")
@@ -248,10 +248,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    echo(
-        f"{summary['out']}: {summary['num_images']:,} images in {counted(summary['num_shards'], 'shard')} are done, "
-        f"{counted(summary['shards_generated'], 'shard')} generated in this run"
-    )
+    contents = f"{counted(summary['num_images'], 'image')} in {counted(summary['num_shards'], 'shard')}"
+    echo(f"{summary['out']}: {contents} done, {counted(summary['shards_generated'], 'shard')} generated in this run")
 
 
 def _print_verdict(result: dict[str, Any]) -> None:
@@ -261,7 +259,8 @@ def _print_verdict(result: dict[str, Any]) -> None:
         words = {True: "the same bytes as before", False: "other bytes than before", None: "generated"}
         echo(f"{shard['shard']}: repaired, {words[shard['identical']]}")
     verdict = "sound" if result["sound"] else "FAULTY (`imagenet-sd verify --repair` generates bad shards again)"
-    echo(f"{result['out']}: {result['num_images']:,} images in {counted(result['num_shards'], 'shard')}, {verdict}")
+    contents = f"{counted(result['num_images'], 'image')} in {counted(result['num_shards'], 'shard')}"
+    echo(f"{result['out']}: {contents}, {verdict}")
 
 
 def _print_comparison(result: dict[str, Any]) -> None:

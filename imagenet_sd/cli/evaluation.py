@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import FORMAT, app, folder, show
+from imagenet_sd.cli.common import FORMAT, app, echo, folder, show
 from imagenet_sd.cli.options import AT_LEAST_0, AT_LEAST_1, options
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.specs import DATA_SPECS, ENCODER_SPECS
@@ -65,7 +65,7 @@ def cog(source: dict[str, str], out: Path, format: str) -> None:
         raise ImagenetSDError("give either --counts or --images", "--counts TSV, or --images DIR of ImageNet-21k")
     show(pipeline.cog(out, **source), format, _print_levels)
     if format == "table":
-        click.echo(f"written to {out}")
+        echo(f"written to {out}")
 
 
 @app.command()
@@ -103,30 +103,30 @@ def _print_results(document: dict[str, Any]) -> None:
         if "top1" in result:
             low, high = result["top1_interval"]
             note = f"  [{result['num_classes']} classes scored]" if "masked" in result else ""
-            click.echo(
+            echo(
                 f"{result['dataset']:20s} {result['probe']:24s} top-1 {result['top1']:.2%} +- {result['top1_sd']:.2%} "
                 f"(95% {low:.2%} to {high:.2%}, {result['num_test']} images){note}"
             )
         else:
             facts = ", ".join(f"{key} {value:.4g}" for key, value in result.items() if isinstance(value, float))
             what = result.get("transformation", result["probe"])
-            click.echo(f"{result['dataset']:20s} {what:24s} {facts}")
+            echo(f"{result['dataset']:20s} {what:24s} {facts}")
     for used in document.get("preprocessing", ()):
-        click.echo(
+        echo(
             f"images resized to {used['resize_size']} ({used['interpolation']}, {used['crop_mode']}), "
             f"cropped to {used['crop_size']}, as the {used['chosen_by']} has it"
         )
 
 
 def _print_levels(result: dict[str, Any]) -> None:
-    click.echo(f"{result['num_eligible']} eligible concepts")
+    echo(f"{result['num_eligible']} eligible concepts")
     for level in ("L1", "L2", "L3", "L4", "L5"):
         values = result["similarity"][level]
-        click.echo(f"{level}: {len(result[level])} concepts, mean similarity {sum(values) / max(1, len(values)):.4f}")
+        echo(f"{level}: {len(result[level])} concepts, mean similarity {sum(values) / max(1, len(values)):.4f}")
 
 
 def _print_report(result: dict[str, Any]) -> None:
-    click.echo(f"report: {result['page']}")
-    click.echo(f"as Markdown: {result['markdown']}, with {len(result['figures'])} figures")
+    echo(f"report: {result['page']}")
+    echo(f"as Markdown: {result['markdown']}, with {len(result['figures'])} figures")
     for line in result["missing"]:
-        click.echo(f"without data: {line}")
+        echo(f"without data: {line}")

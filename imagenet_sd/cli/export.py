@@ -8,6 +8,7 @@ import click
 from imagenet_sd import pipeline
 from imagenet_sd.cli.common import DATASET, FORMAT, app, echo, folder, show
 from imagenet_sd.cli.options import AT_LEAST_1, options
+from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.process import stoppable
 from imagenet_sd.core.progress import counted
 
@@ -51,13 +52,15 @@ def push(out: Path, repo_id: str, settings: dict[str, Any], format: str) -> None
             return show(pipeline.push_run(out, repo_id, **taken), format, _RUN_SUMMARY)
         result = pipeline.push(out, repo_id, **settings)
     show(result, format, _print_push)
-    if result["refused"]:
-        echo("hint: `imagenet-sd verify --repair` generates damaged shards again", err=True)
-        raise SystemExit(1)
+    if damaged := len(result["refused"]):
+        raise ImagenetSDError(
+            f"{counted(damaged, 'shard')} of {out} {'is' if damaged == 1 else 'are'} damaged and not uploaded",
+            "`imagenet-sd verify --repair` generates damaged shards again",
+        )
 
 
 _RUN_SUMMARY = (
-    "{repo_id}: {architecture}, {num_classes} classes, {files_uploaded} files uploaded; load it with "
+    "{repo_id}: {architecture}, classes: {num_classes}, files uploaded: {files_uploaded}; load it with "
     'timm.create_model("hf-hub:{repo_id}", pretrained=True)'
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from imagenet_sd.cli.common import FORMAT, SETTINGS, app, echo, folder, show
+from imagenet_sd.core.progress import counted
 
 
 @app.command("run")
@@ -35,7 +36,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     if not summary["done"]:
         echo(f"nothing to do: {summary['stages']} stages are up to date")
     else:
-        echo(f"{summary['stages']} stages are done, {summary['done']} of them in this run")
+        echo(f"{counted(summary['stages'], 'stage')} done, {summary['done']:,} of them in this run")
     echo(f"report: {summary['page']}")
 
 

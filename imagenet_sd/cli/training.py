@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from imagenet_sd import pipeline
-from imagenet_sd.cli.common import FORMAT, SETTINGS, app, folder, print_json, show
+from imagenet_sd.cli.common import FORMAT, SETTINGS, app, echo, folder, print_json, show
 from imagenet_sd.cli.options import options
 from imagenet_sd.core.progress import counted
 from imagenet_sd.core.specs import DATA_SPECS
@@ -57,6 +57,8 @@ def _print_summary(result: dict[str, Any]) -> None:
         )
         bad = result.get("bad_images", 0)
         skipped = f"; {counted(bad, 'image')} skipped, unreadable" if bad else ""
-        click.echo(f"{result['run']}: {counted(result['epochs'], 'epoch')} done{score}{skipped}")
+        if held_out := result.get("val_unreadable", 0):
+            skipped += f"; {counted(held_out, 'validation image')} skipped, unreadable"
+        echo(f"{result['run']}: {counted(result['epochs'], 'epoch')} done{score}{skipped}")
     else:
-        click.echo(f"{result['run']}: interrupted and saved; run the same command again to go on")
+        echo(f"{result['run']}: interrupted and saved; run the same command again to go on")

@@ -2,12 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 from imagenet_sd.core.errors import visible
-
-T = TypeVar("T")
 
 
 class Progress:
@@ -18,12 +14,13 @@ class Progress:
         total: number of units in all.
         done: units that were finished before this run; they count for the bar, not for the rate.
         interval: seconds between two log lines where standard error is no terminal.
+        brief: the work may be over before the first line is due, and is not worth a line then.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0, interval: float = 10.0):
+    def __init__(self, what: str, total: int, done: int = 0, interval: float = 10.0, *, brief: bool = False):
         self.what, self.total, self.done, self.interval = what, total, done, interval
         self._start, self._skipped, self._last = time.monotonic(), done, time.monotonic()
-        self._printed = -1
+        self._printed = total if brief else -1
         self._bar = self._task = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -36,7 +33,7 @@ class Progress:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
             )
-            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=False)
+            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=brief)
             self._task = self._bar.add_task(what, total=total, completed=done, rate="")
 
     def __enter__(self) -> "Progress":
@@ -77,14 +74,6 @@ class Progress:
             self._last, self._printed = time.monotonic(), self.done
             line = ", ".join((f"{self.what} {self.done}/{self.total}", *rate_and_left))
             print(line, file=sys.stderr, flush=True)
-
-
-def tracked(what: str, items: Sequence[T]) -> Iterator[T]:
-    """The items one after the other, each counted when the next is asked for."""
-    with Progress(what, len(items)) as progress:
-        for item in items:
-            yield item
-            progress.advance(1)
 
 
 def note(text: str) -> None:

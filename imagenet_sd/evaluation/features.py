@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from safetensors.numpy import save_file
 
 from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
-from imagenet_sd.core.progress import Progress
+from imagenet_sd.core.progress import Progress, note
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.data.images import ArraySet, ImageSet
 from imagenet_sd.data.parquet import ParquetSet
@@ -129,7 +128,7 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
         stored = _gather(folder, images)
     features, labels, digests, unreadable = stored
     for name in unreadable:
-        print(f"warning: {images.name}: {name} cannot be read and is left out", file=sys.stderr)
+        note(f"warning: {images.name}: {name} cannot be read and is left out")
     data = FeatureSet(features=features, labels=labels)
     return Extracted(
         data=data,

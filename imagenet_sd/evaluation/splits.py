@@ -3,13 +3,13 @@
 Images are told apart by their content: the split is the same whatever they are called, and wherever they are stored.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from imagenet_sd.core import progress
 from imagenet_sd.core.results import AnyResult
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.core.specs import DataSpec
@@ -133,7 +133,7 @@ def noted(result: R, note: str, *, said: bool = False) -> R:
     if not note:
         return result
     if not said:
-        print(f"note: {result.dataset}: {note}", file=sys.stderr)
+        progress.note(f"note: {result.dataset}: {note}")
     return result.model_copy(update={"note": note})
 
 

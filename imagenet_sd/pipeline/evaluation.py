@@ -3,13 +3,13 @@
 The heavy rooms (torch, timm) are imported inside the functions that need them.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core.files import cache_dir
+from imagenet_sd.core.progress import note
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.types import FeatureSet
 from imagenet_sd.evaluation.config import EvalConfig
@@ -127,7 +127,7 @@ def cog(out: Path, *, counts: str = "", images: str = "") -> dict[str, Any]:
 
     numbers = read_counts(Path(counts)) if counts else count_images(Path(images))
     if warning := release_warning(numbers):
-        print(f"warning: {warning}", file=sys.stderr)
+        note(f"warning: {warning}")
     levels = build_levels(open_wordnet(), numbers, [spec.wnid for spec in load_classes("imagenet-1k")])
     write_levels(levels, out, Path(images) if images else None)
     return levels.to_json()

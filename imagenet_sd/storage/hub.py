@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from imagenet_sd import __version__
 from imagenet_sd.core.errors import ImagenetSDError, printable
+from imagenet_sd.core.progress import note
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -183,7 +183,7 @@ class HubRepo:
                 if wait is None or attempt == self.attempts:
                     raise self._known(what, error, attempt) from None
                 text = f"{self.repo_id}: could not {what} ({self._reason(error)})"
-                print(f"{text}; try {attempt + 1} of {self.attempts} in {wait:.0f} s", file=sys.stderr, flush=True)
+                note(f"{text}; try {attempt + 1} of {self.attempts} in {wait:.0f} s")
             time.sleep(wait)
         raise AssertionError("unreachable")
 

@@ -5,7 +5,6 @@ memory: what it holds with the right hash is done, so an upload goes on where th
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagenet_sd.core import layout
 from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.progress import note
 from imagenet_sd.core.types import GenerationPlan, Shard
 from imagenet_sd.storage.card import dataset_card
 from imagenet_sd.storage.dataset import Dataset
@@ -89,7 +89,7 @@ class Upload:
                 self._upload_finished(on_images)
         except KeyboardInterrupt:
             text = f"interrupted: {self.repo.repo_id} holds {len(self.there):,} of {self.plan.num_shards:,} shards"
-            print(f"{text}; run the same command again to go on", file=sys.stderr)
+            note(f"{text}; run the same command again to go on")
             raise
         # A .gitignore in the repository can keep files out silently.
         files = self.repo.files() if self.uploaded else {}
@@ -122,7 +122,7 @@ class Upload:
         self._check_foreign_files(max(rounds, self.plan.rounds))
         if rounds > self.plan.rounds:
             text = f"{self.repo.repo_id} holds {rounds} rounds of this dataset, more than the {self.plan.rounds} here"
-            print(f"{text}; its dataset.json and README.md stay as they are", file=sys.stderr)
+            note(f"{text}; its dataset.json and README.md stay as they are")
             return []
         return [
             _operation(path, content) for path, content in contents.items() if not holds(self.remote.get(path), content)
@@ -223,7 +223,7 @@ class Upload:
 
     def _refuse(self, number: int, message: str) -> None:
         self.refused[number] = message = " ".join(message.split())
-        print(f"{self._name(number)} is not uploaded: {message}", file=sys.stderr)
+        note(f"{self._name(number)} is not uploaded: {message}")
 
     def _commit(self, operations: list["CommitOperationAdd"], message: str) -> None:
         if operations:

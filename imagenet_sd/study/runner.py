@@ -6,7 +6,6 @@ study at the same time on one machine: each takes the first stage that no other 
 """
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from imagenet_sd import pipeline
 from imagenet_sd.core.errors import ImagenetSDError
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.process import exclusive
-from imagenet_sd.core.progress import duration
+from imagenet_sd.core.progress import duration, note
 from imagenet_sd.core.typed import SettingsError
 from imagenet_sd.study.document import describe, study_cells
 from imagenet_sd.study.grid import expand
@@ -121,7 +120,7 @@ def _run_stages(stages: list[Stage], planned: list[PlannedCell], out: Path) -> i
         todo = [s for s in todo if s is not stage and not s.is_done()]
         if stage is None and todo:
             if not told:
-                _log(f"the other stages of {out} are run by other processes; waiting for them")
+                note(f"the other stages of {out} are run by other processes; waiting for them")
             told = True
             time.sleep(1)
     return ours
@@ -138,7 +137,7 @@ def _run_stage(
         if stage.is_done() or not all(s.folder in ready or s.is_done() for s in needed if s.kind != "evaluate"):
             return False
         left = _time_left(finished, [s for s in stages if s.folder not in ready])
-        _log(f"[{stages.index(stage) + 1}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{left}")
+        note(f"[{stages.index(stage) + 1}/{len(stages) + 1}] {stage.kind} {stage.folder.relative_to(out)}{left}")
         start = time.monotonic()
         facts = STAGES[stage.kind](stage, out)
         seconds = round(time.monotonic() - start, 2)
@@ -159,7 +158,7 @@ def _write_report(
     inputs = digest([study.name, study.report.study, [cell.to_json() for cell in cells]])
     if read_stamp(out, stamp.name).get("inputs") == inputs and page.is_file() and document.is_file():
         return 0
-    _log(f"[{number}/{number}] report {page.name}")
+    note(f"[{number}/{number}] report {page.name}")
     write_json(document, describe(study.name, cells, planned, command))
     pipeline.report(results=[document], out=page)
     write_json(stamp, {"stage": "report", "inputs": inputs})
@@ -180,7 +179,3 @@ def _time_left(finished: list[tuple[Stage, float]], todo: list[Stage]) -> str:
         work = sum(stage.work or 1.0 for stage in todo if stage.kind == kind)
         left += work * sum(seconds for seconds, _ in known) / sum(done for _, done in known)
     return f", about {duration(left)} left"
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ It knows encoders and batches; what is learned from them is the objective's busi
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -176,7 +175,7 @@ class Trainer:
             facts |= {"val_images": result.num_images, "val_unreadable": result.unreadable}
         self.log.epoch(facts)
         if self.accelerator.is_main_process:
-            print(_summary(facts), file=sys.stderr, flush=True)
+            note(_summary(facts))
 
     def _facts(self, sums: dict[str, float]) -> dict[str, Any]:
         """The figures of the epoch that has just ended, from the sums over its steps.

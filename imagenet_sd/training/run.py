@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from imagenet_sd import __version__
+from imagenet_sd.core import progress
 from imagenet_sd.core.files import atomic_write, read_json, write_json
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.core.typed import from_mapping, to_mapping
@@ -57,7 +58,7 @@ def train_run(
     note = trainer.validator.note if trainer.validator else ""
     if trainer.accelerator.is_main_process:
         if note:
-            trainer.accelerator.print(f"validation: {note}")
+            progress.note(f"validation: {note}")
         run.mkdir(parents=True, exist_ok=True)
         if not begun:
             text = yaml.safe_dump(description, sort_keys=False)

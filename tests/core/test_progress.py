@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from imagenet_sd.core.progress import Progress, counted, duration, note, size, tracked
+from imagenet_sd.core.progress import Progress, counted, duration, note, size
 
 
 def test_log_lines_count_and_tell_a_rate_once_there_is_one(capsys: pytest.CaptureFixture):
@@ -55,13 +55,13 @@ def test_counts_have_their_plural():
     assert [counted(n, "shard") for n in (0, 1, 2, 2000)] == ["0 shards", "1 shard", "2 shards", "2,000 shards"]
 
 
-def test_items_are_counted_as_they_are_done(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Progress.__init__, "__defaults__", (0, 0.0))  # a line for every item
-    seen = []
-    for item in tracked("sizes", "abc"):
-        seen.append((item, capsys.readouterr().err.partition(",")[0]))
-    assert seen == [("a", ""), ("b", "sizes 1/3"), ("c", "sizes 2/3")]
-    assert capsys.readouterr().err.startswith("sizes 3/3")
+def test_brief_work_is_silent_unless_it_takes_long(capsys: pytest.CaptureFixture):
+    for interval in (60, 0):
+        with Progress("trials", 3, interval=interval, brief=True) as progress:
+            for _ in range(3):
+                progress.advance(1)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(",")[0] for line in lines] == ([] if interval else [f"trials {n}/3" for n in (1, 2, 3)])
 
 
 def test_notes_are_safe_on_a_terminal(capsys: pytest.CaptureFixture):

@@ -97,7 +97,7 @@ def test_an_unfinished_dataset_is_shown_as_far_as_it_is(small_dataset: Path, tmp
     for manifest in sorted(out.glob("data/*/.manifests/*.json"))[1:]:
         manifest.unlink()
     done = cli("preview", out)
-    assert done.returncode == 0 and "gallery of 6 images" in done.stdout
+    assert done.returncode == 0 and "images: 6\n" in done.stdout
     assert "no image of this class is finished yet" in (out / "gallery.html").read_text()
     for manifest in out.glob("data/*/.manifests/*.json"):
         manifest.unlink()

@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, cli: CliRun) -> tuple[Path, 
     done = cli("run", folder / "tiny.yaml", "--out", folder / "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "8 stages are done, 8 of them in this run",
+        "8 stages done, 8 of them in this run",
         f"report: {folder / 'out' / 'report.html'}",
     ]
     return folder / "tiny.yaml", folder / "out", done.stderr
@@ -196,7 +196,7 @@ def test_stopped_in_training_it_goes_on(tmp_path: Path, cli: CliRun, number: sig
     assert process.wait(60) == (143 if number is signal.SIGTERM else -9)
     assert not list(tmp_path.glob("out/runs/*/stage.json"))
     done = cli("run", tmp_path / "r.yaml", "--out", tmp_path / "out")
-    assert done.returncode == 0 and "3 stages are done, 3 of them in this run" in done.stdout, done.stderr
+    assert done.returncode == 0 and "3 stages done, 3 of them in this run" in done.stdout, done.stderr
     epochs = [int(n) for n in re.findall(r"^epoch (\d+):", done.stderr, flags=re.MULTILINE)]
     assert epochs[0] > 1 and epochs == list(range(epochs[0], 13)), "the epochs that were done are not done again"
 
@@ -227,7 +227,7 @@ def test_killed_while_it_generates_evaluates_and_reports_it_goes_on(tmp_path: Pa
     killed_when(command, lambda: list(out.glob("runs/*/evaluate-*/stage.json")))  # the report is next
     assert not (out / "report.html").exists()
     done = cli("run", tmp_path / "r.yaml", "--out", out)
-    assert done.returncode == 0 and "4 stages are done, 1 of them in this run" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "4 stages done, 1 of them in this run" in done.stdout, done.stdout + done.stderr
     assert weights == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/encoder.safetensors")} != {}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from imagenet_sd.core.progress import Progress
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.evaluation.config import Metric, SeaSettings
 from imagenet_sd.evaluation.metrics import mean_per_class
@@ -70,7 +71,8 @@ def _optimize(objective: Callable[[Any], float], trials: int, seed: int) -> dict
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.optimize(objective, n_trials=trials)
+    with Progress("trials", trials, brief=True) as progress:
+        study.optimize(objective, n_trials=trials, callbacks=[lambda *_: progress.advance(1)])
     return study.best_params
 
 

@@ -1,7 +1,6 @@
 """The probe `gradient` on one data set, with the rivals of the paper's Tab. 1 on request."""
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from imagenet_sd.core.progress import duration
+from imagenet_sd.core.progress import counted, duration, note, size
 from imagenet_sd.core.results import Accuracies, ProbeResult
 from imagenet_sd.core.specs import DataSpec
 from imagenet_sd.data.images import ImageSet, LabelledImage
@@ -182,14 +181,13 @@ class _Task:
     def _state_memory(self) -> None:
         """Say what the activations and weights need."""
         images = sum(len(each) for each in self.features)
-        size = 4 * images * int(np.prod(self.split.shape))
+        needed = 4 * images * int(np.prod(self.split.shape))
         weights = sum(value.numel() for value in self.split.theta2.values())
         shape = "x".join(map(str, self.split.shape))
-        print(
-            f"{self.name}: activations at {self.blocks[0]} {shape} of {images:,} images, {size / 1e9:.2f} GB "
-            f"{'in files' if size > LARGE else 'in memory'}; "
-            f"theta2 has {weights:,} weights, {4 * 4 * weights / 1e9:.2f} GB with gradient and optimiser",
-            file=sys.stderr,
+        note(
+            f"{self.name}: activations at {self.blocks[0]} {shape} of {counted(images, 'image')}, {size(needed)} "
+            f"{'in files' if needed > LARGE else 'in memory'}; "
+            f"theta2 has {weights:,} weights, {size(4 * 4 * weights)} with gradient and optimiser"
         )
 
     def _state_time(self, kind: str, model: nn.Module, train: _Inputs) -> None:
@@ -197,10 +195,9 @@ class _Task:
         seconds = self.trainer.seconds_per_step(model, train.features, train.activations, train.labels)
         model.load_state_dict(before)
         total = seconds * self.trainer.steps
-        print(
+        note(
             f"{self.name}: {kind}, {self.trainer.steps:,} steps of {1000 * seconds:.1f} ms: about {duration(total)} "
-            "for each seed",
-            file=sys.stderr,
+            "for each seed"
         )
 
     def _result(self, kind: str, found: list[Accuracies], chosen: list[dict[str, float]]) -> ProbeResult:

@@ -7,7 +7,6 @@ is kept per image and strength, transformation by transformation; a rerun comput
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import combinations
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from imagenet_sd.core import progress
 from imagenet_sd.core.errors import one_line
 from imagenet_sd.core.files import atomic_write
 from imagenet_sd.core.progress import Progress
@@ -63,7 +63,7 @@ def measure_invariance(
     note = whole_note(spec) or getattr(images, "note", "")
     results = [noted(result, note, said=number > 0) for number, result in enumerate(results)]
     for image in probe.unreadable:
-        print(f"warning: {images.name}: {image} cannot be read and is left out", file=sys.stderr)
+        progress.note(f"warning: {images.name}: {image} cannot be read and is left out")
     return results, probe.from_cache
 
 

@@ -1,6 +1,5 @@
 """Suites that train a classifier on frozen features: transfer, CoG levels, few-shot and episodes."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imagenet_sd.core.progress import tracked
+from imagenet_sd.core.progress import Progress, counted, note
 from imagenet_sd.core.results import ProbeResult
 from imagenet_sd.core.seeds import stable_hash
 from imagenet_sd.core.specs import DataSpec
@@ -69,7 +68,7 @@ def probe_dataset(
         raise EvaluationError(
             f"{name}: no class has a second training image", "hyper-parameters need validation images"
         )
-    print(memory_line(name, kind, len(y), x.shape[1], classes), file=sys.stderr)
+    note(memory_line(name, kind, len(y), x.shape[1], classes))
     settings = SearchSettings(
         metric=selection_metric(spec, kind, config), sea=config.sea, concatenations=train.concatenations
     )
@@ -149,8 +148,9 @@ def fewshot_dataset(
     x, y = train.data.features, train.data.labels
     everything, settings = np.arange(len(y)), SearchSettings(metric=selection_metric(spec, "sgd", config))
     if config.shots:
-        print(memory_line(name, "sgd", len(y), x.shape[1], classes), file=sys.stderr)
-    for shots in tracked("few-shot sizes", config.shots):
+        note(memory_line(name, "sgd", len(y), x.shape[1], classes))
+    for shots in config.shots:
+        note(f"{name}: few-shot, {counted(shots, 'image')} per class")
         results, chosen = [], []
         for seed in config.seeds:
             kept, held = stratified_split(y, config.validation_share, name, seed)
@@ -209,10 +209,13 @@ def episodes(name: str, pool: Extracted, config: EvalConfig, split: str = "test"
     for shots in config.episode_shots:
         usable = np.flatnonzero([len(rows) >= shots + config.queries for rows in members])
         sampled = [_episode(name, members, usable, shots, config, number) for number in range(config.episodes)]
-        accuracies = np.concatenate([
-            _episode_accuracies(x, sampled[start : start + _TOGETHER], shots, targets)
-            for start in range(0, len(sampled), _TOGETHER)
-        ])  # fmt: skip
+        parts = []
+        with Progress("episodes", len(sampled), brief=True) as progress:
+            for start in range(0, len(sampled), _TOGETHER):
+                together = sampled[start : start + _TOGETHER]
+                parts.append(_episode_accuracies(x, together, shots, targets))
+                progress.advance(len(together))
+        accuracies = np.concatenate(parts)
         mean, half = float(accuracies.mean()), 1.96 * float(accuracies.std()) / len(accuracies) ** 0.5
         yield ProbeResult(
             probe=f"episodes-{config.ways}-way-{shots}-shot",

@@ -196,7 +196,7 @@ class _Supervisor:
         code, slot.process = slot.process.returncode, None
         known = code == 0 or code == 1 or self.stop.signum
         if not known and self.dataset.unfinished() and slot.starts <= _RESPAWNS:
-            print(f"worker {slot.number} ended with {code}; started again", file=sys.stderr, flush=True)
+            note(f"worker {slot.number} ended with {code}; started again")
             self._start(slot)
 
     def _signal(self, number: int) -> None:
