@@ -146,7 +146,7 @@ HOSTILE = "\x1b]0;owned\x07\x9b31m\u2028\u202e"
 
 
 def test_control_characters_of_a_file_never_reach_the_terminal(small_dataset: Path, tmp_path: Path, cli: CliRun):
-    """From a failure file, a class name in dataset.json and the name of a folder, for people and for programs."""
+    """From a failure file and the name of a folder, for people and for programs."""
     out = tmp_path / f"out{HOSTILE}"
     shutil.copytree(small_dataset, out)
     dataset = Dataset.open(out)

@@ -77,11 +77,11 @@ def dataset_fingerprint(images: ImageSet) -> str:
         for name in images.files:
             path = Path(name)
             stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
-            digest.update(f"{path.name}{stamp}".encode())
+            digest.update(f"{path.name}{stamp}".encode(errors="surrogateescape"))
     else:
         for group in range(len(images.group_sizes)):
             for record in images.read_group(group):
-                digest.update(f"{record.image_id} {record.label} ".encode())
+                digest.update(f"{record.image_id} {record.label} ".encode(errors="surrogateescape"))
                 if isinstance(record.data, Path):
                     try:
                         stat = record.data.stat()
@@ -320,7 +320,7 @@ def _read_part(path: Path, *tensors: str) -> dict[str, Any] | None:
             dimension = file.get_slice("features").get_shape()[1] if "features" in file.keys() else 0  # noqa: SIM118
             found = {tensor: file.get_tensor(tensor) for tensor in tensors}
             return found | {"unreadable": names, "dimension": dimension}
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError, RecursionError):
         return None
 
 

@@ -66,7 +66,7 @@ def _is_stable_diffusion(source: str) -> bool:
     """Whether a model has the UNet of Stable Diffusion 1 or 2."""
     if source in _REPOSITORIES:
         return True
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         config = json.loads((Path(source) / "unet" / "config.json").read_text(encoding="utf-8"))
         return isinstance(config, dict) and config.get("block_out_channels") == _CHANNELS
     return False

@@ -253,9 +253,18 @@ def _check_options(config: GenerationConfig, kind: PipelineKind, revision: str) 
 
 
 def scheduler_config(config: GenerationConfig, revision: str = "") -> dict[str, Any]:
-    """The `scheduler_config.json` of a model; {} for a model of the hub whose files are not here yet."""
+    """The `scheduler_config.json` of a model; {} for a model of the hub whose files are not here yet.
+
+    Raises:
+        ModelError: its timesteps are no numbers.
+    """
     folder = config_folder(config, revision)
-    return _read_config(folder, "scheduler") if folder is not None else {}
+    content = _read_config(folder, "scheduler") if folder is not None else {}
+    for name, least in (("num_train_timesteps", 1), ("steps_offset", 0)):
+        value = content.get(name, least)
+        if type(value) is not int or not least <= value <= 1 << 20:
+            raise ModelError(f"{config.model}: its scheduler_config.json has a {name} of {value!r}", HINT)
+    return content
 
 
 def config_folder(config: GenerationConfig, revision: str = "") -> Path | None:
@@ -287,7 +296,7 @@ def _have_configs(config: GenerationConfig, revision: str, commit: str) -> None:
 def _has_unet(config: GenerationConfig, revision: str) -> bool:
     """Whether the `model_index.json` of a model names a UNet."""
     folder = config_folder(config, revision)
-    return folder is not None and "unet" in json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return folder is not None and "unet" in model_parts(folder / "model_index.json")
 
 
 def _read_config(folder: Path, part: str) -> dict[str, Any]:

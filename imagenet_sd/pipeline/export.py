@@ -44,7 +44,7 @@ def export_dataset(
             for shard in todo:
                 export.export(shard)
                 progress.advance(shard.num_rows)
-        export.finish()
+        export.finish(verify=verify)
     return {
         "out": str(folder),
         "target": str(target),

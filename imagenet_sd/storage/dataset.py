@@ -264,6 +264,26 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
     return plan
 
 
+_TEXTS = ("class_list", "prompt", "template", "model_id", "revision", "negative_prompt", "dtype")
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Refuse settings of a wrong kind: the card, exports and the gallery write them down, whoever made the file."""
+    for name in _TEXTS:
+        if not isinstance(settings[name], str):
+            raise TypeError(f"the setting {name}: {settings[name]!r}")
+    for name in ("width", "height", "num_inference_steps"):
+        if type(settings[name]) is not int or not 1 <= settings[name] <= 1 << 20:
+            raise TypeError(f"the setting {name}: {settings[name]!r}")
+    scale, seed, scenes = settings["guidance_scale"], settings["seed"], settings.get("backgrounds", [])
+    if type(scale) not in (int, float) or not 0 <= scale <= 1000:
+        raise TypeError(f"the setting guidance_scale: {scale!r}")
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise TypeError(f"the setting seed: {seed!r}")
+    if not isinstance(scenes, list) or not all(isinstance(scene, str) for scene in scenes):
+        raise TypeError(f"the setting backgrounds: {scenes!r}")
+
+
 def build_plan(document: dict[str, Any]) -> GenerationPlan:
     """The plan of a `dataset.json` of the present format, whatever its size.
 
@@ -277,6 +297,7 @@ def build_plan(document: dict[str, Any]) -> GenerationPlan:
             raise TypeError(f"a count: {number!r}")
     if not sum(counts):
         raise TypeError("a count: there are no images")
+    _check_settings(settings)
     return GenerationPlan(
         fingerprint=document["fingerprint"],
         classes=tuple(map(ClassSpec.from_json, document["classes"])),

@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -140,21 +139,28 @@ class ExportTarget:
             said = {"sha256": digest, "images": shard.num_rows, "bytes": tar.stat().st_size}
             atomic_write(self._marker(shard), lambda path: path.write_text(json.dumps(said) + "\n", encoding="utf-8"))
 
-    def finish(self) -> None:
-        """Write `metadata.jsonl` of an image folder: the lines of all exported shards in the order of the plan."""
+    def finish(self, *, verify: bool = False) -> None:
+        """Write `metadata.jsonl` of an image folder: the lines of all exported shards in the order of the plan.
+
+        One of the right size is taken for it, unless `verify`.
+        """
         metadata = self.target / layout.EXPORT_METADATA
         markers = [marker for marker in map(self._marker, self.plan.shards()) if marker.exists()]
-        if self.kind != "imagefolder" or not markers or self._metadata_size(markers) == _size(metadata):
+        if self.kind != "imagefolder" or not markers:
+            return
+        if self._metadata_size(markers) == _size(metadata) and not (verify and self._differs(metadata, markers)):
             return
 
         def join(path: Path) -> None:
             with open(path, "wb") as joined:
-                for marker in markers:
-                    with open(marker, "rb") as lines:
-                        lines.readline()  # the marker's own
-                        shutil.copyfileobj(lines, joined)
+                joined.writelines(_metadata(markers))
 
         atomic_write(metadata, join)
+
+    @staticmethod
+    def _differs(path: Path, markers: list[Path]) -> bool:
+        with open(path, "rb") as there:
+            return any(block != there.read(len(block)) for block in _metadata(markers))
 
     def _metadata_size(self, markers: list[Path]) -> int:
         """Bytes of the metadata of these shards: of their markers without the first line of each."""
@@ -202,14 +208,14 @@ class ExportTarget:
 
     def _marked(self, shard: Shard) -> dict[str, Any]:
         """What the marker of a shard says; {} without one, or where it is garbled."""
-        with suppress(OSError, ValueError), open(self._marker(shard), encoding="utf-8") as marker:
+        with suppress(OSError, ValueError, RecursionError), open(self._marker(shard), encoding="utf-8") as marker:
             said = json.loads(marker.readline())
             return said if isinstance(said, dict) else {}
         return {}
 
     def _sizes_agree(self, shard: Shard, said: dict[str, Any]) -> bool:
         """Whether the files of a shard are there, each with the size that its marker gives."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             if self.kind == "webdataset":
                 return layout.export_tar(self.target, shard).stat().st_size == said["bytes"]
             with open(self._marker(shard), encoding="utf-8") as marker:
@@ -226,8 +232,17 @@ class ExportTarget:
                 self._write_tar(fresh, shard)
                 fresh.seek(0)
                 return all(block == there.read(len(block)) for block in iter(lambda: fresh.read(1 << 20), b""))
-        rows = zip(self._rows(shard), self.plan.requests(shard), strict=True)
-        return all(self._image(request).read_bytes() == row["image"]["bytes"] for row, request in rows)
+        with open(self._marker(shard), "rb") as marker:
+            lines = marker.read().split(b"\n")[1:]
+        rows = [*zip(self._rows(shard), self.plan.requests(shard), strict=True)]
+        return lines == [*(self._line(*pair).encode() for pair in rows), b""] and all(
+            self._image(request).read_bytes() == row["image"]["bytes"] for row, request in rows
+        )
+
+    def _line(self, row: dict[str, Any], request: ImageRequest) -> str:
+        """What `metadata.jsonl` says of an image."""
+        file_name = self._image(request).relative_to(self.target).as_posix()
+        return json.dumps({"file_name": file_name, **_columns(row)}, ensure_ascii=False)
 
     def _image(self, request: ImageRequest) -> Path:
         return self.target / request.prompt.wnid / f"{request.image_id}.jpg"
@@ -254,8 +269,7 @@ class ExportTarget:
                 name_file(error, image)
                 raise
             os.replace(temporary, image)
-            columns = {"file_name": image.relative_to(self.target).as_posix(), **_columns(row)}
-            lines.append(json.dumps(columns, ensure_ascii=False))
+            lines.append(self._line(row, request))
             sizes.append(len(row["image"]["bytes"]))
         said = {"sha256": digest, "images": shard.num_rows, "sizes": sizes}
         path.write_text("".join(f"{line}\n" for line in (json.dumps(said), *lines)), encoding="utf-8")
@@ -280,6 +294,14 @@ class ExportTarget:
 
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in (*COLUMNS, FLAG) if name in row and name != "image"}
+
+
+def _metadata(markers: list[Path]) -> Iterator[bytes]:
+    """The metadata in the markers of an image folder: all but the first line of each."""
+    for marker in markers:
+        with open(marker, "rb") as lines:
+            lines.readline()
+            yield from iter(lambda: lines.read(1 << 20), b"")  # read before the next file is opened
 
 
 def _size(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Encoders, features and whole evaluations, on random-weight models of true architectures and real small images."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,19 @@ def test_a_damaged_cache_is_computed_again(encoder, tmp_path: Path):
     part.write_bytes(part.read_bytes()[:-50])
     again = extract(encoder, images, TINY, tmp_path)
     assert not again.from_cache and np.array_equal(again.data.features, first.data.features)
+
+
+def test_hostile_file_names_are_read_and_spelt_out(encoder, tmp_path: Path, capsys):
+    """Names with control characters, and bytes that are no UTF-8 at all."""
+    for name in (b"a\x1b[2J.png", b"\xff.png", b"c.png"):
+        (tmp_path / "data" / "a").mkdir(parents=True, exist_ok=True)
+        with open(os.fsencode(tmp_path / "data" / "a") + b"/" + name, "wb") as file:
+            Image.new("RGB", (40, 50)).save(file, "PNG") if name == b"c.png" else file.write(b"broken")
+    for _ in range(2):  # the second time from the cache
+        found = extract(encoder, FolderSet(tmp_path / "data"), TINY, tmp_path / "cache")
+        assert len(found.unreadable) == 2 and len(found.data.labels) == 1
+        said = capsys.readouterr().err
+        assert "a/a\\u001b[2J.png cannot be read" in said and "a/\\udcff.png cannot be read" in said
 
 
 def test_unreadable_images_are_named(encoder, tmp_path: Path, capsys):

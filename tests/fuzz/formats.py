@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -48,7 +49,7 @@ from imagenet_sd.prompts.tokens import folder_tokenizer
 from imagenet_sd.report.collect import collect
 from imagenet_sd.report.gallery import write_gallery
 from imagenet_sd.storage.card import dataset_card
-from imagenet_sd.storage.dataset import Dataset
+from imagenet_sd.storage.dataset import Dataset, fingerprint
 from imagenet_sd.storage.export import ExportTarget
 from imagenet_sd.storage.schema import Row, planned_columns
 from imagenet_sd.storage.verify import verify_dataset
@@ -153,6 +154,26 @@ def read_dataset(folder: Path) -> None:
     [dataset.is_done(dataset.plan.shard(i)) for i in range(min(3, dataset.plan.num_shards))]
     collect([folder])
     read_all(open_images(str(folder)))
+
+
+def mutate_signed(data: bytes, rng: random.Random) -> bytes:
+    """Other settings and classes with a fingerprint that fits: what a stranger's dataset.json may hold."""
+    document = json.loads(data)
+    key = rng.choice(["settings", "classes"])
+    document[key] = mutate_value(document[key], rng)
+    return json.dumps(document | {"fingerprint": fingerprint(document)}).encode()
+
+
+def read_unbegun(folder: Path) -> None:
+    """What is done before there are shards: status, card, prompts, the start of an export, the gallery."""
+    shutil.rmtree(folder / "target", ignore_errors=True)
+    dataset = Dataset.open(folder)
+    status(dataset)
+    dataset_card(dataset.document)
+    [request.prompt.text for request in dataset.plan.requests(dataset.plan.shard(0))]
+    with ExportTarget(dataset, "imagefolder", folder / "target").claimed():
+        pass
+    write_gallery(dataset, folder / "g.html", folder / "g.png", 2)
 
 
 def read_shards(folder: Path) -> None:
@@ -495,6 +516,9 @@ FORMATS: dict[str, Format] = {
         files={"dataset.json": mutate_json, "data/round-000/.manifests/train-00000.json": mutate_json,
                ".work/events/w.jsonl": mutate_json, ".work/failed/000-00001.json": mutate_json,
                ".work/leases/000-00001.lease": mutate_json},
+    ),
+    "signed dataset.json": Format(
+        make=make_dataset, files={"dataset.json": mutate_signed}, read=read_unbegun
     ),
     "dataset shard": Format(
         make=make_dataset, files={"data/round-000/train-00000-of-00002.parquet": mutate_parquet}, read=read_shards

@@ -119,6 +119,17 @@ def test_a_plan_asks_the_models_own_scheduler(tmp_path: Path):
             make_plan(config, identity)
 
 
+@pytest.mark.parametrize("timesteps", ["x", None, [1000], 1e999, True, 0, -5])
+def test_a_scheduler_without_a_number_of_timesteps_is_one_line(tmp_path: Path, timesteps: object):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "model_index.json").write_text((EMBEDDED_FOLDER / "model_index.json").read_text())
+    for name, value in (("num_train_timesteps", timesteps), ("steps_offset", timesteps or -1)):
+        scheduler = next(configurations()) | {name: value}
+        (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+        with pytest.raises(ModelError, match=f"its scheduler_config.json has a {name} of"):
+            make_plan(GenerationConfig(model=str(tmp_path), classes="digits-10"), ModelIdentity(model_id="x"))
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["generate", "dry run"])
 def test_too_many_steps_are_one_line_and_nothing_is_written(tmp_path: Path, cli: CliRun, more: tuple[str, ...]):
     done = cli(*SMALL, "--steps", 1001, "--out", tmp_path / "out", *more)

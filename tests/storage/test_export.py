@@ -329,6 +329,21 @@ def test_metadata_that_was_cut_short_is_written_again(small_dataset: Path, tmp_p
     assert contents(tmp_path / "images") == whole
 
 
+@pytest.mark.parametrize("file", ["metadata.jsonl", ".export-r000-00001.jsonl"])
+def test_metadata_of_the_right_size_is_compared_when_asked_for(small_dataset: Path, tmp_path: Path, file: str):
+    export_dataset(small_dataset, "imagefolder", tmp_path / "images")
+    path = tmp_path / "images" / file
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b'"embedded"', b'"imbedded"'))
+    changed = path.read_bytes()
+    assert changed != good
+    export_dataset(small_dataset, "imagefolder", tmp_path / "images")
+    assert path.read_bytes() == changed
+    summary = export_dataset(small_dataset, "imagefolder", tmp_path / "images", verify=True)
+    assert path.read_bytes() == good
+    assert summary["shards_restored"] == (file != "metadata.jsonl")
+
+
 def test_an_image_folder_of_before_its_sizes_were_kept_is_written_once_more(small_dataset: Path, tmp_path: Path):
     export_dataset(small_dataset, "imagefolder", tmp_path / "images")
     whole = contents(tmp_path / "images")

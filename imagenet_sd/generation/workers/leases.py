@@ -100,7 +100,7 @@ class LeaseBoard:
 
     def owner(self, name: str) -> str:
         """Name of the worker that holds a lease; "" when nobody does, or before it is written."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             return str(json.loads((self.folder / f"{name}{_SUFFIX}").read_bytes())["worker"])
         return ""
 
