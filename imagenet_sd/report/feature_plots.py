@@ -14,6 +14,7 @@ from imagenet_sd.report.svg import (
     Captioned,
     left_out,
     legend_below,
+    log_scale,
     name,
     new_axes,
     to_panel,
@@ -98,7 +99,7 @@ def singular_values(measured: Measurements) -> Captioned:
     for colour, (number, values) in zip(COLOURS, lines.items(), strict=False):
         shown = np.maximum(values[:_MOST_DIMENSIONS], 1e-12)
         axes.plot(range(1, len(shown) + 1), shown, color=colour, lw=1.6, label=name(measured.settings[number].short))
-    axes.set_yscale("log")
+    log_scale(axes, "y")
     axes.set(xlabel="dimension", ylabel="singular value, share of the sum")
     legend_below(figure, axes)
     note = f"Of centred, l2-normalised features; mean over data sets and seeds; the first {_MOST_DIMENSIONS:,} at most."

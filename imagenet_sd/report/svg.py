@@ -3,11 +3,12 @@
 import html
 import io
 import re
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from imagenet_sd.core.documents import clean
 
@@ -48,6 +49,14 @@ def new_axes(width: float = 4.6, height: float = 3.4, **subplot: object) -> tupl
     """A figure of one panel; sizes in inches."""
     figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot(**subplot)
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with plain numbers at the powers of ten: matplotlib would write them as TeX."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def name(text: str, length: int = 44) -> str:

@@ -1,7 +1,7 @@
 """Top-1 against one factor of the generator: size (Fig. 5.4), guidance scale and diffusion steps (Fig. 5.5)."""
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import TRANSFER
@@ -15,6 +15,7 @@ from imagenet_sd.report.svg import (
     Panel,
     left_out,
     legend_below,
+    log_scale,
     name,
     new_axes,
     to_panel,
@@ -138,9 +139,8 @@ def _factor_axis(axes: Axes, factor: str, settings: list[Setting]) -> None:
         counts = {setting.factors[factor]: setting.num_images for setting in settings if setting.num_images}
         labels = [f"{v:g}{TIMES}\n{_short(counts[v])}" if v in counts else f"{v:g}{TIMES}" for v in values]
     if min(values) > 0 and max(values) / min(values) > 4:
-        axes.set_xscale("log")
+        log_scale(axes, "x")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
     if len(values) <= 9:
         axes.set_xticks(values, labels)
 

@@ -1,7 +1,9 @@
 """What the figures show, worked out by hand: groups, hulls, differences and published points."""
 
+import re
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -9,11 +11,12 @@ from imagenet_sd import pipeline
 from imagenet_sd.core.results import FeatureAnalysis, LabelNoise, ProbeResult
 from imagenet_sd.report import paper
 from imagenet_sd.report.encoders import EvaluatedEncoder, Score
-from imagenet_sd.report.feature_plots import group_means, spectra
+from imagenet_sd.report.feature_plots import group_means, singular_values, spectra
 from imagenet_sd.report.measurements import Measurements
 from imagenet_sd.report.planes import _published_spokes, _spokes, convex_hull, plane
 from imagenet_sd.report.plots import draw_all
 from imagenet_sd.report.relative import differences
+from imagenet_sd.report.svg import STYLE
 from imagenet_sd.report.sweeps import published_points
 from imagenet_sd.report.tables import noise_table
 from tests.report.samples import analysis, entry, results, write
@@ -63,6 +66,13 @@ def test_singular_values_are_shares_averaged_over_the_transfer_sets():
     sets = (analysed("dtd", (6.0, 3.0, 1.0)), analysed("pets", (0.5, 0.5)), analysed("val", (1.0, 0.0)))
     (line,) = spectra(Measurements([EvaluatedEncoder(name="e", analyses=sets)])).values()
     assert line == pytest.approx([0.55, 0.4])  # the mean of (0.6, 0.3) and (0.5, 0.5); val is no transfer set
+
+
+def test_numbers_on_logarithmic_axes_are_plain():
+    sets = (FeatureAnalysis(**{**analysis("dtd", 0.1), "singular_values": tuple(10.0**-k for k in range(4))}),)
+    with matplotlib.rc_context(STYLE):
+        _, [(_, _, svg)] = singular_values(Measurements([EvaluatedEncoder(name="e", analyses=sets)]))
+    assert "math" not in svg and {"0.001", "0.01", "0.1"} <= set(re.findall(r">([\d.]+)</text>", svg))
 
 
 def test_the_radar_has_top_5_on_imagenet_and_means_over_groups():
