@@ -66,7 +66,7 @@ class Progress:
         self.done = done
         rate = self.rate()
         rate_and_left = (
-            (f"{rate:.1f} {self.what}/s", f"{duration((self.total - self.done) / rate)} left") if rate else ()
+            (f"{_rate(rate)} {self.what}/s", f"{duration((self.total - self.done) / rate)} left") if rate else ()
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=", ".join(rate_and_left))
@@ -74,6 +74,10 @@ class Progress:
             self._last, self._printed = time.monotonic(), self.done
             line = ", ".join((f"{self.what} {self.done}/{self.total}", *rate_and_left))
             print(line, file=sys.stderr, flush=True)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 def note(text: str) -> None:

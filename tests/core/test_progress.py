@@ -1,6 +1,7 @@
 """Progress where standard error is no terminal: log lines."""
 
 import re
+import time
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_cached_units_do_not_count_for_the_rate(capsys: pytest.CaptureFixture):
         progress.advance(100)
         assert 0 < progress.rate() <= 100 / 1e-9 and progress.done == 1000
     assert capsys.readouterr().err.splitlines()[0] == "images 900/1000"
+
+
+def test_slow_units_have_a_rate_above_zero(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Progress("trials", 3) as progress:
+        now = 132.0
+        progress.advance(1)
+    assert capsys.readouterr().err == "trials 1/3, 0.031 trials/s, 64 s left\n"
 
 
 def test_log_lines_are_few(capsys: pytest.CaptureFixture):
