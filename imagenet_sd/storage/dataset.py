@@ -257,6 +257,7 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
                 "restore the file from a copy",
             )
         plan = build_plan(document)
+        _check_settings(document["settings"])
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
     if plan.excess:
@@ -297,7 +298,6 @@ def build_plan(document: dict[str, Any]) -> GenerationPlan:
             raise TypeError(f"a count: {number!r}")
     if not sum(counts):
         raise TypeError("a count: there are no images")
-    _check_settings(settings)
     return GenerationPlan(
         fingerprint=document["fingerprint"],
         classes=tuple(map(ClassSpec.from_json, document["classes"])),

@@ -53,6 +53,7 @@ def test_the_first_start_records_what_it_finds_and_later_ones_take_it(
     done = cli(*without_batch_size(), "--out", out)
     assert done.returncode == 0, done.stderr
     assert "note: batches of 3 images, found on a GPU and recorded in the plan" in done.stderr
+    assert "A GPU with less memory that joins later stops with an error and gives its shard back" in done.stderr
     assert Dataset.open(out).plan.batch_size == 3
     first = next(out.glob("data/*/.manifests/*.json"))
     assert json.loads(first.read_text())["generator"]["batch_size"] == 3

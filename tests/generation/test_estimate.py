@@ -11,7 +11,7 @@ from imagenet_sd.generation.config import GenerationConfig
 from imagenet_sd.generation.estimate import TFLOP, estimate_time, tflop_per_image
 from imagenet_sd.generation.models import ModelIdentity
 from imagenet_sd.generation.plan import make_plan
-from tests.conftest import CliRun
+from tests.conftest import SMALL, CliRun
 
 MODEL = ModelIdentity(model_id="x")
 
@@ -77,6 +77,17 @@ def test_too_little_space_is_said_before_the_first_image(tmp_path: Path, monkeyp
     monkeypatch.setattr(dataset, "free_bytes", lambda path: 1_000_000)
     done = cli("generate", "--model", "embedded", "--dry-run", "--out", tmp_path / "x")
     assert "warning   the images need about 4.6 MB, and 1.0 MB are free" in done.stdout, done.stdout
+
+
+def test_too_little_space_is_said_when_the_work_begins_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: CliRun
+):
+    from imagenet_sd.pipeline import dataset
+
+    monkeypatch.setattr(dataset, "free_bytes", lambda path: 1000)
+    done = cli(*SMALL, "--out", tmp_path / "x")
+    assert done.returncode == 0 and "warning: the images need about" in done.stderr, done.stderr
+    assert "1.0 kB are free" in done.stderr
 
 
 def test_free_bytes_of_a_path_that_is_not_there_yet(tmp_path: Path):

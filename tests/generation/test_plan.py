@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_sd.core.errors import DatasetError, PlanError
+from imagenet_sd.core.errors import DatasetError, PlanError, TemplateError
 from imagenet_sd.core.seeds import image_seed
 from imagenet_sd.core.types import GenerationPlan
 from imagenet_sd.generation.config import GenerationConfig
@@ -164,6 +164,12 @@ def test_a_garbled_document_with_a_fitting_fingerprint_is_one_line(change, messa
     document["fingerprint"] = fingerprint(document)
     with pytest.raises(DatasetError, match=message):
         load_plan(document)
+
+
+def test_a_plan_refuses_a_template_that_names_an_empty_field(tmp_path: Path):
+    (tmp_path / "own.tsv").write_text("id\tname\tdefinition\thypernym\nrice\tnasi goreng\t\t\n")
+    with pytest.raises(TemplateError, match=r"names {definition}, which is empty for rice"):
+        plan_of(classes=str(tmp_path / "own.tsv"), prompt="c_dc")
 
 
 @pytest.mark.parametrize(
