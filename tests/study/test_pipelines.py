@@ -40,7 +40,7 @@ def test_the_studies_are_there():
         "imagenet100_table_5_2", "imagenet1k_c_dc", "transfer_table_5_3", "cog_table_5_4",
         "imagenet1k_table_5_2", "imagenet100_figure_5_4", "imagenet100_figure_5_5", "imagenet100_figure_5_6",
         "trex_table_4_1", "trex_table_d_1",
-        "self_supervised", "augself", "stablerep",
+        "self_supervised", "stablerep",
     }  # fmt: skip
 
 
@@ -63,11 +63,11 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     cells = dict(map(json.loads, done.stdout.splitlines()))
     assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12
     assert cells["mini_findings"] == 51 and cells["photo_findings"] == 63
-    assert (cells["self_supervised"], cells["augself"], cells["stablerep"]) == (21, 18, 15)
+    assert (cells["self_supervised"], cells["stablerep"]) == (27, 12)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["self_supervised", "augself", "stablerep"])
+@pytest.mark.parametrize("name", ["self_supervised", "stablerep"])
 def test_the_method_tells_cells_apart(name: str, monkeypatch: pytest.MonkeyPatch):
     """It is a factor in `study.json` and in the name of the run's folder; three seeds share all other factors."""
     identity = ModelIdentity(model_id="embedded", weights_sha256="0" * 64)
