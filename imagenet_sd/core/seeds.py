@@ -19,7 +19,7 @@ def stable_hash(*parts: str | int) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        encoded = f"{'i' if isinstance(part, int) else 's'}{part}".encode(errors="surrogateescape")
+        encoded = f"{'i' if isinstance(part, int) else 's'}{part}".encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(4, "little"))
         digest.update(encoded)
     return int.from_bytes(digest.digest(), "little") & _MASK63

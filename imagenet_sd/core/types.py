@@ -49,7 +49,8 @@ class ClassSpec:
         """
         names = {key: tuple(entry[key]) for key in ("lemmas", "hypernyms")}
         texts = [entry["wnid"], entry["definition"], *names["lemmas"], *names["hypernyms"]]
-        if not all(isinstance(text, str) for text in texts) or type(entry["class_index"]) is not int:
+        sound = all(isinstance(text, str) for text in texts) and all(isinstance(entry[key], list) for key in names)
+        if not sound or not names["lemmas"] or type(entry["class_index"]) is not int:
             raise TypeError(f"the class {entry['wnid']!r}")
         return cls(**names, **{key: entry[key] for key in ("wnid", "class_index", "definition")})
 

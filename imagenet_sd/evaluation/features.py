@@ -77,11 +77,11 @@ def dataset_fingerprint(images: ImageSet) -> str:
         for name in images.files:
             path = Path(name)
             stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
-            digest.update(f"{path.name}{stamp}".encode(errors="surrogateescape"))
+            digest.update(f"{path.name}{stamp}".encode(errors="surrogatepass"))
     else:
         for group in range(len(images.group_sizes)):
             for record in images.read_group(group):
-                digest.update(f"{record.image_id} {record.label} ".encode(errors="surrogateescape"))
+                digest.update(f"{record.image_id} {record.label} ".encode(errors="surrogatepass"))
                 if isinstance(record.data, Path):
                     try:
                         stat = record.data.stat()

@@ -258,8 +258,11 @@ def load_plan(document: dict[str, Any]) -> GenerationPlan:
             )
         plan = build_plan(document)
         _check_settings(document["settings"])
+        json.dumps(document, ensure_ascii=False).encode()
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"dataset.json lacks or garbles {error}", "restore the file from a copy") from None
+    except UnicodeEncodeError:
+        raise DatasetError("dataset.json holds half of a character", "restore the file from a copy") from None
     if plan.excess:
         raise DatasetError(f"dataset.json plans {plan.excess}", "restore the file from a copy")
     return plan
