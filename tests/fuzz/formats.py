@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from imagenet_sd.core.errors import ImagenetSDError
+from imagenet_sd.core.errors import ImagenetSDError, ModelError
 from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.core.typed import read_setting, to_mapping
 from imagenet_sd.data import transfer
@@ -38,8 +38,11 @@ from imagenet_sd.data.transfer import open_transfer
 from imagenet_sd.evaluation.encoders import load_checkpoint as load_encoder
 from imagenet_sd.evaluation.features import _read_part
 from imagenet_sd.generation.config import GenerationConfig
-from imagenet_sd.generation.models import check_pipeline_folder, offline_identity
+from imagenet_sd.generation.diffusion.schedulers import scheduler_class, steps_warning
+from imagenet_sd.generation.estimate import estimate_time
+from imagenet_sd.generation.models import EMBEDDED_FOLDER, ModelIdentity, offline_identity, scheduler_config
 from imagenet_sd.generation.plan import make_plan
+from imagenet_sd.generation.tokenizers import model_tokenizers
 from imagenet_sd.generation.workers.status import status
 from imagenet_sd.pipeline import train
 from imagenet_sd.prompts.classes import load_classes
@@ -174,6 +177,27 @@ def read_unbegun(folder: Path) -> None:
     with ExportTarget(dataset, "imagefolder", folder / "target").claimed():
         pass
     write_gallery(dataset, folder / "g.html", folder / "g.png", 2)
+
+
+MODEL_FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json")
+
+
+def make_model(folder: Path) -> None:
+    """The configuration of a pipeline without its weights."""
+    for name in MODEL_FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(EMBEDDED_FOLDER / name, folder / name)
+
+
+def read_model(folder: Path) -> None:
+    """What a dry run works out of it."""
+    config = GenerationConfig(model=str(folder), classes="digits-10", num_inference_steps=7)
+    plan, document = make_plan(config, ModelIdentity(model_id="x"))
+    scheduler = scheduler_config(config)
+    steps_warning(scheduler, "", 7, 7.5)
+    estimate_time(plan, document["settings"], str(folder), scheduler_class(scheduler, ""))
+    with suppress(ModelError):  # it has no tokenizer
+        model_tokenizers(config)
 
 
 def read_shards(folder: Path) -> None:
@@ -537,10 +561,7 @@ FORMATS: dict[str, Format] = {
         make=write("stage.json", json.dumps({"stage": "train", "inputs": "x", "seconds": 1.0, "num_images": 5})),
         files={"stage.json": mutate_json}, read=lambda f: read_stamp(f, "stage.json"),
     ),
-    "pipeline folder": Format(
-        make=write("model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["d", "U"]})),
-        files={"model_index.json": mutate_json}, read=check_pipeline_folder,
-    ),
+    "pipeline folder": Format(make=make_model, files=dict.fromkeys(MODEL_FILES, mutate_json), read=read_model),
     "image counts": Format(
         make=write("c.tsv", "wnid\tnum_images\nn00000001\t10\nn00000002\t20\n"), files={"c.tsv": mutate_bytes},
         read=lambda f: read_counts(f / "c.tsv"),
