@@ -7,6 +7,7 @@ package ships (Radford et al., 2021). Others are read from a model's folder; `to
 
 import gzip
 import importlib.util
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 _MAX_BYTES = 64 << 20  # of a tokenizer.json; Gemma's, with 256,000 tokens, has 34 MB
+_MAX_TOKEN = 2000  # characters
 _HINT = "download the model's tokenizer folders again"
 _NUM_MERGES = 49152 - 256 - 2
 _WORD = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -147,10 +149,22 @@ def _read_tokenizer(path: Path) -> "Tokenizer":
     if (num_bytes := path.stat().st_size) > _MAX_BYTES:
         raise ModelError(f"{path} has {num_bytes:,} bytes, and no tokenizer has over {_MAX_BYTES:,}", _HINT)
     with _as_model_error(f"{path} cannot be read as a tokenizer"):
+        _check_lengths(path)
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_truncation()
         tokenizer.no_padding()
     return tokenizer
+
+
+def _check_lengths(path: Path) -> None:
+    """Refuse a token of many thousand characters: the tree of a Unigram model, once it is freed, overflows the stack."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    model = content.get("model") if isinstance(content, dict) else None
+    tokens = model.get("vocab") if isinstance(model, dict) else None
+    for entry in tokens if isinstance(tokens, list | dict) else ():  # Unigram: [token, score] each
+        token = entry[0] if isinstance(entry, list) and entry else entry
+        if isinstance(token, str) and len(token) > _MAX_TOKEN:
+            raise ModelError(f"{path} has a token of {len(token):,} characters", _HINT)
 
 
 @contextmanager

@@ -145,6 +145,16 @@ def test_a_broken_tokenizer_is_one_line(tmp_path: Path, name: str):
     assert "\n" not in str(caught.value) and caught.value.hint
 
 
+@pytest.mark.parametrize("old", ["▁dog", "a"])
+def test_a_token_of_many_characters_is_refused(tmp_path: Path, old: str):
+    """Such a tree of tokens crashes the process when it is freed."""
+    path = save_t5(tmp_path / "t5") / "tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f'"{old}"', f'"{"x" * 140_000}"'), encoding="utf-8")
+    with pytest.raises(ModelError, match="has a token of 140,000 characters"):
+        folder_tokenizer(path.parent, "T5", 256)
+
+
 def test_a_tokenizer_that_fails_on_a_text_is_one_line(tmp_path: Path):
     Tokenizer(models.WordLevel({"dog": 0}, unk_token="<missing>")).save(str(tmp_path / "tokenizer.json"))
     tokenizer = folder_tokenizer(tmp_path, "T5", 256)
