@@ -157,7 +157,7 @@ def _read_tokenizer(path: Path) -> "Tokenizer":
 
 
 def _check_lengths(path: Path) -> None:
-    """Refuse a token of many thousand characters: the tree of a Unigram model, once it is freed, overflows the stack."""
+    """Refuse a token of many thousand characters: freeing the tree of a Unigram model then overflows the stack."""
     content = json.loads(path.read_text(encoding="utf-8"))
     model = content.get("model") if isinstance(content, dict) else None
     tokens = model.get("vocab") if isinstance(model, dict) else None
