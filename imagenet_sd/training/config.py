@@ -234,6 +234,7 @@ class TrainConfig:
         if loss == "swav":
             least["objective.sinkhorn_iterations"] = 1
         checks = [(attrgetter(key)(self) >= low, f"{key} must be at least {low}") for key, low in least.items()]
+        checks += [(attrgetter(key)(self) <= high, f"{key} must be at most {high:,}") for key, high in _MOST.items()]
         checks += [
             (optimizer.base_lr > 0, "optimizer.base_lr must be above 0"),
             (0 <= optimizer.warmup_epochs <= optimizer.epochs, "optimizer.warmup_epochs must be 0 ... epochs"),
@@ -264,6 +265,13 @@ class TrainConfig:
                 raise TrainingError(message, "fix the recipe or the --set option")
 
 
+_MOST = {
+    "model.projector_layers": 16,
+    **dict.fromkeys(("model.projector_hidden", "model.projector_bottleneck"), 1 << 16),
+    **dict.fromkeys(("objective.predictor_hidden", "objective.prototypes"), 1 << 16),
+    "objective.memory_size": 1 << 24,
+}
+"""Sizes far above published ones: with more, making the network would fill the memory or not end."""
 RECIPES: dict[str, TrainConfig] = {
     # torchvision's reference recipe in the setting of thesis Tab. 5.1: crop and flip, otherwise as imagenet-sd
     "pytorch": TrainConfig(

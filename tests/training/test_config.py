@@ -103,6 +103,8 @@ def test_every_objective_can_be_asked_for():
         ("optimizer.warmup_epochs=200", "warmup_epochs"),
         ("validate_every=0", "validate_every must be at least 1"),
         ("optimizer.momentum=-1", r"optimizer\.momentum must be at least 0"),
+        ("model.projector_layers=1000000000", r"model\.projector_layers must be at most 16"),
+        ("model.projector_hidden=100000", r"model\.projector_hidden must be at most 65,536"),
         ("optimizer.weight_decay=-1", r"optimizer\.weight_decay must be at least 0"),
         ("optimizer.nesterov=true optimizer.momentum=0", r"optimizer\.nesterov needs an optimizer\.momentum above 0"),
         ("objective.label_smoothing=2", r"objective\.label_smoothing must be in \[0, 1\]"),
