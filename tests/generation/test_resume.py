@@ -100,7 +100,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, cli: CliRun):
     done = cli("generate", "--prompt", "c_dc", "--scale", "2", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
-    for text in ("imagenet-100-sd_c_dc_scale2_seed0", "130,000 of 100 classes", "130 of 1,000", "GB", "robin, "):
+    for text in ("imagenet-100-sd_c_dc_scale2_seed0", "130,000, classes 100", "130 of 1,000", "GB", "robin, "):
         assert text in done.stdout
 
 

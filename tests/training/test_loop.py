@@ -369,7 +369,7 @@ def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun
     done = cli(*arguments, *[word for s in settings for word in ("--set", s)])
     assert done.returncode == 0, done.stderr
     note = "scored on the 2 classes in common (3 in training, 10 in builtin:mnist)"
-    assert note in done.stdout
+    assert f"validation: {note}" in done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["validation_note"] == note and result["val_images"] == 200
 
