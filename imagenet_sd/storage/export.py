@@ -233,11 +233,14 @@ class ExportTarget:
                 fresh.seek(0)
                 return all(block == there.read(len(block)) for block in iter(lambda: fresh.read(1 << 20), b""))
         with open(self._marker(shard), "rb") as marker:
-            lines = marker.read().split(b"\n")[1:]
-        rows = [*zip(self._rows(shard), self.plan.requests(shard), strict=True)]
-        return lines == [*(self._line(*pair).encode() for pair in rows), b""] and all(
-            self._image(request).read_bytes() == row["image"]["bytes"] for row, request in rows
-        )
+            marker.readline()
+            rows = zip(self._rows(shard), self.plan.requests(shard), strict=True)
+            same = all(
+                marker.readline() == f"{self._line(row, request)}\n".encode()
+                and self._image(request).read_bytes() == row["image"]["bytes"]
+                for row, request in rows
+            )
+            return same and not marker.read(1)
 
     def _line(self, row: dict[str, Any], request: ImageRequest) -> str:
         """What `metadata.jsonl` says of an image."""
