@@ -6,6 +6,7 @@ from torch import nn
 from imagenet_sd.core.backbones import create_backbone
 from imagenet_sd.core.errors import one_line
 from imagenet_sd.training.config import ModelConfig, TrainConfig, TrainingError
+from imagenet_sd.training.cpu_convolutions import use_cpu_convolutions
 
 
 def make_encoder(config: ModelConfig) -> nn.Module:
@@ -26,7 +27,7 @@ def make_encoder(config: ModelConfig) -> nn.Module:
         if not hasattr(encoder, "maxpool"):
             raise TrainingError(f"{config.backbone} has no max pooling to leave out", "set model.small_images=false")
         encoder.maxpool = nn.Identity()
-    return encoder
+    return use_cpu_convolutions(encoder)
 
 
 @torch.no_grad()
