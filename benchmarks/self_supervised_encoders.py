@@ -1,6 +1,8 @@
 """Encoders trained on real CIFAR-10 photographs for `invariances.py` and `gradient_features.py`: equal steps, seeds.
 
-Runs that are there already are used again; an interrupted one goes on where it stopped.
+Both scripts train what they need; runs that are there already are used again, and an interrupted one goes on where it
+stopped. `python self_supervised_encoders.py --out OUT --recipe NAME --recipe NAME` trains some of them beforehand, so
+that several processes can share the work.
 """
 
 import argparse
@@ -43,3 +45,17 @@ def trained(args: argparse.Namespace, recipe: str, seed: int) -> Path:
     if not result["finished"]:
         raise SystemExit("interrupted; run the same command again to go on")
     return run
+
+
+def main() -> None:
+    """Train the named recipes with every seed."""
+    parser = options(__doc__)
+    parser.add_argument("--recipe", dest="recipes", action="append", required=True, help="a recipe; repeatable")
+    args = parser.parse_args()
+    for seed in range(args.seeds):
+        for recipe in args.recipes:
+            print(trained(args, recipe, seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()
