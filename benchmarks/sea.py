@@ -1,4 +1,4 @@
-"""SeA against its rivals on real features (section 4.1 and Tab. 5 of the paper), over five seeds.
+"""SeA against other augmentations on real features (section 4.1 and Tab. 5 of the paper), over five seeds.
 
 Features: those of an encoder trained for two epochs on the built-in MNIST digits, or of a run folder of yours, for the
 digits of scikit-learn, another source (599 test images). Every direction gets the same number of trials, over the

@@ -1,4 +1,4 @@
-"""imagenet-sd: a list of classes becomes a synthetic image dataset, an encoder, and an honest number.
+"""imagenet-sd: a list of classes becomes a synthetic image dataset, an encoder, and its accuracy.
 
 The public names stand in `__init__.pyi`. They are loaded on first use, so importing the package costs nothing and does
 not import torch.

@@ -1,4 +1,4 @@
-"""The core types: small frozen records that the rooms hand to each other."""
+"""The core types: small frozen records that the subpackages hand to each other."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -166,7 +166,7 @@ class ShardManifest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationPlan:
-    """Which image stands where. Computed, never stored per image: ten million images are a few kilobytes.
+    """Which image stands where. Computed, never stored per image: its size depends on the classes alone.
 
     Round r holds images r * n_c ... (r + 1) * n_c - 1 of every class c, in a seeded permutation of its own that mixes
     the classes; shards are runs of `shard_size` positions of it.

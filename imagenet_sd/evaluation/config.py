@@ -35,7 +35,7 @@ class SeaSettings:
     """
 
     augmentation: Augmentation = "sea"
-    """Augmentation of the features: sea; none is the baseline of Tab. 5, isda and me_ada its rivals there; sea_neg,
+    """Augmentation of the features: sea; none is the baseline of Tab. 5, isda and me_ada others there; sea_neg,
     adv, rand and mixup are those of section 4.1."""
     eta: tuple[float, ...] = ()
     """Step sizes eta of eq. 11 (of isda: its strength); by default the paper's: 0, 0.2, 0.4, 0.8 for sea, 0.005 to 0.05
@@ -152,7 +152,7 @@ class EvalConfig:
     """NTK parametrisation of the blocks for the probe gradient, as paper and code have it; their learning rates belong
     to it."""
     controls: str = ""
-    """Rivals that the probe gradient trains as well, with commas: activations, random-omega, random-theta2,
+    """Controls that the probe gradient trains as well, with commas: activations, random-omega, random-theta2,
     random-theta1, fine-tuned; or all."""
 
     def __post_init__(self) -> None:

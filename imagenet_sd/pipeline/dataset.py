@@ -1,6 +1,6 @@
 """A dataset from plan to picture: plan it, generate it, verify and repair it, look at it.
 
-The heavy rooms (torch, diffusers) are imported inside the functions that need them.
+The heavy libraries (torch, diffusers) are imported inside the functions that need them.
 """
 
 import tempfile

@@ -1,6 +1,6 @@
 """From an encoder to numbers: evaluate, extract features, build ImageNet-CoG.
 
-The heavy rooms (torch, timm) are imported inside the functions that need them.
+The heavy libraries (torch, timm) are imported inside the functions that need them.
 """
 
 from collections.abc import Mapping

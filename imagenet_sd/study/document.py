@@ -113,7 +113,7 @@ def _factors(planned: PlannedCell, planner: Planner | None) -> dict[str, Any]:
 def _metrics(files: list[Path]) -> dict[str, Accuracies]:
     """Numbers by dataset and split; of several measurements of one the first, in the order of the evaluations.
 
-    Of the probe `gradient` its own number, not that of a rival, which is called `gradient-` and what it is.
+    Of the probe `gradient` its own number, not that of a control, which is called `gradient-` and what it is.
     """
     metrics: dict[str, Accuracies] = {}
     for path in files:

@@ -1,4 +1,4 @@
-"""SeA's rivals against loops and autograd; its grids, from the command line and a study; what selects."""
+"""SeA and what it is compared with, against loops and autograd; its grids, from the command line and a study; what selects."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -188,7 +188,7 @@ def test_mean_per_class_selects_where_the_protocol_selects_by_it(monkeypatch: py
     assert (by_class.mean_per_class_accuracy or 0) > 0.6 and by_image.top1 == 0.9
 
 
-def test_a_rival_is_named_in_its_result(tried: list[SeaConfig]):
+def test_another_method_is_named_in_its_result(tried: list[SeaConfig]):
     x, y = problem()
     data = Extracted(data=FeatureSet(features=x.astype(np.float32), labels=y), classes=tuple("abcd"), unreadable=(),
                      cache_key="k", from_cache=True, digests=np.arange(len(y), dtype=np.uint64))  # fmt: skip

@@ -172,7 +172,7 @@ def fit_sgd(
 def fit_sea(
     x: np.ndarray, y: np.ndarray, classes: int, rows: Rows, trials: int, seed: int, settings: SearchSettings = DEFAULT
 ) -> Fitted:
-    """SeA, or a rival of it, on l2-normalised features; the grids of `settings.sea`, sampled by TPE."""
+    """SeA, or a method it is compared with, on l2-normalised features; the grids of `settings.sea`, sampled by TPE."""
     train, held = rows
     sea, whole = settings.sea, FeatureRows(x)
     base = {"augmentation": sea.augmentation, "batch_size": sea.batch_size, "epochs": sea.epochs}

@@ -1,4 +1,4 @@
-"""The probe `gradient` on one data set, with the rivals of the paper's Tab. 1 on request."""
+"""The probe `gradient` on one data set, with the controls of the paper's Tab. 1 on request."""
 
 import hashlib
 from collections.abc import Iterator
