@@ -1,8 +1,8 @@
 """How few steps are too few: the share of digits that are read as asked for, by scheduler, guidance scale and steps.
 
-The embedded model generates digits (`digits-10`), and an RBF SVM that has seen real training digits only reads them. Prints one row
-for each scheduler and scale, and the fewest steps from which on 95% are read as asked for: those of `FEWEST_STEPS`
-in `imagenet_sd/generation/diffusion/schedulers.py`.
+The embedded model generates digits (`digits-10`), and an RBF SVM that has seen real training digits only reads them.
+Prints one row for each scheduler and scale, and the fewest steps from which on 95% are read as asked for: those of
+`FEWEST_STEPS` in `imagenet_sd/generation/diffusion/schedulers.py`.
 """
 
 import argparse

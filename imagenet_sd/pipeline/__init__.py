@@ -1,4 +1,4 @@
-"""The main path: what each command does, as one function each. Light to import; heavy libraries are imported when called."""
+"""The main path: what each command does, as one function each. Light to import; heavy libraries come when called."""
 
 from imagenet_sd.pipeline.bench import bench_generate, bench_loader, bench_probe, calibrate
 from imagenet_sd.pipeline.dataset import dry_run, generate, open_dataset, preview, regenerate, status, verify

@@ -191,7 +191,7 @@ def test_with_w2_zero_it_is_the_logistic_regression_it_started_from(task):
     expected = torch.from_numpy(f) @ start.omega + start.bias
     for ntk in (False, True):
         assert torch.equal(logits(GradientClassifier(start, split, ntk=ntk), f, z), expected)
-    assert relative(logits(FineTuned(start, split), f, z), expected) < 1e-5
+        assert relative(logits(FineTuned(start, split, ntk=ntk), f, z), expected) < 1e-5
 
 
 @pytest.mark.parametrize("training", ["paper", "code"])
@@ -246,6 +246,48 @@ def test_the_ntk_parametrisation_is_a_chain_rule(task):
     assert relative(model(f[:9], z[:9]), expected) < 1e-5
 
 
+def test_fine_tuning_takes_the_same_parametrisation(task):
+    """A step of plain gradient descent on V moves W by the gradient of W over its outputs, and a bias by a tenth."""
+    split, z, f, labels, start = task
+    z, f, y = torch.from_numpy(z[:32]), torch.from_numpy(f[:32]), torch.from_numpy(labels[:32])
+    moved = {}
+    for ntk in (False, True):
+        model = FineTuned(start, split, ntk=ntk)
+        F.cross_entropy(model(f, z), y).backward()
+        moved[ntk] = [scale * each.grad for each, scale in zip(model.theta2, model.scales, strict=True)]
+    for plain, scaled in zip(moved[False], moved[True], strict=True):
+        expected = plain * (0.1 if plain.ndim == 1 else 1 / plain.shape[0])
+        assert relative(scaled, expected) < 1e-4
+
+
+def test_the_optimisers_are_those_of_the_paper_and_of_the_code(task):
+    """Learning rate, weight decay and steps to the first halving; the code's numbers from its configuration files."""
+    split, _, _, _, start = task
+    models = {
+        "activations": GradientClassifier(start, None),
+        "gradient": GradientClassifier(start, split),
+        "ntk": GradientClassifier(start, split, ntk=True),
+        "fine-tuned": FineTuned(start, split),
+    }
+    for model in models.values():
+        optimizer, every = GradientTrainer(steps=50_000).optimizer(model)
+        assert isinstance(optimizer, torch.optim.Adam) and not every
+        assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 0)]
+    expected = {
+        "activations": ([(0.01, 1e-6)], 12_500),
+        "gradient": ([(0.1, 5e-5)], 10_000),
+        "ntk": ([(0.1, 5e-5), (0.1 / 3, 3 * 5e-5), (0.01, 5e-4)], 10_000),  # theta2; w1 of three classes; its bias
+        "fine-tuned": ([(1e-3, 5e-5)], 10_000),
+    }
+    for name, (groups, halved) in expected.items():
+        optimizer, every = GradientTrainer(steps=50_000, training="code").optimizer(models[name])
+        assert every == halved and isinstance(optimizer, torch.optim.SGD)
+        assert [each["momentum"] for each in optimizer.param_groups] == [0.9] * len(groups)
+        found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+        assert found == [pytest.approx(each) for each in groups], name
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(models[name].parameters()))
+
+
 def test_random_weights_are_seeded_and_leave_the_rest(task):
     module, x = cnn(), images(32)
     chosen = lambda name: name.startswith("layer4")  # noqa: E731
@@ -293,8 +335,14 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_probe_and_all_its_controls(blobs, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
-    chosen_by, built = [], []
-    search, random = suite.search_c, suite.randomised
+    chosen_by, built, models = [], [], {}
+    search, random, model_of = suite.search_c, suite.randomised, suite._Task._model
+
+    def remember(task, kind: str, start: Start, split: SplitEncoder, seed: int) -> nn.Module:
+        models[kind] = model_of(task, kind, start, split, seed), start, split, task.split
+        return model_of(task, kind, start, split, seed)
+
+    monkeypatch.setattr(suite._Task, "_model", remember)
     monkeypatch.setattr(suite, "search_c", lambda *given: chosen_by.append(given[-1].metric) or search(*given))
     monkeypatch.setattr(suite, "randomised", lambda *given: built.append(given[-1]) or random(*given))
     settings = {"probe": "gradient", "blocks": "layer4", "controls": "all", "gradient_steps": 5, "trials": 1}
@@ -305,7 +353,22 @@ def test_the_probe_and_all_its_controls(blobs, tmp_path, capsys, monkeypatch: py
     assert all(row["seeds"] == [0, 1] and len(row["hyper_parameters"]) == 2 for row in rows.values())
     assert rows["gradient"]["hyper_parameters"][0]["blocks"] == "layer4"
     assert chosen_by == ["mean_per_class"] * 2 and rows["gradient"]["selected_by"] == "mean_per_class"
-    assert built == [0, 0, 1, 1]  # theta2 and theta1, once for each seed
+    assert built == [0, 0, 0, 1, 1, 1]  # theta2 (looked at twice) and theta1, for each seed
+    for kind, (model, start, split, pretrained) in models.items():
+        theta2 = getattr(model, "theta2", {})
+        same = {
+            "omega": torch.equal(getattr(model, "omega", start.omega), start.omega),
+            "w1": model.w1 is not start.omega,
+        }
+        if kind in ("start", "activations"):
+            assert model.split is None and all(same.values())
+            continue
+        if kind != "fine-tuned":
+            same["theta2"] = all(torch.equal(value, pretrained.theta2[name]) for name, value in theta2.items())
+        same["theta1"] = torch.equal(split.activations(images()), pretrained.activations(images()))
+        changed = {"random-omega": {"omega"}, "random-theta2": {"theta2"}, "random-theta1": {"theta1"}}
+        assert {name for name, unchanged in same.items() if not unchanged} == changed.get(kind, set()), kind
+        assert isinstance(model, FineTuned) == (kind == "fine-tuned") and model.split is split
     said = capsys.readouterr().err
     assert re.search(r"activations at layer4 \S+ of 90 images, [\d.]+ [kM]B in memory; theta2 has", said), said
     assert "5 steps" in said

@@ -1,4 +1,4 @@
-"""SeA and what it is compared with, against loops and autograd; its grids, from the command line and a study; what selects."""
+"""SeA and what it is compared with, against loops and autograd; its grids, from commands and studies; what selects."""
 
 from pathlib import Path
 from typing import Any, get_args

@@ -8,6 +8,7 @@ logistic regression on f. w1 starts at omega, w2 at 0; only they are trained. It
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class GradientClassifier(nn.Module):
         self.w1, self.bias = nn.Parameter(start.omega.clone()), nn.Parameter(start.bias.clone())
         # A copy: in the memory of w1, training w1 would change the Jacobian's classifier as well.
         self.register_buffer("omega", (start.omega if omega is None else omega).clone())
-        self.split = split
+        self.split, self.ntk = split, ntk
         self.theta2 = {} if split is None else {k: v.detach() for k, v in (theta2 or split.theta2).items()}
         self.scales = {name: _ntk_scale(value) if ntk else 1.0 for name, value in self.theta2.items()}
         self.w2 = nn.ParameterList([torch.zeros_like(value) for value in self.theta2.values()])
@@ -71,17 +72,26 @@ def _ntk_scale(value: torch.Tensor) -> float:
 
 
 class FineTuned(nn.Module):
-    """The upper bound: theta2 and the classifier themselves are trained, from the same start."""
+    """The upper bound: theta2 and the classifier themselves are trained, from the same start.
 
-    def __init__(self, start: Start, split: SplitEncoder):
+    Args:
+        start: w1 starts there.
+        split: the encoder.
+        ntk: parametrise theta2 as `GradientClassifier` does: V and c are trained.
+    """
+
+    def __init__(self, start: Start, split: SplitEncoder, ntk: bool = False):
         super().__init__()
         self.w1, self.bias = nn.Parameter(start.omega.clone()), nn.Parameter(start.bias.clone())
         self.split, self.names = split, list(split.theta2)
-        self.theta2 = nn.ParameterList([value.clone() for value in split.theta2.values()])
+        self.scales = [_ntk_scale(value) if ntk else 1.0 for value in split.theta2.values()]
+        values = zip(split.theta2.values(), self.scales, strict=True)
+        self.theta2 = nn.ParameterList([value / scale for value, scale in values])
 
     def forward(self, features: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """Logits [N, C]; `features` are not used: they are computed again under the trained weights."""
-        theta2 = dict(zip(self.names, self.theta2, strict=True))
+        values = zip(self.theta2, self.scales, strict=True)
+        theta2 = dict(zip(self.names, (scale * value for value, scale in values), strict=True))
         return self.split.features(activations, theta2) @ self.w1 + self.bias
 
 
@@ -89,9 +99,10 @@ class FineTuned(nn.Module):
 class GradientTrainer:
     """How these models are trained, with cross-entropy.
 
-    The paper: Adam, learning rate 1e-3, no weight decay. The official code: SGD with momentum 0.9, learning rate 0.1
-    (0.01 for activations alone), weight decay 5e-5 (1e-6), halved after each fifth (quarter) of the steps, gradients
-    clipped to norm 10. Both rates belong to the NTK parametrisation.
+    The paper: Adam, learning rate 1e-3, no weight decay, for all models. The official code: SGD with momentum 0.9 and
+    gradients clipped to norm 10; gradient features learning rate 0.1, weight decay 5e-5, halved after each fifth of the
+    steps; fine-tuning 1e-3, the same otherwise; activations alone 0.01, 1e-6, after each quarter. The rates of gradient
+    features belong to the NTK parametrisation, which the code has for w1 and its bias too.
     """
 
     steps: int
@@ -113,7 +124,7 @@ class GradientTrainer:
         """
         alone = getattr(model, "split", None) is None
         parameters = list(model.parameters())
-        optimizer, every = self._optimizer(parameters, alone)
+        optimizer, every = self.optimizer(model)
         generator, rows = torch.Generator().manual_seed(seed), torch.zeros(0, dtype=torch.int64)
         for step in range(self.steps):
             if len(rows) < min(self.batch_size, len(labels)):
@@ -130,12 +141,20 @@ class GradientTrainer:
                 nn.utils.clip_grad_norm_(parameters, 10)
             optimizer.step()
 
-    def _optimizer(self, parameters: list[nn.Parameter], alone: bool) -> tuple[torch.optim.Optimizer, int]:
-        """The optimiser, and the steps after which its learning rate is halved; 0 for never."""
+    def optimizer(self, model: nn.Module) -> tuple[torch.optim.Optimizer, int]:
+        """The optimiser of a model, and the steps after which its learning rates are halved; 0 for never."""
+        parameters = list(model.parameters())
         if self.training == "paper":
             return torch.optim.Adam(parameters, lr=1e-3), 0
-        rate, decay, parts = (0.01, 1e-6, 4) if alone else (0.1, 5e-5, 5)
-        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+        groups: list[dict[str, Any]] = [{"params": parameters}]
+        rate, decay, parts = 1e-3, 5e-5, 5
+        if isinstance(model, GradientClassifier):
+            rate, decay, parts = (0.01, 1e-6, 4) if model.split is None else (0.1, 5e-5, 5)
+            if model.ntk:  # w = scale * v: a step of v by rate r moves w by r scale^2
+                groups = [{"params": list(model.w2)}]
+                for each, squared in ((model.w1, 1 / model.w1.shape[1]), (model.bias, 0.1)):
+                    groups.append({"params": [each], "lr": rate * squared, "weight_decay": decay / squared})
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=decay)
         return optimizer, max(1, self.steps // parts)
 
     def seconds_per_step(

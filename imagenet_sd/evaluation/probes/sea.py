@@ -1,4 +1,4 @@
-"""SeA: semantic adversarial augmentation of fixed deep features (Qian et al., 2022), and the methods it is compared with.
+"""SeA: semantic adversarial augmentation of fixed deep features (Qian et al., 2022), and what it is compared with.
 
 All features and directions have unit length. The linear model has no bias.
 """

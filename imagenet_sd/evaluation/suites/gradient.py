@@ -120,7 +120,7 @@ class _Task:
         if kind in ("start", "activations"):
             return GradientClassifier(start, None)
         if kind == "fine-tuned":
-            return FineTuned(start, split)
+            return FineTuned(start, split, ntk=ntk and self.config.gradient_training == "paper")
         if kind == "random-theta2":
             return GradientClassifier(start, split, theta2=self._random_theta2(seed).theta2, ntk=ntk)
         omega = None
