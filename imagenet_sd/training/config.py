@@ -113,7 +113,7 @@ class ObjectiveConfig:
     memory_normalized: bool = True
     """Store l2-normalised embeddings, as the text says; False stores them as the official code does."""
     label_smoothing: float = 0.0
-    """Of the plain cross-entropy."""
+    """Share of the target spread over all classes, in the three losses with labels."""
     predictor_hidden: int = field(default=512, metadata=_NEW)
     """Width of the predictor's hidden layer (BYOL, SimSiam)."""
     prototypes: int = field(default=100, metadata=_NEW)
@@ -232,7 +232,10 @@ class TrainConfig:
         if loss in ("ocm", "mocov2"):
             least["objective.memory_size"] = 1
         if loss == "swav":
-            least["objective.sinkhorn_iterations"] = 1
+            least |= {"objective.sinkhorn_iterations": 1, "objective.prototypes": 2}
+        if loss in ("byol", "simsiam"):
+            least["objective.predictor_hidden"] = 1
+        least |= {"augself.hidden": 1} | {f"augself.{name}": 0 for name in self.augself.tasks}
         checks = [(attrgetter(key)(self) >= low, f"{key} must be at least {low}") for key, low in least.items()]
         checks += [(attrgetter(key)(self) <= high, f"{key} must be at most {high:,}") for key, high in _MOST.items()]
         checks += [
@@ -245,6 +248,8 @@ class TrainConfig:
             (self.objective.temperature > 0, "objective.temperature must be above 0"),
             (0 <= self.objective.label_smoothing <= 1, "objective.label_smoothing must be in [0, 1]"),
             (0 <= self.objective.ema_momentum <= 1, "objective.ema_momentum must be in [0, 1]"),
+            (0.025 <= self.objective.sinkhorn_epsilon < math.inf, "objective.sinkhorn_epsilon must be at least 0.025"),
+            (0 <= self.objective.frozen_prototypes <= 1, "objective.frozen_prototypes must be in [0, 1]"),
             (0 <= self.photometric.hue <= 0.5, "photometric.hue must be in [0, 0.5]"),
             (
                 loss == "stablerep" or self.objective.positives == "image",
@@ -268,7 +273,7 @@ class TrainConfig:
 _MOST = {
     "model.projector_layers": 16,
     **dict.fromkeys(("model.projector_hidden", "model.projector_bottleneck"), 1 << 16),
-    **dict.fromkeys(("objective.predictor_hidden", "objective.prototypes"), 1 << 16),
+    **dict.fromkeys(("objective.predictor_hidden", "objective.prototypes", "augself.hidden"), 1 << 16),
     "objective.memory_size": 1 << 24,
 }
 """Sizes far above published ones: with more, making the network would fill the memory or not end."""

@@ -26,7 +26,7 @@ from imagenet_sd.training.checkpoint import head_file, load_checkpoint, save_che
 from imagenet_sd.training.config import Tracker, TrainConfig, TrainingError
 from imagenet_sd.training.data import Batch, TrainStream
 from imagenet_sd.training.knn import KnnValidator
-from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder
+from imagenet_sd.training.model import EncoderWithHead, check_sizes, make_encoder, share_batch_norm
 from imagenet_sd.training.objectives import check_tasks, make_objective
 from imagenet_sd.training.optim import ema_update, learning_rate, make_optimizer, set_learning_rate
 from imagenet_sd.training.runlog import RunLog, check_tracker
@@ -34,8 +34,8 @@ from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
 
 COLLAPSED = 0.05
-"""Mean spread of an epoch's embeddings (see `embedding_spread`) below which a run stops: the mean cosine of two images
-is then above 1 - 0.05^2 = 0.9975. Runs that learn stay above 0.25."""
+"""Mean spread of an epoch's embeddings (see `embedding_spread`) below which a run stops: they are all the same, or vary
+in fewer than one of 400 dimensions (0.05^2). Runs that learn stay above 0.25."""
 
 
 class Trainer:
@@ -73,8 +73,8 @@ class Trainer:
         self.objective = make_objective(encoder, len(images.classes), config)
         self.model = EncoderWithHead(encoder, self.objective.head)
         if config.sync_batchnorm and world > 1 and self.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.objective.state)
+            share_batch_norm(self.model)
+            share_batch_norm(self.objective.state)
         self.model.to(self.device)
         self.objective.state.to(self.device)
         self.ema_model = copy.deepcopy(self.model).requires_grad_(False) if config.ema_weights else None

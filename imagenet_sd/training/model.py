@@ -53,6 +53,16 @@ def check_sizes(encoder: nn.Module, config: TrainConfig, *, validated: bool) -> 
     encoder.train()
 
 
+def share_batch_norm(module: nn.Module) -> None:
+    """Make every batch norm inside a module one over all processes.
+
+    By timm's function: the batch norms of many of its models carry their activation, which PyTorch's would drop.
+    """
+    from timm.layers import convert_sync_batchnorm
+
+    convert_sync_batchnorm(module)
+
+
 def num_features(encoder: nn.Module) -> int:
     """d, the dimension of a timm encoder's features.
 

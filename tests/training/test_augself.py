@@ -12,14 +12,15 @@ from torchvision.transforms import functional as T
 
 from imagenet_sd.training.config import AugSelfConfig, CropsConfig, PhotometricConfig, TrainConfig, TrainingError
 from imagenet_sd.training.crops import GEOMETRY, PARAMETERS, Crops, MultiCrop
+from imagenet_sd.training.data import Batch
 from imagenet_sd.training.model import make_encoder
 from imagenet_sd.training.objectives import make_objective
 from imagenet_sd.training.objectives.augself import AugSelfHead, check_tasks, targets, task_loss
-from imagenet_sd.training.photometric import apply_photometric, to_float
+from imagenet_sd.training.photometric import apply_photometric, normalize, to_float
 from imagenet_sd.training.publish import _with_classifier
 from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.self_supervised import SELF_SUPERVISED
-from imagenet_sd.training.views import Views
+from imagenet_sd.training.views import Views, make_views
 
 WIDTH, HEIGHT = 80, 60
 CROPS = CropsConfig(global_crops_number=2, global_crop_size=32, global_crops_scale=(0.2, 1.0), local_crops_number=0,
@@ -79,7 +80,7 @@ def test_200_views_are_what_torchvision_makes_of_their_parameters(picture: Image
 
 
 def expected_targets(crops: Crops) -> dict[str, list[float]]:
-    """The definitions, with torchvision's numbers of the two views, one pair at a time."""
+    """The definitions, a pair at a time: box and flip are torchvision's (checked on pixels above), colours as drawn."""
     one, two = crops.geometry.astype(np.float64), crops.parameters.astype(np.float64)
     centres = []
     for row in one:
@@ -111,6 +112,27 @@ def test_targets_are_the_differences_of_the_parameters(pairs_of_views: list[Crop
         backwards = targets(task, tuple(parameters.flip(1).unbind(1)), tuple(geometry.flip(1).unbind(1)), COLORS)
         mirrored = found if task == "flip" else (-found) % 4 if task == "rotation" else -found
         assert torch.allclose(backwards.double(), mirrored.double(), atol=1e-6), task
+
+
+def test_every_crop_gets_the_colours_of_its_own_row(picture: Image.Image):
+    """Of two images with two global crops and a local one: what the loss sees, crop-major, one crop at a time."""
+    config = replace(CROPS, local_crops_number=1, local_crop_size=16)
+    cut = MultiCrop(config, replace(COLORS, local_blur=1.0), seed=1)
+    crops = [cut(picture, 0, name) for name in ("a", "b")]
+    stacked = {
+        name: torch.tensor(np.stack([getattr(each, name) for each in crops]))
+        for name in ("global_crops", "local_crops", "parameters", "geometry")
+    }
+    batch = Batch(**stacked, labels=torch.tensor([3, 4]), positives=torch.tensor([0, 1]), image_ids=["a", "b"], bad=[])
+    views = make_views(batch, torch.device("cpu"))
+    assert [tuple(x.shape) for x in views.crops] == [(4, 3, 32, 32), (2, 3, 16, 16)]
+    assert torch.equal(views.parameters, stacked["parameters"]) and torch.equal(views.geometry, stacked["geometry"])
+    for image, each in enumerate(crops):
+        for crop, pixels in enumerate((*each.global_crops, *each.local_crops)):
+            row = torch.tensor(each.parameters[crop])[None]
+            alone = normalize(apply_photometric(to_float(torch.tensor(pixels))[None], row))[0]
+            seen = views.crops[crop // 2][image if crop == 2 else 2 * crop + image]
+            assert (seen - alone).abs().max() < 1e-3, (image, crop)  # the widest blur of a batch sets the kernel of all
 
 
 def test_columns():
@@ -196,6 +218,23 @@ def test_the_loss_is_that_of_the_method_and_the_tasks_in_both_orders(method: str
     assert torch.is_tensor(objective.head(features)) or isinstance(objective.head(features), tuple)
     assert objective.classifies == (method == "supervised")
     assert {id(p) for p in objective.constant_rate} == {id(p) for p in objective.base.constant_rate}
+
+
+def test_the_objective_within_hears_of_every_step():
+    """BYOL's momentum rises with the progress of the training, SwAV's prototypes stand still at its start."""
+    config = with_tasks("byol-small")
+    encoder = make_encoder(config.model)
+    byol = make_objective(encoder, 3, config)
+    byol.progress = 0.5
+    byol.before_step(encoder)
+    assert byol.base.progress == 0.5 and byol.base.momentum == pytest.approx((1 + config.objective.ema_momentum) / 2)
+    swav = make_objective(make_encoder(config.model), 3, with_tasks("swav-small"))
+    weight = swav.base.head.prototypes.weight
+    for progress, frozen in ((0.0, True), (0.5, False)):
+        swav.progress, weight.grad = progress, torch.ones_like(weight)
+        swav.before_step(encoder)
+        swav.after_backward()
+        assert (weight.grad is None) == frozen
 
 
 def test_networks_of_the_tasks():

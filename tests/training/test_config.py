@@ -110,6 +110,13 @@ def test_every_objective_can_be_asked_for():
         ("objective.label_smoothing=2", r"objective\.label_smoothing must be in \[0, 1\]"),
         ("objective.loss=mocov2 objective.memory_size=0", r"objective\.memory_size must be at least 1"),
         ("objective.loss=swav objective.sinkhorn_iterations=0", r"objective\.sinkhorn_iterations must be at least 1"),
+        ("objective.loss=swav objective.prototypes=1", r"objective\.prototypes must be at least 2"),
+        ("objective.sinkhorn_epsilon=0", r"objective\.sinkhorn_epsilon must be at least 0\.025"),
+        ("objective.frozen_prototypes=1.5", r"objective\.frozen_prototypes must be in \[0, 1\]"),
+        ("objective.loss=byol objective.predictor_hidden=0", r"objective\.predictor_hidden must be at least 1"),
+        ("augself.crop=-1", r"augself\.crop must be at least 0"),
+        ("augself.hidden=0", r"augself\.hidden must be at least 1"),
+        ("augself.hidden=100000", r"augself\.hidden must be at most 65,536"),
         ("crops.aspect_ratio=[0,1]", r"crops\.aspect_ratio must satisfy 0 < low <= high"),
     ],
 )

@@ -200,10 +200,10 @@ class TwoViews(Objective):
 
     def __init__(self, encoder: torch.nn.Module, num_classes: int, config: TrainConfig):
         super().__init__(torch.nn.Linear(num_features(encoder), 8), torch.nn.Module())
-        self.state.register_buffer("steps", torch.zeros(3, dtype=torch.long))  # before, loss, after
+        self.state.register_buffer("steps", torch.zeros(4, dtype=torch.long))  # before, loss, gradients, after
 
     def before_step(self, encoder: torch.nn.Module) -> None:
-        assert torch.equal(*self.state.steps[[0, 2]])
+        assert torch.equal(*self.state.steps[[0, 3]]) and self.progress == pytest.approx(self.state.steps[0] / 5)
         self.state.steps[0] += 1
 
     def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
@@ -212,8 +212,14 @@ class TwoViews(Objective):
         assert len(one) == len(views.labels) == 5 and views.parameters.shape == (5, 2, 11)
         return 1 - torch.nn.functional.cosine_similarity(one, two).mean()
 
-    def after_step(self) -> None:
+    def after_backward(self) -> None:
+        assert self.state.steps[1] == 4 * self.state.steps[0] and self.head.weight.grad is not None
+        self.before = self.head.weight.detach().clone()
         self.state.steps[2] += 1
+
+    def after_step(self) -> None:
+        assert not torch.equal(self.head.weight, self.before)
+        self.state.steps[3] += 1
 
 
 def test_the_loop_trains_whatever_objective_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -228,7 +234,7 @@ def test_the_loop_trains_whatever_objective_it_is_given(tmp_path: Path, monkeypa
     config = replace(config, crops=replace(config.crops, global_crops_number=2))
     assert train(config, "builtin:faces", tmp_path / "run")["finished"]
     kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
-    assert kept["objective/steps"].tolist() == [5, 20, 5]
+    assert kept["objective/steps"].tolist() == [5, 20, 5, 5]
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
 
 

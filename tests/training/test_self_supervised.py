@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from imagenet_sd.training.config import ObjectiveConfig, TrainConfig, TrainingError
 from imagenet_sd.training.model import make_encoder
 from imagenet_sd.training.objectives import make_objective
-from imagenet_sd.training.objectives.contrastive import contrastive_loss
 from imagenet_sd.training.objectives.mocov2 import info_nce
-from imagenet_sd.training.objectives.self_supervised import embedding_spread, pairs
-from imagenet_sd.training.objectives.siamese import prediction_loss
+from imagenet_sd.training.objectives.self_supervised import embedding_spread, pairs, prediction_loss
+from imagenet_sd.training.objectives.stablerep import contrastive_loss
 from imagenet_sd.training.objectives.swav import sinkhorn, swav_loss
 from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.views import Views

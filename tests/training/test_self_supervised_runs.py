@@ -24,10 +24,11 @@ from imagenet_sd.training.config import RECIPES, TrainConfig, TrainingError
 from imagenet_sd.training.data import TrainStream, in_pairs
 from imagenet_sd.training.export import load_run
 from imagenet_sd.training.knn import KnnValidator
-from imagenet_sd.training.loop import COLLAPSED
+from imagenet_sd.training.loop import COLLAPSED, Trainer
 from imagenet_sd.training.model import EncoderWithHead, make_encoder, num_features
 from imagenet_sd.training.objectives import OBJECTIVES
 from imagenet_sd.training.objectives.self_supervised import SelfSupervised, embedding_spread
+from imagenet_sd.training.optim import peak_rate, set_learning_rate
 from imagenet_sd.training.photometric import normalize, to_float
 from imagenet_sd.training.recipes import load_train_config
 from imagenet_sd.training.runlog import plot_curves, read_metrics
@@ -189,6 +190,20 @@ def test_one_reader_for_several_epochs_gives_each_epoch_as_before():
     assert together == apart and len(together) == 12
 
 
+def test_the_rate_of_simsiams_predictor_is_constant():
+    """At the last step of a cosine to 0 it has the peak; all else has next to nothing (section 4.2 of SimSiam)."""
+    for name in ("simsiam-small", "simsiam-small+augself", "byol-small"):
+        config = load_train_config(name, ["model.backbone=test_resnet", "optimizer.batch_size=20"])
+        trainer = Trainer(config, open_images("builtin:faces", "train"), Path(), log_with="none")
+        set_learning_rate(trainer.optimizer, 20 * 5 - 1, 5, config.optimizer)
+        rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+        head = getattr(trainer.objective, "base", trainer.objective).head
+        predictor = {id(p) for p in head.predictor.parameters()} if "simsiam" in name else set()
+        assert len(rates) == len(list(trainer.model.parameters()))
+        for key, rate in rates.items():
+            assert rate == (peak_rate(config.optimizer) if key in predictor else pytest.approx(0, abs=1e-4)), name
+
+
 def test_names_of_recipes():
     assert len(SELF_SUPERVISED) == 7 * 2 * 3 * 2 and not SELF_SUPERVISED.keys() & RECIPES.keys()
     for method in WITHOUT_LABELS:
@@ -246,10 +261,16 @@ def test_the_families():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("augself", [False, True], ids=["alone", "augself"])
-@pytest.mark.parametrize("small", [True, False], ids=["small", "imagenet-100"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_recipe_trains_on_500_images(tmp_path: Path, method: str, small: bool, augself: bool):
-    """With a small backbone and, for the large recipes, small crops and heads, and a rate for a few dozen steps."""
+@pytest.mark.parametrize(
+    ("method", "small", "family"),
+    [(method, small, "default") for method in METHODS for small in (True, False)]
+    + [("simsiam", small, family) for small in (True, False) for family in ("spatial", "appearance")],
+)
+def test_every_recipe_trains_on_500_images(tmp_path: Path, method: str, small: bool, family: str, augself: bool):
+    """With a small backbone and, for the large recipes, small crops and heads, and a rate for a few dozen steps.
+
+    The families change the crops alone, for every method in the same way.
+    """
     settings = ["model.backbone=test_resnet", "optimizer.epochs=3", "optimizer.warmup_epochs=0",
                 "optimizer.batch_size=50", "objective.memory_size=128"]  # fmt: skip
     if not small:
@@ -258,12 +279,38 @@ def test_every_recipe_trains_on_500_images(tmp_path: Path, method: str, small: b
     settings += ["objective.positives=class"] if method == "stablerep" else []
     if method == "mocov2":
         settings += ["objective.ema_momentum=0.9", "objective.memory_size=100", "optimizer.epochs=5"]
-    name = recipe_name(method, small, "default", augself)
+    name = recipe_name(method, small, family, augself)
     train(load_train_config(name, settings), "builtin:mnist@per_class=50", tmp_path / "run")
     curve = losses(tmp_path / "run")
     start = 3 if method == "mocov2" else 0  # its queue is random at first
     assert len(curve) == (50 if method == "mocov2" else 30) and np.mean(curve[-6:]) < np.mean(curve[start : start + 6])
     assert json.loads((tmp_path / "run" / "result.json").read_text())["finished"]
+
+
+def on_two_processes(recipe: str, settings: list[str], run: Path) -> None:
+    """A run on faces, of two gloo processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "imagenet_sd", "train", "builtin:faces", "--recipe", recipe]
+    command += ["--out", str(run), *(word for s in settings for word in ("--set", s))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_augself_trains_its_networks_on_two_processes(tmp_path: Path):
+    """They run outside of the wrapped forward pass, and are trained all the same."""
+    settings = ["model.backbone=test_resnet", "optimizer.epochs=2", "optimizer.warmup_epochs=0",
+                "optimizer.batch_size=20", "virtual_workers=4"]  # fmt: skip
+    on_two_processes("simclr-small+augself", settings, tmp_path / "two")
+    curve = losses(tmp_path / "two")
+    assert len(curve) == 10 and np.isfinite(curve).all()
+    torch.manual_seed(0)
+    config = load_train_config("simclr-small+augself", settings)
+    fresh = Trainer(config, open_images("builtin:faces", "train"), tmp_path, log_with="none").model.head.state_dict()
+    trained = load_file(tmp_path / "two" / "head.safetensors")
+    moved = {key for key, value in trained.items() if not torch.equal(value, fresh[key])}
+    assert {key.split(".")[0] for key in moved} == {"base", "tasks"}
 
 
 @pytest.mark.slow
@@ -274,12 +321,7 @@ def test_two_processes_follow_one(tmp_path: Path, method: str):
                 "crops.global_crop_size=160", "optimizer.epochs=1", "optimizer.warmup_epochs=0",
                 "optimizer.base_lr=0.5", "optimizer.batch_size=8", "objective.memory_size=20"]  # fmt: skip
     train(load_train_config(f"{method}-small", settings), "builtin:faces", tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "imagenet_sd", "train", "builtin:faces", "--recipe", f"{method}-small"]
-    command += ["--out", str(tmp_path / "two"), *(word for s in settings for word in ("--set", s))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    on_two_processes(f"{method}-small", settings, tmp_path / "two")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 12 and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-3
     a, b = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("one", "two"))

@@ -6,12 +6,14 @@ from imagenet_sd.training.config import TrainConfig, TrainingError
 from imagenet_sd.training.objectives.augself import AugSelf
 from imagenet_sd.training.objectives.augself import check_tasks as check_tasks
 from imagenet_sd.training.objectives.base import Objective
-from imagenet_sd.training.objectives.contrastive import SimCLR, StableRep
+from imagenet_sd.training.objectives.byol import Byol
 from imagenet_sd.training.objectives.cosine_softmax import CosineSoftmax
 from imagenet_sd.training.objectives.cross_entropy import CrossEntropy
 from imagenet_sd.training.objectives.mocov2 import MoCoV2
 from imagenet_sd.training.objectives.online_class_means import OnlineClassMeans
-from imagenet_sd.training.objectives.siamese import Byol, SimSiam
+from imagenet_sd.training.objectives.simclr import SimCLR
+from imagenet_sd.training.objectives.simsiam import SimSiam
+from imagenet_sd.training.objectives.stablerep import StableRep
 from imagenet_sd.training.objectives.swav import Swav
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -87,3 +87,27 @@ class MomentumNetworks(nn.Module):
         """Features [N, d] and embeddings [N, d_b] of images [N, 3, H, W]."""
         features = self.encoder(images)
         return features, self.projector(features)
+
+
+class PredictionHead(nn.Module):
+    """Projector and predictor: features [N, d] to embeddings z and predictions p, both [N, d_b]."""
+
+    def __init__(self, projector: nn.Module, predictor: nn.Module):
+        super().__init__()
+        self.projector, self.predictor = projector, predictor
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(z, p)."""
+        z = self.projector(x)
+        return z, self.predictor(z)
+
+
+def prediction_loss(targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+    """Mean over the global crops g and the other crops v of an image, and over the images, of -cos(p_v, z_g).
+
+    Args:
+        targets: embeddings [M_g, B, d], without gradient.
+        predictions: [M, B, d].
+    """
+    chosen = pairs(len(targets), len(predictions))
+    return -torch.stack([F.cosine_similarity(predictions[v], targets[g], dim=-1) for g, v in chosen]).mean()

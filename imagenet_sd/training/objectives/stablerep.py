@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al., 2020) and StableRep's multi-positive contrastive loss (Tian et al., 2023)."""
+"""StableRep's multi-positive contrastive loss (Tian et al., 2023)."""
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,3 @@ class StableRep(SelfSupervised):
         own = torch.arange(num_global * batch, device=z.device)  # global crops come first among the anchors
         itself[own, own + world()[0] * len(own)] = True
         return contrastive_loss(z.flatten(0, 1), candidates, positive, itself, self.temperature)
-
-
-class SimCLR(StableRep):
-    """Pulls together the crops of one image, away from all other images of the batch: NT-Xent."""
