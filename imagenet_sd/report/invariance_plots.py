@@ -7,7 +7,7 @@ import numpy as np
 
 from imagenet_sd.core.results import InvarianceResult
 from imagenet_sd.report.measurements import Measurements, Setting, Summary
-from imagenet_sd.report.svg import COLOURS, INK, MARKERS, Panel, legend_below, name, new_axes, to_panel
+from imagenet_sd.report.svg import COLOURS, INK, MARKERS, Panel, left_out, legend_below, name, new_axes, to_panel
 
 _MOST_SETTINGS = 8
 _MOST_COLUMNS = 16
@@ -39,7 +39,8 @@ def _measured_settings(measured: Measurements) -> list[Setting]:
 
 def heat_map(measured: Measurements) -> tuple[str, list[Panel]]:
     """Transformation x encoder: mean cosine, and mean Mahalanobis distance."""
-    shown = _measured_settings(measured)[:_MOST_COLUMNS]
+    settings = _measured_settings(measured)
+    shown = settings[:_MOST_COLUMNS]
     panels = []
     for key, title, value, colours, top in (
         ("cosine", "cosine of whitened features (1: invariant)", lambda r: r.cosine, "Blues", 1.0),
@@ -64,13 +65,14 @@ def heat_map(measured: Measurements) -> tuple[str, list[Panel]]:
         axes.set_title(title)
         figure.colorbar(image, ax=axes, fraction=0.04)
         panels.append(to_panel(figure, f"invariance-{key}", f"Heat map of {title}: {len(rows)} transformations"))
-    note = "Mean over images, strengths and seeds." + measured.names_note
-    return note, panels
+    note = "Mean over images, strengths and seeds." + left_out(len(settings), "encoders", _MOST_COLUMNS)
+    return note + measured.names_note, panels
 
 
 def curves(measured: Measurements) -> tuple[str, list[Panel]]:
     """The cosine over the strengths, one panel per transformation whose grid is a line."""
-    shown = _measured_settings(measured)[:_MOST_SETTINGS]
+    settings = _measured_settings(measured)
+    shown = settings[:_MOST_SETTINGS]
     lines: dict[str, dict[int, list[InvarianceResult]]] = {}
     for number, setting in enumerate(shown):
         for results in _results(setting):
@@ -93,22 +95,27 @@ def curves(measured: Measurements) -> tuple[str, list[Panel]]:
         legend_below(figure, axes)
         alt = f"Cosine over the strength of {transformation}, {len(by_setting)} encoders"
         panels.append(to_panel(figure, f"invariance-curve-{transformation.replace('_', '-')}", alt))
-    return "Mean over images and seeds." + measured.names_note, panels
+    note = "Mean over images and seeds." + left_out(len(settings), "encoders", _MOST_SETTINGS)
+    return note + measured.names_note, panels
 
 
 def spatial_against_appearance(measured: Measurements) -> tuple[str, list[Panel]]:
-    """Mean cosine over the spatial transformations against that over the appearance ones, one point per encoder."""
-    points = []
-    for setting in _measured_settings(measured):
-        summaries = _summaries(setting, lambda result: result.cosine)
-        means = [
-            [summary.mean for (family, _), summary in summaries.items() if family == wanted]
-            for wanted in ("spatial", "appearance")
-        ]
-        if all(means):
-            points.append((setting, *(sum(each) / len(each) for each in means)))
-    if not points:
+    """Mean cosine over the spatial transformations against that over the appearance ones, one point per encoder.
+
+    Over the transformations that all encoders with both families were measured on.
+    """
+    measured_on = [
+        (setting, _summaries(setting, lambda result: result.cosine)) for setting in _measured_settings(measured)
+    ]
+    both = [each for each in measured_on if {"spatial", "appearance"} <= {family for family, _ in each[1]}]
+    shared = set.intersection(*(set(summaries) for _, summaries in both)) if both else set()
+    columns = [[key for key in shared if key[0] == family] for family in ("spatial", "appearance")]
+    if not all(columns):
         return "", []
+    points = [
+        (setting, *(sum(summaries[key].mean for key in keys) / len(keys) for keys in columns))
+        for setting, summaries in both
+    ]
     figure, axes = new_axes(4.6, 3.8)
     for number, (setting, x, y) in enumerate(points[:_MOST_COLUMNS]):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -123,7 +130,11 @@ def spatial_against_appearance(measured: Measurements) -> tuple[str, list[Panel]
     axes.set(xlabel="invariance to spatial changes (cosine)", ylabel="invariance to appearance (cosine)")
     legend_below(figure, axes)
     alt = f"Invariance to spatial changes against invariance to appearance, {len(points)} encoders"
-    note = "Mean cosine over the measured transformations of each family; the dotted line is where both are equal."
+    spatial, appearance = map(len, columns)
+    note = (
+        f"Mean cosine over the {spatial} spatial and {appearance} appearance transformations that all of these were "
+        f"measured on; the dotted line is where both are equal.{left_out(len(points), 'encoders', _MOST_COLUMNS)}"
+    )
     return note + measured.names_note, [to_panel(figure, "invariance-plane", alt)]
 
 

@@ -59,6 +59,25 @@ def test_heat_map_curves_and_plane(paths: list[Path]):
     assert x1 > x2 and y1 > y2, points
 
 
+def test_the_plane_compares_what_all_were_measured_on(paths: list[Path], tmp_path: Path):
+    """A third transformation of one encoder alone moves no point."""
+    before = plane(paths)
+    more = [
+        invariance("rotation", "spatial", 0.9),
+        invariance("shear", "spatial", 0.1),
+        invariance("hue", "appearance", 0.2),
+    ]
+    paths[0] = write(tmp_path / "more.json", results("spatial", "invariance", more))
+    assert plane(paths) == before and len(before) == 2
+
+
+def plane(paths: list[Path]) -> list[str]:
+    """Where the points of the plane stand."""
+    drawings = draw_all(Measurements(collect(paths).encoders))
+    body = next(svg for drawing in drawings for key, _, svg in drawing.panels if key == "invariance-plane")
+    return re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #', body)[:2]
+
+
 def test_a_curve_is_the_mean_over_images_at_each_strength(paths: list[Path]):
     drawings = draw_all(Measurements(collect(paths[:1]).encoders))
     svg = next(svg for drawing in drawings for key, _, svg in drawing.panels if key == "invariance-curve-rotation")
