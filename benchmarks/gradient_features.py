@@ -7,15 +7,14 @@ regression. Writes gradient_features.json and a page in Markdown, with the paper
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from self_supervised_encoders import options, trained
+from self_supervised_encoders import options, plain, same_settings, steps, trained, training
 
-from imagenet_sd.core.files import write_json
+from imagenet_sd.core.files import read_json, write_json
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.pipeline import evaluate
 
@@ -44,44 +43,51 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown page; by default gradient_features.md in the folder")
     args = parser.parse_args()
     found: Found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    path = args.out / "gradient_features.json"
+    if path.exists() and same_settings((kept := read_json(path)).get("settings"), args):
+        for name, columns in kept["encoders"].items():
+            for blocks, values in columns.items():
+                found[name][blocks].update(values)
     for seed in range(args.seeds):
         for name, recipe in (("without labels", args.method), ("with labels", "supervised-small")):
-            measure(args, name, str(trained(args, recipe, seed)), seed, found)
-            settings = json.loads(json.dumps(vars(args), default=str))
-            write_json(args.out / "gradient_features.json", {"settings": settings, "encoders": found})
+            for blocks in THETA2:
+                if len(found[name][blocks]["gradient"]) <= seed:
+                    measure(args, str(trained(args, recipe, seed)), blocks, seed, found[name][blocks])
+                    write_json(path, {"settings": plain(args), "steps": steps(args), "encoders": found})
         page = args.page or args.out / "gradient_features.md"
         page.write_text(as_markdown(found, args), encoding="utf-8")
         print(f"seed {seed} is done: {page}", flush=True)
 
 
-def measure(args: argparse.Namespace, name: str, encoder: str, seed: int, found: Found) -> None:
-    """One encoder with each theta2; the seed is that of the training and of the probe."""
-    for blocks in THETA2:
-        config = EvalConfig(
-            probe="gradient",
-            blocks=blocks,
-            controls="all",
-            gradient_steps=args.gradient_steps,
-            gradient_training=args.training,
-            ntk=not args.plain,
-            crop_size=32,
-            seeds=(seed,),
-            trials=15,
-        )
-        data = {"photos": f"{args.data}@per_class={args.probe_images}"}
-        for row in evaluate(encoder, data, config, cache=args.out / "features")["results"]:
-            found[name][blocks][row["probe"]].append(row["top1"])
+def measure(args: argparse.Namespace, encoder: str, blocks: str, seed: int, found: dict[str, list[float]]) -> None:
+    """One encoder with one theta2; the seed is that of the training and of the probe."""
+    config = EvalConfig(
+        probe="gradient",
+        blocks=blocks,
+        controls="all",
+        gradient_steps=args.gradient_steps,
+        gradient_training=args.training,
+        ntk=not args.plain,
+        crop_size=32,
+        seeds=(seed,),
+        trials=15,
+    )
+    data = {"photos": f"{args.data}@per_class={args.probe_images}"}
+    for row in evaluate(encoder, data, config, cache=args.out / "features")["results"]:
+        found[row["probe"]].append(row["top1"])
 
 
 def as_markdown(found: Mapping[str, Mapping[str, Mapping[str, list[float]]]], args: argparse.Namespace) -> str:
     """One table per encoder, and the gain over activations, by seed."""
+    count = min(len(values["gradient"]) for columns in found.values() for values in columns.values())
+    ntk = "without" if args.plain else "with"
     lines = [
         "# Gradient features",
         "",
-        f"Encoders trained on {10 * args.train_images:,} real CIFAR-10 photographs with {args.steps:,} steps; probes "
-        f"on {10 * args.probe_images:,} of them with {args.gradient_steps:,} steps each ({args.training}). Top-1 on "
-        f"test photographs in percent, mean ± population standard deviation over {args.seeds} seeds; in brackets the "
-        "paper's Tab. 1 (a BiGAN encoder, 50,000 photographs).",
+        f"{training(args)}; probes on {10 * args.probe_images:,} of these photographs, tested on as many others, with "
+        f"{args.gradient_steps:,} steps of each model ({args.training}'s optimisers, {ntk} the NTK parametrisation). "
+        f"Top-1 in percent, mean ± population standard deviation over {count} seeds; in brackets the paper's Tab. 1 (a "
+        "BiGAN encoder, 50,000 photographs).",
     ]
     for encoder, columns in found.items():
         lines += ["", f"## Trained {encoder}", "", f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
@@ -91,8 +97,9 @@ def as_markdown(found: Mapping[str, Mapping[str, Mapping[str, list[float]]]], ar
                 for k, values in enumerate(columns.values())
             ]
             lines.append(f"| {title} | {' | '.join(cells)} |")
-        gains = [np.subtract(values["gradient"], values["gradient-activations"]) for values in columns.values()]
-        lines.append(f"| **gain over activations** | {' | '.join(_shown(gain) for gain in gains)} |")
+        for than, title in (("activations", "activations"), ("start", "the logistic regression")):
+            gains = [np.subtract(values["gradient"], values[f"gradient-{than}"]) for values in columns.values()]
+            lines.append(f"| **gain over {title}** | {' | '.join(_shown(gain) for gain in gains)} |")
     return "\n".join([*lines, ""])
 
 

@@ -11,16 +11,14 @@ Writes invariances.json and a page in Markdown, with the orderings of Ericsson e
 """
 
 import argparse
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from self_supervised_encoders import options, trained
+from self_supervised_encoders import RANDOM, options, plain, same_settings, steps, trained, training
 
-from imagenet_sd.core.files import write_json
+from imagenet_sd.core.files import read_json, write_json
 from imagenet_sd.evaluation.config import EvalConfig
 from imagenet_sd.evaluation.transformations import TRANSFORMATIONS
 from imagenet_sd.pipeline import evaluate
@@ -28,16 +26,37 @@ from imagenet_sd.pipeline import evaluate
 FAMILIES = ("default", "spatial", "appearance")
 FUSIONS = (("spatial", "appearance"), ("default", "spatial", "appearance"))
 TARGETS = ("class", "hue", "rotation")
-ORDERINGS = {  # claim of the poster -> (what it says of ours, the greater thing first)
-    "the spatial family is the most invariant to spatial changes": ("spatial", ("spatial", "default", "appearance")),
-    "the appearance family is the most invariant to appearance": ("appearance", ("appearance", "default", "spatial")),
-    "default reads out classes better than spatial, spatial better than appearance": (
-        "class",
-        ("default", "spatial", "appearance"),
-    ),
-    "spatial reads out colour better than appearance": ("hue", ("spatial", "appearance")),
-    "appearance reads out pose (here: rotation) better than spatial": ("rotation", ("appearance", "spatial")),
+GROUPS = {  # mean cosine over these
+    "spatial": [t.name for t in TRANSFORMATIONS.values() if t.family == "spatial"],
+    "appearance": [t.name for t in TRANSFORMATIONS.values() if t.family == "appearance"],
+    "colour (hue, saturation, grayscale)": ["hue", "saturation", "grayscale"],
+    "crops (resized_crop, translation, scale)": ["resized_crop", "translation", "scale"],
 }
+COLOUR, CROPS = list(GROUPS)[2:]
+ORDERINGS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
+    # claim -> a target or a group, and encoders: each of a part above each of the next
+    "the spatial family is the most invariant to spatial changes": (
+        "spatial",
+        (("spatial",), ("default", "appearance")),
+    ),
+    "the appearance family is the most invariant to appearance": (
+        "appearance",
+        (("appearance",), ("default", "spatial")),
+    ),
+    "the spatial family is the least invariant to colour": (COLOUR, (("default", "appearance"), ("spatial",))),
+    "the appearance family is the least invariant to crops": (CROPS, (("default", "spatial"), ("appearance",))),
+    "class: default and supervised above spatial, spatial above appearance": (
+        "class",
+        (("default", "supervised"), ("spatial",), ("appearance",)),
+    ),
+    "colour is read out of spatial better than out of appearance": ("hue", (("spatial",), ("appearance",))),
+    "pose (here: rotation) is read out of appearance better than out of spatial": (
+        "rotation",
+        (("appearance",), ("spatial",)),
+    ),
+}
+Found = dict[str, dict[str, list[float]]]
+"""Encoder, or encoders with + between -> measure -> value per seed."""
 
 
 def main() -> None:
@@ -47,22 +66,25 @@ def main() -> None:
     parser.add_argument("--read-images", type=int, default=200, help="photographs per class to fit read-outs on")
     parser.add_argument("--page", type=Path, help="Markdown page; by default invariances.md in the folder")
     args = parser.parse_args()
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for seed in range(args.seeds):
+    found: Found = defaultdict(lambda: defaultdict(list))
+    done, path = 0, args.out / "invariances.json"
+    if path.exists() and same_settings((kept := read_json(path)).get("settings"), args):
+        for name, values in kept["encoders"].items():
+            found[name].update(values)
+        done = len(found["default"]["class"])
+    for seed in range(done, args.seeds):
         measure(args, seed, found)
-        write_json(args.out / "invariances.json", {"settings": _plain(vars(args)), "encoders": found})
+        write_json(path, {"settings": plain(args), "steps": steps(args), "encoders": found})
         page = args.page or args.out / "invariances.md"
         page.write_text(as_markdown(found, args), encoding="utf-8")
         print(f"seed {seed} is done: {page}", flush=True)
 
 
-def measure(args: argparse.Namespace, seed: int, found: dict[str, dict[str, list[float]]]) -> None:
+def measure(args: argparse.Namespace, seed: int, found: Found) -> None:
     """All encoders of one seed; values are appended to `found` by encoder and measure."""
     runs = {family: args.method + ("" if family == "default" else f"-{family}") for family in FAMILIES}
-    runs |= {"supervised": "supervised-small"}
+    runs |= {"supervised": "supervised-small", "random": RANDOM}
     encoders = {name: str(trained(args, recipe, seed)) for name, recipe in runs.items()}
-    if seed == 0:  # untrained weights are made with one seed
-        encoders["random"] = "timm:resnet10t@random"
     for name, encoder in encoders.items():
         config = EvalConfig(suite="invariance", crop_size=32, strengths=args.strengths, measured_images=args.images)
         document = evaluate(encoder, {"photos": f"{args.data}@per_class=500"}, config, cache=args.out / "features")
@@ -78,46 +100,40 @@ def measure(args: argparse.Namespace, seed: int, found: dict[str, dict[str, list
             found[" + ".join(names)][target].append(row["top1"] if target == "class" else row["r2"])
 
 
-def family_means(values: Mapping[str, list[float]], family: str) -> np.ndarray:
-    """Mean cosine over the transformations of a family, one number per seed."""
-    rows = [values[f"cosine {t.name}"] for t in TRANSFORMATIONS.values() if t.family == family]
-    return np.mean(rows, axis=0)
+def group_means(values: Mapping[str, list[float]], group: str) -> np.ndarray:
+    """Mean cosine over the transformations of a group, one number per seed."""
+    return np.mean([values[f"cosine {name}"] for name in GROUPS[group]], axis=0)
 
 
 def as_markdown(found: Mapping[str, Mapping[str, list[float]]], args: argparse.Namespace) -> str:
     """The tables, and each claim of the poster with what came here."""
     alone = [name for name in found if " + " not in name]
     count = len(found[alone[0]]["class"])
+
+    def transformations(measure_: str, digits: int) -> Iterable[list[str]]:
+        for each in TRANSFORMATIONS.values():
+            cells = (_shown(found[name][f"{measure_} {each.name}"], digits) for name in alone)
+            yield [f"{each.name} ({each.family})", *cells]
+
     lines = [
         "# What encoders keep",
         "",
-        f"Encoders trained on {10 * args.train_images:,} real CIFAR-10 photographs with {args.steps:,} steps each "
-        f"({args.method}, its families, and with labels), {count} seeds: mean ± population standard deviation.",
+        f"{training(args)}: {args.method}, its spatial and appearance families, with labels, and random weights. "
+        f"{count} seeds, mean ± population standard deviation. Read-outs are fitted on training photographs that the "
+        "encoders have seen, and tested on others. The small recipes train without blur.",
         "",
         f"## Invariance: cosine of whitened features (1: invariant), {args.images} test photographs, "
         f"{args.strengths} strengths",
         "",
-        *_table(
-            ["transformation", *alone],
-            (
-                [f"{t.name} ({t.family})", *(_shown(found[name][f"cosine {t.name}"]) for name in alone)]
-                for t in TRANSFORMATIONS.values()
-            ),
-        ),
+        *_table(["transformation", *alone], transformations("cosine", 3)),
         *(
-            _row([f"**mean, {family}**", *(_shown(family_means(found[name], family)) for name in alone)])
-            for family in ("spatial", "appearance")
+            _row([f"**mean, {group}**", *(_shown(group_means(found[name], group)) for name in alone)])
+            for group in GROUPS
         ),
         "",
         "## Mahalanobis distance (0: invariant)",
         "",
-        *_table(
-            ["transformation", *alone],
-            (
-                [f"{t.name} ({t.family})", *(_shown(found[name][f"distance {t.name}"], 2) for name in alone)]
-                for t in TRANSFORMATIONS.values()
-            ),
-        ),
+        *_table(["transformation", *alone], transformations("distance", 2)),
         "",
         f"## Read-outs from {10 * args.read_images:,} photographs, tested on as many",
         "",
@@ -128,33 +144,48 @@ def as_markdown(found: Mapping[str, Mapping[str, list[float]]], args: argparse.N
         "",
         "## The poster's orderings",
         "",
-        *_table(["poster", "here", "holds for the mean", "holds for seeds"], _orderings(found)),
+        *_table(["claim", "here", "holds for the mean", "holds for seeds"], _orderings(found)),
         "",
     ]
     return "\n".join(lines)
 
 
 def _orderings(found: Mapping[str, Mapping[str, list[float]]]) -> Iterable[list[str]]:
-    for claim, (measure_, order) in ORDERINGS.items():
-        value: Callable[[str], np.ndarray] = (
-            (lambda name, m=measure_: family_means(found[name], m))
-            if measure_ in ("spatial", "appearance")
-            else (lambda name, m=measure_: np.array(found[name][m]))
-        )
-        values = np.stack([value(name) for name in order])
-        holds = (np.diff(values, axis=0) < 0).all(0)
-        mean_holds = bool((np.diff(values.mean(1)) < 0).all())
-        here = ", ".join(f"{name} {_shown(each)}" for name, each in zip(order, values, strict=True))
+    for claim, (measure_, parts) in ORDERINGS.items():
+        values = {
+            name: group_means(found[name], measure_) if measure_ in GROUPS else np.array(found[name][measure_])
+            for part in parts
+            for name in part
+        }
+        holds = ordered(values, parts)
+        mean_holds = ordered({name: each.mean(keepdims=True) for name, each in values.items()}, parts).item()
+        here = ", ".join(f"{name} {_shown(each)}" for name, each in values.items())
         yield [claim, here, "yes" if mean_holds else "no", f"{int(holds.sum())} of {len(holds)}"]
-    best = {t: max(found, key=lambda name: np.mean(found[name][t]) if found[name][t] else -np.inf) for t in TARGETS}
+    ranks = worst_ranks(found)
     fused = " + ".join(FUSIONS[-1])
-    wins = [target for target in TARGETS if best[target] == fused]
+    here = "; ".join(f"{name} {rank}" for name, rank in sorted(ranks.items(), key=lambda item: item[1]))
     yield [
-        "the fusion of all three is the most consistent",
-        "; ".join(f"{target}: best is {name}" for target, name in best.items()),
-        f"best in {len(wins)} of {len(TARGETS)}",
+        "the fusion of all three is the most consistent: its worst rank over the targets is the best",
+        here,
+        "yes" if ranks[fused] == min(ranks.values()) else "no",
         "",
     ]
+
+
+def ordered(values: Mapping[str, np.ndarray], parts: tuple[tuple[str, ...], ...]) -> np.ndarray:
+    """Whether each encoder of a part is above each of the next, per seed: bool [seeds]."""
+    low = [np.min([values[name] for name in part], axis=0) for part in parts]
+    high = [np.max([values[name] for name in part], axis=0) for part in parts]
+    return np.all([a > b for a, b in zip(low, high[1:], strict=False)], axis=0)
+
+
+def worst_ranks(found: Mapping[str, Mapping[str, list[float]]]) -> dict[str, int]:
+    """The worst rank of each encoder and fusion over the targets, by the means; 1 is the best."""
+    means = {name: [float(np.mean(values[target])) for target in TARGETS] for name, values in found.items()}
+    return {
+        name: max(1 + sum(other[k] > own[k] for other in means.values()) for k in range(len(TARGETS)))
+        for name, own in means.items()
+    }
 
 
 def _shown(values: Iterable[float], digits: int = 3) -> str:
@@ -171,10 +202,6 @@ def _row(cells: Iterable[str]) -> str:
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> list[str]:
     return [_row(columns), _row(["---"] + ["---:"] * (len(columns) - 1)), *map(_row, rows)]
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(values, default=str))
 
 
 if __name__ == "__main__":
