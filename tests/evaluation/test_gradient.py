@@ -16,6 +16,8 @@ from imagenet_sd.evaluation.probes.gradient import FineTuned, GradientClassifier
 from imagenet_sd.evaluation.probes.split import SplitEncoder, fold_batch_norm, randomised, run_before
 from imagenet_sd.evaluation.suites import gradient as suite
 from imagenet_sd.pipeline import evaluate
+from imagenet_sd.training.config import ModelConfig
+from imagenet_sd.training.model import make_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +46,17 @@ def vit() -> nn.Module:
     return timm.create_model("test_vit", num_classes=0, img_size=32).eval()
 
 
+def trained_here() -> nn.Module:
+    """As a run's encoder is loaded: with this project's convolutions, whose last maps of 2 x 2 pixels are products."""
+    torch.manual_seed(0)
+    return make_encoder(ModelConfig(backbone="resnet10t", small_images=True)).eval()
+
+
 CASES = {
     "cnn": (cnn, ("layer4",)),
     "cnn, two blocks": (cnn, ("layer4", "layer3")),
     "efficientnet": (lambda: cnn("test_efficientnet"), ("blocks.4",)),
+    "trained here": (trained_here, ("layer4",)),
     "vit": (vit, ("blocks.5",)),
     "vit, two blocks": (vit, ("blocks.4", "blocks.5")),
 }

@@ -1,6 +1,7 @@
 """How far features move: against SciPy, torchvision and closed forms."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import mahalanobis
 from torch import nn
@@ -200,6 +201,10 @@ def test_a_transformation_keeps_or_changes_images(name: str):
         ("hue", (0.0,), lambda x: x),
         ("brightness", (2.0,), lambda x: (x.int() * 2).clamp(max=255).to(torch.uint8)),
         ("brightness", (1.0,), lambda x: x),
+        ("contrast", (2.0,), lambda x: enhanced(x, ImageEnhance.Contrast, 2.0)),
+        ("saturation", (2.0,), lambda x: enhanced(x, ImageEnhance.Color, 2.0)),
+        ("sharpness", (2.0,), lambda x: enhanced(x, ImageEnhance.Sharpness, 2.0)),
+        ("equalize", (1.0,), lambda x: each_with_pillow(x, ImageOps.equalize)),
     ],
 )
 def test_a_strength_means_what_it_says(name: str, strength: tuple[float, ...], expected):
@@ -210,6 +215,55 @@ def test_a_strength_means_what_it_says(name: str, strength: tuple[float, ...], e
         return
     difference = (moved - expected(images).int()).abs()
     assert difference.max() <= (1 if name == "hue" else 2)
+
+
+def each_with_pillow(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
+    pictures = [change(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images]
+    return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
+
+
+def enhanced(images: torch.Tensor, kind: Callable[[Image.Image], Any], factor: float) -> torch.Tensor:
+    return each_with_pillow(images, lambda picture: kind(picture).enhance(factor))
+
+
+def test_a_shear_of_45_degrees_moves_each_row_by_its_distance_from_the_middle():
+    images = photos(2, 41, 41)
+    moved = TRANSFORMATIONS["shear"].apply(images, (45.0, 0.0))
+    for row in range(10, 31):
+        shift = row - 20
+        expected = torch.roll(images[:, :, row], -shift, -1)[:, :, 10:31]  # away from the black corners
+        assert (moved[:, :, row, 10:31].int() - expected.int()).abs().max() <= 1, row
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("rotation", (0.0,), (360 - 360 / 256,)),
+        ("translation", (-0.0625, -0.0625), (0.0625 - 0.125 / 16,) * 2),
+        ("scale", (0.25,), (2.0,)),
+        ("shear", (-160.0, -160.0), (140.0, 140.0)),
+        ("resized_crop", (0.0, 0.0, 0.75, 0.75), (0.25, 0.25, 0.25, 0.25)),
+        ("deform", (10.0,), (50.0,)),
+        ("hue", (-0.5,), (0.5,)),
+        ("blur", (1e-5,), (20.0,)),
+        ("sharpness", (1.0,), (30.0,)),
+        ("posterize", (1.0,), (7.0,)),
+        *((name, (0.25,), (5.0,)) for name in ("brightness", "contrast", "saturation")),
+        *((name, (0.0,), (1.0,)) for name in ("h_flip", "v_flip", "grayscale", "invert", "equalize")),
+    ],
+)
+def test_grids_span_the_published_ranges(name: str, first: tuple[float, ...], last: tuple[float, ...]):
+    """Ericsson et al.: 256 strengths; a range that closes on itself leaves its last point out."""
+    grid = TRANSFORMATIONS[name].grid(256)
+    assert grid[0] == pytest.approx(first) and grid[-1] == pytest.approx(last)
+    for axis in range(len(first)):
+        values = np.unique([point[axis] for point in grid])
+        assert np.ptp(np.diff(values)) < 1e-9  # evenly
+
+
+def test_every_transformation_has_its_range_checked():
+    ranges = test_grids_span_the_published_ranges.pytestmark[0].args[1]
+    assert {name for name, _, _ in ranges} == set(TRANSFORMATIONS)
 
 
 def test_on_small_images_strengths_in_pixels_shrink():
