@@ -22,6 +22,7 @@ from .pipeline import generate as generate
 from .pipeline import open_dataset as open_dataset
 from .pipeline import preview as preview
 from .pipeline import push as push
+from .pipeline import push_run as push_run
 from .pipeline import regenerate as regenerate
 from .pipeline import status as status
 from .pipeline import train as train

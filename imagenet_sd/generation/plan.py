@@ -35,6 +35,13 @@ def make_plan(config: GenerationConfig, model: ModelIdentity) -> tuple[Generatio
 
     Of a model whose kind is not known (see `model_kind`), default settings are None: that serves a dry run alone.
 
+    Args:
+        config: generation settings.
+        model: what `generation.models.identify` says of the model and the LoRA of these settings.
+
+    Returns:
+        The plan, and the document.
+
     Raises:
         ImagenetSDError: the class list, the template, the counts or the number of steps are wrong.
     """
