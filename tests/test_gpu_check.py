@@ -275,7 +275,7 @@ def fake_training(encoders: dict[str, float], interrupted: bool = True, wrapped:
 
     def train(setting: Setting, folder: Path, launcher=(), **runs: int) -> dict:
         for name in runs:
-            (folder / name).mkdir(parents=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
             save_file({"w": torch.tensor([encoders[name], 1.0])}, folder / name / "encoder.safetensors")
             (folder / name / "result.json").write_text("{}")
         return {"interrupted": {name: interrupted for name, step in runs.items() if step}, "wrapped": [wrapped]}
@@ -311,6 +311,8 @@ def test_torchrun_must_distribute_and_end_alike(
     monkeypatch.setattr(training, "_train", fake)
     outcome = training.ddp(setting)
     assert outcome.status == status
+    on_a_gpu = training.ddp(dataclasses.replace(setting, device=torch.device("cuda")))  # which alone is not distributed
+    assert on_a_gpu.status == ("failed" if launched == 1.01 else "passed")
     assert outcome.figures["bits_equal"] is (launched == 1)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from imagenet_sd.core.errors import one_line
+from imagenet_sd.core.machine import fast_bfloat16
 from imagenet_sd.core.progress import note
 from imagenet_sd.generation.diffusion.loading import pick_dtype
 
@@ -52,7 +53,7 @@ class Setting:
     @property
     def dtypes(self) -> list[Any]:
         """Names of the dtypes that the device computes in, the most exact first."""
-        bfloat16 = not self.on_gpu or torch.cuda.is_bf16_supported()
+        bfloat16 = not self.on_gpu or fast_bfloat16(self.device)
         return ["float32", "float16", *["bfloat16"] * bfloat16]
 
 

@@ -52,6 +52,10 @@ class GenerationMemoryError(GenerationError):
     """The device has too little memory for a batch; results never change silently, so the run stops."""
 
 
+class DeviceError(GenerationError):
+    """The GPU is not there or has failed; a new process may be able to use it."""
+
+
 class DatasetError(ImagenetSDError):
     """A generated dataset is missing, damaged or not of this format."""
 

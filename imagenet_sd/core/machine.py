@@ -63,9 +63,14 @@ def memory_facts() -> dict[str, int | None]:
 
 
 def fast_bfloat16(device: "torch.device") -> bool:
-    """Whether a device has instructions for bfloat16; a CPU without them is several times slower than in float32."""
+    """Whether a device has instructions for bfloat16; without them it is several times slower than float32, or fails.
+
+    GPUs before NVIDIA's Ampere emulate it, and have no convolutions in it.
+    """
     import torch
 
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return True
     with suppress(AttributeError, RuntimeError):  # a build without oneDNN

@@ -125,7 +125,12 @@ def extract(encoder: Encoder, images: ImageSet, config: EvalConfig, cache: Path)
     all_cached = True
     if stored is None:
         all_cached = _compute_parts(encoder, images, folder, preprocessing, config)
-        stored = _gather(folder, images)
+        try:
+            stored = _gather(folder, images)
+        except _PartGone:  # another process has put them together
+            stored = _read_stored(folder)
+        if stored is None:
+            raise EvaluationError(f"{folder} was changed while it was read", "run the same command again")
     features, labels, digests, unreadable = stored
     for name in unreadable:
         note(f"warning: {images.name}: {name} cannot be read and is left out")
@@ -157,17 +162,28 @@ def _compute_parts(
     return all_cached
 
 
+class _PartGone(Exception):
+    """A part is not there any more."""
+
+
+def _there(path: Path, *names: str) -> dict[str, Any]:
+    """See `_read_part`; raises _PartGone."""
+    if (part := _read_part(path, *names)) is None:
+        raise _PartGone
+    return part
+
+
 def _gather(folder: Path, images: ImageSet) -> _Stored:
     """The parts as one: in memory, or where they are large in one file, which then replaces them."""
     paths = [folder / _PART_NAME.format(number) for number in range(len(_parts(images)))]
-    parts = [_read_part(path, "labels", "digests") or {} for path in paths]
+    parts = [_there(path, "labels", "digests") for path in paths]
     labels, digests = (np.concatenate([part[name] for part in parts]) for name in ("labels", "digests"))
     if not len(labels):
         total = sum(images.group_sizes)
         raise EvaluationError(f"{images.name}: none of its {total:,} images can be read", "check the data")
     unreadable = tuple(name for part in parts for name in part["unreadable"])
     shape = len(labels), max(part["dimension"] for part in parts)
-    blocks = ((_read_part(path, "features") or {})["features"] for path in paths)
+    blocks = (_there(path, "features")["features"] for path in paths)
     if 4 * shape[0] * shape[1] <= LARGE:
         return np.concatenate([block.reshape(-1, shape[1]) for block in blocks]), labels, digests, unreadable
     features = write_rows(folder / _WHOLE, blocks, shape)

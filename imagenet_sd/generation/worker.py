@@ -5,17 +5,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import diffusers
 import torch
 import transformers
 
 from imagenet_sd import __version__
-from imagenet_sd.core.errors import DatasetError
+from imagenet_sd.core.errors import DatasetError, GenerationMemoryError
 from imagenet_sd.core.types import ShardManifest
 from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
-from imagenet_sd.generation.diffusion.batches import BatchGenerator
+from imagenet_sd.generation.diffusion.batches import BatchGenerator, out_of_memory
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
 from imagenet_sd.generation.diffusion.options import Offload, SamplingOptions, check_offload
@@ -91,6 +92,8 @@ def make_worker(
 
     Raises:
         ModelError: the weights cannot be loaded, or are not those of the plan.
+        GenerationMemoryError: the device has too little memory for them.
+        DeviceError: the GPU cannot be used.
         PlanError: the plan does not go with offloading.
         DatasetError: the settings record another image encoding than the one of this version.
     """
@@ -111,14 +114,20 @@ def make_worker(
         offload = "none"
     kind = kind_of_folder(folder, dataset.document["model_source"])
     dtype = pick_dtype(settings["dtype"], device)
-    pipeline = load_pipeline(folder, dtype, device, kind, lora=lora, quantize=options.quantize, offload=offload)
     names = ("guidance_scale", "num_inference_steps", "negative_prompt", "width", "height", "batch_size")
-    values = {name: settings[name] for name in names} | {
-        "options": options,
-        "checker": SafetyChecker.load(folder, device) if flag_nsfw else None,
-    }
+    values: dict[str, Any] = {name: settings[name] for name in names} | {"options": options}
     own = own or (ImageGenerator if kind.pipeline == STABLE_DIFFUSION.pipeline else PipelineGenerator)
-    generator = own(pipeline, kind, **values) if issubclass(own, PipelineGenerator) else own(pipeline, **values)
+    try:
+        pipeline = load_pipeline(folder, dtype, device, kind, lora=lora, quantize=options.quantize, offload=offload)
+        values["checker"] = SafetyChecker.load(folder, device) if flag_nsfw else None
+        generator = own(pipeline, kind, **values) if issubclass(own, PipelineGenerator) else own(pipeline, **values)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise GenerationMemoryError(
+            f"the {device.type} device has too little memory for the weights of {settings['model_id']}",
+            "free memory on the device, or give --offload model",
+        ) from None
     return Worker(dataset=dataset, generator=generator, offload=offload)
 
 

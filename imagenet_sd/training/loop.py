@@ -8,13 +8,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather, gather_object, reduce, set_seed
+from accelerate.utils import InitProcessGroupKwargs, gather, gather_object, reduce, set_seed
 from torch import nn
 
 from imagenet_sd.core.machine import fast_bfloat16
@@ -33,6 +34,8 @@ from imagenet_sd.training.runlog import RunLog, check_tracker
 from imagenet_sd.training.validate import Validator
 from imagenet_sd.training.views import make_views
 
+_LONGEST_WAIT = timedelta(hours=3)
+"""Of processes for one: the first validates alone, which on large sets takes longer than PyTorch's 10 minutes."""
 COLLAPSED = 0.05
 """Mean spread of an epoch's embeddings (see `embedding_spread`) below which a run stops: they are all the same, or vary
 in fewer than one of 400 dimensions (0.05^2). Runs that learn stay above 0.25."""
@@ -62,7 +65,12 @@ class Trainer:
         self.config, self.images, self.run, self.workers = config, images, run, workers
         trackers = None if log_with == "none" else log_with
         AcceleratorState._reset_state()  # a study may train one run after another, each with a precision of its own
-        self.accelerator = Accelerator(mixed_precision=_precision(config), log_with=trackers, project_dir=run)
+        self.accelerator = Accelerator(
+            mixed_precision=_precision(config),
+            log_with=trackers,
+            project_dir=run,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
+        )
         self.device = self.accelerator.device
         set_seed(config.seed)
         world = self.accelerator.num_processes
@@ -231,10 +239,11 @@ class Trainer:
         for chunk in chunks:
             views = make_views(chunk, self.device)
             sync = nullcontext() if chunk is chunks[-1] else self.accelerator.no_sync(self.wrapped)
-            with sync, self.accelerator.autocast():
-                outputs = self.wrapped(self.objective.encoded_crops(views))
-                loss = self.objective.loss(outputs, views) * (len(chunk) / len(batch))
-                self.accelerator.backward(loss)
+            with sync:
+                with self.accelerator.autocast():
+                    outputs = self.wrapped(self.objective.encoded_crops(views))
+                    loss = self.objective.loss(outputs, views) * (len(chunk) / len(batch))
+                self.accelerator.backward(loss)  # outside of autocast: what the loss keeps in float32 stays so
             total += loss.detach()
         return total
 
@@ -307,4 +316,4 @@ def _precision(config: TrainConfig) -> str:
         return names[config.precision]
     if on_cpu:
         return "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if fast_bfloat16(torch.device("cuda")) else "fp16"

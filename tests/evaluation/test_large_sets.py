@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,27 @@ def test_large_features_are_one_file_that_is_mapped(tmp_path: Path, monkeypatch:
     assert isinstance(ensemble.data.features, np.memmap) and ensemble.data.features.shape == (100, 12)
     norms = np.linalg.norm(expected.features, axis=1, keepdims=True)
     assert np.allclose(ensemble.data.features[:, 6:], expected.features / norms / np.sqrt(2), atol=1e-6)
+    for path in folder.iterdir():
+        path.unlink()
+    write = F.write_rows
+
+    def after_another(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+        """Another process puts the same parts together first, and removes them."""
+        monkeypatch.setattr(F, "write_rows", write)
+        assert len(F.extract(encoders[0], images, config, tmp_path).data.features) == 100
+        return write(path, blocks, shape)
+
+    monkeypatch.setattr(F, "write_rows", after_another)
+    assert np.allclose(F.extract(encoders[0], images, config, tmp_path).data.features, expected.features)
     (folder / "features.npy").write_bytes((folder / "features.npy").read_bytes()[:-9])
     again = F.extract(encoders[0], images, config, tmp_path)
     assert not again.from_cache and np.allclose(again.data.features, expected.features)
+
+
+def test_memory_that_pytorch_holds_unused_is_free(monkeypatch: pytest.MonkeyPatch):
+    """After one probe of a GPU of 24 GiB, the next must not read its features from the file."""
+    gib = 1 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12 * gib, 24 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 11 * gib)
+    assert rows.fits(13 * gib, torch.device("cuda")) and not rows.fits(14 * gib, torch.device("cuda"))

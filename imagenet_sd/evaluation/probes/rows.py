@@ -29,7 +29,8 @@ def probe_device(double: bool = False) -> torch.device:
 def fits(num_bytes: int, device: torch.device) -> bool:
     """Whether features of that size are held: on a GPU if 60% of its free memory will do, on a CPU up to `LARGE`."""
     if device.type == "cuda":
-        return num_bytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, but unused
+        return num_bytes <= 0.6 * (torch.cuda.mem_get_info(device)[0] + cached)
     return num_bytes <= LARGE
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imagenet_sd.core.errors import GenerationMemoryError, UnusableImageError
+from imagenet_sd.core.errors import DeviceError, GenerationMemoryError, UnusableImageError, one_line
 from imagenet_sd.core.types import ImageRequest
 from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.options import SamplingOptions
@@ -121,8 +121,12 @@ class BatchGenerator(ABC):
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-            if not memory:
+            if not out_of_memory(error):
+                if device_failed(error):
+                    raise DeviceError(
+                        f"the GPU failed: {one_line(error)}",
+                        "run the same command again, which starts a new process; if it comes back, look at nvidia-smi",
+                    ) from error
                 raise
         # Outside of the handler, so that the tensors of the failed call are freed.
         remedy = f"--batch-size {self.batch_size // 2}" if self.batch_size > 1 else "a smaller --size"
@@ -131,6 +135,19 @@ class BatchGenerator(ABC):
             "free memory on the device and run the same command again, or begin a new folder with "
             f"{remedy} (or --batch-size auto; it is part of the plan, because another one rounds differently)",
         )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device has too little memory."""
+    texts = ("DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether an error comes from the GPU itself, after which every call of this process to it fails."""
+    texts = ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS")
+    accelerator = getattr(torch, "AcceleratorError", ())  # not in older versions
+    return isinstance(error, accelerator) or any(text in str(error) for text in texts)
 
 
 def cached(store: dict[str, Embeds], texts: Sequence[str], encode: Callable[[str], Embeds]) -> list[Embeds]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, XFormersAttnProcessor
+from torch._inductor import config as inductor_config
 
 from imagenet_sd.core.errors import ModelError, one_line
 from imagenet_sd.generation.diffusion.options import SamplingOptions, leave_out
@@ -41,6 +42,8 @@ def set_kernels(pipeline: Any, denoiser: str, options: SamplingOptions, *, regio
         use_channels_last(pipeline, denoiser)
     if not options.compile:
         return
+    if hasattr(inductor_config, "deterministic"):
+        inductor_config.deterministic = True  # else kernels are chosen by timing, and round differently by chance
     fusable = options.attention == "sdpa" and options.quantize == "none"
     if regional and fusable and hasattr(module, "fuse_qkv_projections"):
         module.fuse_qkv_projections()

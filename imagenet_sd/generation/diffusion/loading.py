@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 
-from imagenet_sd.core.errors import ModelError, one_line
+from imagenet_sd.core.errors import DeviceError, ModelError, one_line
+from imagenet_sd.core.machine import fast_bfloat16
 from imagenet_sd.generation.diffusion.kernels import use_channels_last
 from imagenet_sd.generation.diffusion.lora import fuse_lora
 from imagenet_sd.generation.diffusion.options import Offload, Quantize
@@ -21,10 +23,23 @@ from imagenet_sd.generation.kinds.base import PipelineKind
 
 
 def pick_device() -> torch.device:
-    """The accelerator of this process (through `accelerate`, so a launcher's local rank counts), else the CPU."""
+    """The accelerator of this process (through `accelerate`, so a launcher's local rank counts), else the CPU.
+
+    Raises:
+        DeviceError: $CUDA_VISIBLE_DEVICES names a GPU, and none is usable: on a CPU a shard would take days, and its
+            images would have other bits than those of the other workers.
+    """
     from accelerate import PartialState
 
-    return PartialState().device or torch.device("cpu")
+    device = PartialState().device or torch.device("cpu")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    chosen = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on", "t")
+    if device.type == "cpu" and torch.version.cuda and named not in ("", "-1", "NoDevFiles") and not chosen:
+        raise DeviceError(
+            f"CUDA_VISIBLE_DEVICES is {named}, and no GPU can be used",
+            "look at nvidia-smi; to work on the CPU, set CUDA_VISIBLE_DEVICES to nothing",
+        )
+    return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -32,7 +47,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if fast_bfloat16(device) else torch.float16
     return torch.float32
 
 

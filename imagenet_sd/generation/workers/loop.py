@@ -9,7 +9,14 @@ from collections import deque
 from collections.abc import Callable
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import GenerationMemoryError, ImagenetSDError, Interrupted, ModelError, one_line
+from imagenet_sd.core.errors import (
+    DeviceError,
+    GenerationMemoryError,
+    ImagenetSDError,
+    Interrupted,
+    ModelError,
+    one_line,
+)
 from imagenet_sd.core.files import write_json
 from imagenet_sd.core.types import Shard, ShardManifest
 from imagenet_sd.generation.workers.journal import Journal
@@ -66,7 +73,8 @@ class WorkerLoop:
 
         Raises:
             Interrupted: a signal came; the shard was given back.
-            ModelError, GenerationMemoryError, OSError: no shard could be generated here, such as with a full disk.
+            ModelError, GenerationMemoryError, DeviceError, OSError: no shard could be generated here, such as with a
+                full disk.
         """
         while True:
             self.stop.check()
@@ -161,8 +169,8 @@ class WorkerLoop:
 
 
 def _affects_every_shard(error: Exception) -> bool:
-    """Whether every other shard would meet the same error here: weights, memory, a full or read-only disk."""
-    if isinstance(error, (ModelError, GenerationMemoryError)):
+    """Whether every other shard would meet the same error here: weights, memory, a broken GPU, a full disk."""
+    if isinstance(error, (ModelError, GenerationMemoryError, DeviceError)):
         return True
     return isinstance(error, OSError) and error.errno in _FATAL_ERRNO
 

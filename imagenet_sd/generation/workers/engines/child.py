@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import DatasetError, ImagenetSDError, Interrupted, one_line, os_hint
+from imagenet_sd.core.errors import DatasetError, DeviceError, ImagenetSDError, Interrupted, one_line, os_hint
 from imagenet_sd.core.types import Shard
 from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.workers.journal import Journal
@@ -55,7 +55,7 @@ def open_loop(
 
 
 def main() -> int:
-    """Work; the exit code is 0 when no work is left, 1 after a known error, 128 + signal when stopped."""
+    """Work; the exit code is 0: no work is left, 1: an error, 2: the GPU failed, 128 + signal: stopped."""
     out, rank, ttl, offload = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     stop = Stop(watch_parent=True)
     try:
@@ -71,7 +71,10 @@ def main() -> int:
     except (ImagenetSDError, OSError) as error:
         hint = error.hint if isinstance(error, ImagenetSDError) else os_hint(error)
         print(json.dumps({"error": one_line(error, 1000), "hint": hint}), flush=True)
-        return 1
+        return 2 if isinstance(error, DeviceError) else 1
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {one_line(error, 1000)}", "hint": ""}), flush=True)
+        raise
     return 0
 
 
