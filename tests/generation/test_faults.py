@@ -310,6 +310,25 @@ def test_a_broken_gpu_stops_its_worker_and_marks_no_shard(
     assert shard_hashes(out) == shard_hashes(small_dataset)
 
 
+def test_a_ray_worker_whose_gpu_failed_makes_room_for_another(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It ends without an answer: Ray runs the task of a lost process again; an error would end the whole run."""
+    from imagenet_sd.generation.workers.engines import ray
+
+    def broken(i: int, on_batch: object) -> None:
+        raise DeviceError("the GPU failed")
+
+    with replay_loop(small_dataset, tmp_path / "out") as (loop, _):
+        loop.run_shard = broken
+        monkeypatch.setitem(ray._LOOPS, ("out", "f", 1, "none"), (None, loop))
+        monkeypatch.setattr(os, "_exit", lambda code: sys.exit(code))
+        with pytest.raises(SystemExit) as ended:
+            ray.generate_shard("out", "f", 1, "none", 0)
+        assert ended.value.code == 2 and not failures(loop.dataset)
+        assert not list((tmp_path / "out" / layout.LEASES).glob("*.lease"))
+
+
 @pytest.mark.parametrize("text", ["CUBLAS_STATUS_ALLOC_FAILED when calling", "CUDA error: out of memory"])
 def test_memory_that_a_library_lacks_is_memory(text: str):
     from imagenet_sd.generation.diffusion.batches import device_failed, out_of_memory

@@ -158,7 +158,7 @@ class _Supervisor:
         )
 
     def _start(self, slot: _Slot) -> None:
-        slot.starts += 1
+        slot.starts, slot.error = slot.starts + 1, {}
         number = rank() * len(self.slots) + slot.number
         command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child"]
         slot.process = subprocess.Popen(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from imagenet_sd.core.errors import GenerationError, ImagenetSDError, one_line
+from imagenet_sd.core.errors import DeviceError, GenerationError, ImagenetSDError, one_line
 from imagenet_sd.generation.diffusion.options import Offload
 from imagenet_sd.generation.workers.status import RunProgress
 from imagenet_sd.generation.workers.stop import Stop
@@ -34,7 +34,10 @@ def generate_shard(folder: str, fingerprint: str, rounds: int, offload: Offload,
     loop = _LOOPS[key][1]
     if loop.dataset.is_done(loop.plan.shard(i)):
         return None
-    return None if loop.attempt(i) else i
+    try:
+        return None if loop.attempt(i) else i
+    except DeviceError:
+        os._exit(2)  # a new process may be able to use the GPU: Ray runs the task of a lost one again
 
 
 def run_ray(
