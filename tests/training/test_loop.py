@@ -8,12 +8,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -21,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from imagenet_sd.data.images import ArraySet
 from imagenet_sd.data.open import open_images
 from imagenet_sd.pipeline import train
-from imagenet_sd.training import loop
 from imagenet_sd.training.config import TrainConfig, TrainingError, recorded
 from imagenet_sd.training.data import TrainStream
 from imagenet_sd.training.export import load_run
@@ -239,48 +236,6 @@ def test_the_loop_trains_whatever_objective_it_is_given(tmp_path: Path, monkeypa
     kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
     assert kept["objective/steps"].tolist() == [5, 20, 5, 5]
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
-
-
-class Identity(torch.autograd.Function):
-    """Notes whether autocast is on in the backward pass."""
-
-    seen: ClassVar[list[bool]] = []
-
-    @staticmethod
-    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
-        Identity.seen.append(torch.is_autocast_enabled("cpu"))
-        return gradient
-
-
-class Noted(TwoViews):
-    """`TwoViews`, with a backward pass that is noted."""
-
-    def loss(self, outputs: torch.Tensor, views: Views) -> torch.Tensor:
-        assert torch.is_autocast_enabled("cpu")
-        return super().loss(Identity.apply(outputs), views)
-
-
-def test_gradients_are_computed_outside_of_autocast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Inside, products that the loss computes in float32 would have gradients in bfloat16."""
-    monkeypatch.setitem(OBJECTIVES, "two_views", Noted)
-    config = quick("optimizer.epochs=1", "optimizer.warmup_epochs=0", "optimizer.accumulation_steps=4")
-    config = replace(config, objective=replace(config.objective, loss="two_views"), precision="bfloat16")
-    config = replace(config, crops=replace(config.crops, global_crops_number=2))
-    train(config, "builtin:faces", tmp_path / "run")
-    assert Identity.seen == [False] * 20
-
-
-def test_processes_wait_longer_for_each_other_than_pytorch_lets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The first one validates alone: 50,000 images take about as long as the 10 minutes that are the default."""
-    given = {}
-    monkeypatch.setattr(loop, "Accelerator", lambda **options: given.update(options) or Accelerator(**options))
-    Trainer(quick(), open_images("builtin:faces", "train"), tmp_path, log_with="none")
-    (handler,) = given["kwargs_handlers"]
-    assert handler.to_kwargs()["timeout"].total_seconds() >= 3600
 
 
 @pytest.mark.parametrize("local_crops", [0, 2], ids=["Base", "Base+Mc"])

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 import yaml
 from accelerate import tracking
@@ -18,7 +17,7 @@ from imagenet_sd.pipeline import train
 from imagenet_sd.training.config import TrainingError
 from imagenet_sd.training.export import load_run
 from imagenet_sd.training.knn import KnnValidator
-from imagenet_sd.training.model import EncoderWithHead, share_batch_norm
+from imagenet_sd.training.model import EncoderWithHead
 from imagenet_sd.training.runlog import read_metrics
 from imagenet_sd.training.validate import Validator
 from tests.conftest import CliRun
@@ -194,18 +193,6 @@ def test_a_tracker_that_does_not_start_is_one_line(tmp_path: Path, wandb: Path, 
         train(quick(*SHORT), "builtin:faces", tmp_path / "run", log_with="wandb")
     assert train(quick(*SHORT), "builtin:faces", tmp_path / "run", log_with="none")["finished"]
     assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "regnetx_002"])
-def test_batch_norms_that_are_shared_keep_their_activations(name: str):
-    """Those of EfficientNet and others apply it themselves."""
-    module = timm.create_model(name, num_classes=0).eval()
-    x = torch.randn(2, 3, 32, 32)
-    expected, wrapped = module(x), torch.nn.ModuleDict({"encoder": module})
-    share_batch_norm(wrapped)
-    kinds = {type(each) for each in wrapped.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)}
-    assert kinds and all(issubclass(kind, torch.nn.SyncBatchNorm) for kind in kinds)
-    assert torch.allclose(wrapped["encoder"](x), expected, atol=1e-5)
 
 
 def test_positives_from_the_command_line(cli: CliRun, tmp_path: Path):
