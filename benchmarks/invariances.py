@@ -75,9 +75,9 @@ def main() -> None:
     for seed in range(done, args.seeds):
         measure(args, seed, found)
         write_json(path, {"settings": plain(args), "steps": steps(args), "encoders": found})
-        page = args.page or args.out / "invariances.md"
-        page.write_text(as_markdown(found, args), encoding="utf-8")
-        print(f"seed {seed} is done: {page}", flush=True)
+        print(f"seed {seed} is done", flush=True)
+    page = args.page or args.out / "invariances.md"
+    page.write_text(as_markdown(found, args), encoding="utf-8")
 
 
 def measure(args: argparse.Namespace, seed: int, found: Found) -> None:

@@ -1,8 +1,8 @@
 """Encoders trained on real CIFAR-10 photographs for `invariances.py` and `gradient_features.py`: equal steps, seeds.
 
 Both scripts train what they need; runs that are there already are used again, and an interrupted one goes on where it
-stopped. `python self_supervised_encoders.py --out OUT --recipe NAME --recipe NAME` trains some of them beforehand, so
-that several processes can share the work.
+stopped. `python self_supervised_encoders.py --out OUT --recipe NAME --recipe NAME` trains some of them beforehand
+(`random`: weights without learning), so that several processes can share the work.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of runs, features and results")
     parser.add_argument("--method", default="mocov2-small", help="recipe without labels, of the default family")
     parser.add_argument("--data", default="builtin:cifar10", help="data spec")
-    parser.add_argument("--train-images", type=int, default=1000, help="training photographs per class")
+    parser.add_argument("--train-images", type=int, default=1000, help="training photographs in each of ten classes")
     parser.add_argument("--steps", type=int, default=780, help="optimiser steps of every run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(

@@ -16,7 +16,7 @@ from imagenet_sd.core.errors import DatasetError, GenerationMemoryError
 from imagenet_sd.core.types import ShardManifest
 from imagenet_sd.generation.config import JPEG
 from imagenet_sd.generation.diffusion.adapter import PipelineGenerator
-from imagenet_sd.generation.diffusion.batches import BatchGenerator, out_of_memory
+from imagenet_sd.generation.diffusion.batches import BatchGenerator, broken_device, device_failed, out_of_memory
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.diffusion.loading import load_pipeline, pick_device, pick_dtype, set_up_cpu_worker
 from imagenet_sd.generation.diffusion.options import Offload, SamplingOptions, check_offload
@@ -122,11 +122,14 @@ def make_worker(
         values["checker"] = SafetyChecker.load(folder, device) if flag_nsfw else None
         generator = own(pipeline, kind, **values) if issubclass(own, PipelineGenerator) else own(pipeline, **values)
     except (RuntimeError, MemoryError) as error:
+        if device_failed(error):
+            raise broken_device(error) from error
         if not out_of_memory(error):
             raise
+        less = {"none": "model", "model": "sequential"}.get(offload, "") if device.type == "cuda" else ""
         raise GenerationMemoryError(
             f"the {device.type} device has too little memory for the weights of {settings['model_id']}",
-            "free memory on the device, or give --offload model",
+            "free memory on the device" + (f", or give --offload {less}" if less and not options.compile else ""),
         ) from None
     return Worker(dataset=dataset, generator=generator, offload=offload)
 

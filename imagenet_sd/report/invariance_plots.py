@@ -109,7 +109,7 @@ def spatial_against_appearance(measured: Measurements) -> tuple[str, list[Panel]
     ]
     both = [each for each in measured_on if {"spatial", "appearance"} <= {family for family, _ in each[1]}]
     shared = set.intersection(*(set(summaries) for _, summaries in both)) if both else set()
-    columns = [[key for key in shared if key[0] == family] for family in ("spatial", "appearance")]
+    columns = [[key for key in sorted(shared) if key[0] == family] for family in ("spatial", "appearance")]
     if not all(columns):
         return "", []
     points = [

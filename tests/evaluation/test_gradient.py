@@ -361,20 +361,22 @@ def test_the_probe_and_all_its_controls(blobs, tmp_path, capsys, monkeypatch: py
     assert list(rows) == ["gradient-start", "gradient", *(f"gradient-{name}" for name in suite.CONTROLS)]
     assert all(row["seeds"] == [0, 1] and len(row["hyper_parameters"]) == 2 for row in rows.values())
     assert rows["gradient"]["hyper_parameters"][0]["blocks"] == "layer4"
+    assert rows["gradient-fine-tuned"]["hyper_parameters"][0]["ntk"] is False
     assert chosen_by == ["mean_per_class"] * 2 and rows["gradient"]["selected_by"] == "mean_per_class"
     assert built == [0, 0, 0, 1, 1, 1]  # theta2 (looked at twice) and theta1, for each seed
     for kind, (model, start, split, pretrained) in models.items():
         theta2 = getattr(model, "theta2", {})
         same = {
             "omega": torch.equal(getattr(model, "omega", start.omega), start.omega),
-            "w1": model.w1 is not start.omega,
+            "w1": model.w1.data_ptr() != start.omega.data_ptr(),
         }
         if kind in ("start", "activations"):
             assert model.split is None and all(same.values())
             continue
         if kind != "fine-tuned":
             same["theta2"] = all(torch.equal(value, pretrained.theta2[name]) for name, value in theta2.items())
-        same["theta1"] = torch.equal(split.activations(images()), pretrained.activations(images()))
+        x = images().to(model.w1.device)
+        same["theta1"] = torch.equal(split.activations(x), pretrained.activations(x))
         changed = {"random-omega": {"omega"}, "random-theta2": {"theta2"}, "random-theta1": {"theta1"}}
         assert {name for name, unchanged in same.items() if not unchanged} == changed.get(kind, set()), kind
         assert isinstance(model, FineTuned) == (kind == "fine-tuned") and model.split is split

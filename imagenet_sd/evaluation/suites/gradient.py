@@ -204,8 +204,8 @@ class _Task:
         settings: dict[str, Any] = {"blocks": ",".join(self.blocks)}
         if kind != "start":
             settings |= {"training": self.config.gradient_training, "steps": self.config.gradient_steps}
-        if kind not in ("start", "activations", "fine-tuned"):
-            settings["ntk"] = self.config.ntk
+        if kind not in ("start", "activations"):
+            settings["ntk"] = self.config.ntk and (kind != "fine-tuned" or self.config.gradient_training == "paper")
         return ProbeResult(
             dataset=self.name,
             split="test",

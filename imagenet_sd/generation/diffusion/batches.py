@@ -123,10 +123,7 @@ class BatchGenerator(ABC):
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 if device_failed(error):
-                    raise DeviceError(
-                        f"the GPU failed: {one_line(error)}",
-                        "run the same command again, which starts a new process; if it comes back, look at nvidia-smi",
-                    ) from error
+                    raise broken_device(error) from error
                 raise
         # Outside of the handler, so that the tensors of the failed call are freed.
         remedy = f"--batch-size {self.batch_size // 2}" if self.batch_size > 1 else "a smaller --size"
@@ -144,10 +141,22 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def device_failed(error: BaseException) -> bool:
-    """Whether an error comes from the GPU itself, after which every call of this process to it fails."""
-    texts = ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS")
+    """Whether an error comes from the GPU itself, after which every call of this process to it fails.
+
+    What this GPU or library cannot do at all is not meant: a new process could not do it either.
+    """
+    texts, never = ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS"), ("no kernel image", "NOT_SUPPORTED")
     accelerator = getattr(torch, "AcceleratorError", ())  # not in older versions
-    return isinstance(error, accelerator) or any(text in str(error) for text in texts)
+    failed = isinstance(error, accelerator) or any(text in str(error) for text in texts)
+    return failed and not out_of_memory(error) and not any(text in str(error) for text in never)
+
+
+def broken_device(error: BaseException) -> DeviceError:
+    """What to tell of such an error."""
+    return DeviceError(
+        f"the GPU failed: {one_line(error)}",
+        "run the same command again, which starts a new process; if it comes back, look at nvidia-smi",
+    )
 
 
 def cached(store: dict[str, Embeds], texts: Sequence[str], encode: Callable[[str], Embeds]) -> list[Embeds]:

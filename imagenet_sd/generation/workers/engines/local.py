@@ -158,6 +158,8 @@ class _Supervisor:
         )
 
     def _start(self, slot: _Slot) -> None:
+        if slot.listener is not None:
+            slot.listener.join(timeout=5)  # the last process said its last
         slot.starts, slot.error = slot.starts + 1, {}
         number = rank() * len(self.slots) + slot.number
         command = [sys.executable, "-m", "imagenet_sd.generation.workers.engines.child"]

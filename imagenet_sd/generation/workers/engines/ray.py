@@ -28,13 +28,13 @@ def generate_shard(folder: str, fingerprint: str, rounds: int, offload: Offload,
         rounds,
         offload,
     )  # a Ray worker may outlive a run, and meet the folder again when it has grown
-    if key not in _LOOPS:
-        context = open_loop(Dataset.open(Path(folder)), offload=offload)
-        _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
-    loop = _LOOPS[key][1]
-    if loop.dataset.is_done(loop.plan.shard(i)):
-        return None
     try:
+        if key not in _LOOPS:
+            context = open_loop(Dataset.open(Path(folder)), offload=offload)
+            _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
+        loop = _LOOPS[key][1]
+        if loop.dataset.is_done(loop.plan.shard(i)):
+            return None
         return None if loop.attempt(i) else i
     except DeviceError:
         os._exit(2)  # a new process may be able to use the GPU: Ray runs the task of a lost one again
@@ -82,7 +82,8 @@ def run_ray(
                 progress.update()
     except WorkerCrashedError:
         raise GenerationError(
-            f"a Ray task died {_RETRIES + 1} times", "read Ray's log; with too little memory, run fewer tasks at a time"
+            f"a Ray task died {_RETRIES + 1} times",
+            "read Ray's log: a GPU may have failed; with too little memory, run fewer tasks at a time",
         ) from None
     except RayTaskError as error:
         raise ImagenetSDError(
