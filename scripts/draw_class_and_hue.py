@@ -16,15 +16,16 @@ from imagenet_sd.core.results import StudyResults
 from imagenet_sd.report.svg import COLOURS, INK, MARKERS, STYLE, new_axes, standalone, to_panel
 
 NAMES = {"simclr": "SimCLR", "mocov2": "MoCo v2", "byol": "BYOL", "simsiam": "SimSiam", "swav": "SwAV",
-         "supervised": "supervised"}  # fmt: skip
+         "supervised": "with labels", "random": "random weights", "start": "their start"}  # fmt: skip
 
 
 def main() -> None:
     study = read_document(StudyResults, Path(sys.argv[1]))
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for cell in study.cells:
-        random = "train.optimizer.base_lr" in cell.factors
-        name = "random weights" if random else str(cell.factors["method"]).replace("-small", "")
+        name = str(cell.factors["method"]).replace("-small", "")
+        if "train.optimizer.base_lr" in cell.factors:
+            name = "start" if cell.factors["train.model.zero_init_last"] else "random"
         found[name].append((100 * cell.metrics["cifar10/test"].top1, 100 * cell.metrics["hue/test"].top1))
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(6.2, 4.2)

@@ -15,6 +15,7 @@ METHODS = Page(
 FAMILIES = Page("stablerep", "stablerep", {}, {"CIFAR-10 (%)": "cifar10/test"}, 0)
 PAGES = pytest.mark.parametrize("page", [METHODS, FAMILIES], ids=lambda page: page.name)
 NO_LEARNING = "train.optimizer.base_lr"
+START = "random weights, as the methods start"
 
 
 def by_seed(page: Page, row: str, column: str) -> list[float]:
@@ -22,6 +23,8 @@ def by_seed(page: Page, row: str, column: str) -> list[float]:
     recipe, *positives = re.findall(r"`(\S+)`", row) or ["supervised-small"]
     factors = {"method": recipe} | ({"train.objective.positives": positives[0]} if positives else {})
     random = row.startswith("random weights")
+    if random:
+        factors["train.model.zero_init_last"] = row == START
     cells = [
         cell
         for cell in page.found["cells"]
@@ -44,7 +47,7 @@ def test_each_encoder_against_the_one_it_is_compared_with(page: Page):
     others = list(page.columns)[1:]
     assert header[1:3] == ["CIFAR-10 (%)", "seeds"] and header[4:] == others
     base = next(row[0] for row in rows if row[3] == "")
-    assert header[3] == {"random weights": "over random weights", "`simclr-small`": "over SimCLR"}[base]
+    assert header[3] == {START: "over their start", "`simclr-small`": "over SimCLR"}[base]
     for row, mean, seeds, over, *rest in rows:
         values = by_seed(page, row, "CIFAR-10 (%)")
         assert (mean, seeds) == (said(values), ", ".join(f"{value:.1f}" for value in values)), row
@@ -68,7 +71,7 @@ def test_what_augself_adds():
 @PAGES
 def test_the_study_is_that_of_the_file_and_names_its_origin(page: Page):
     planned = expand(load_study(ROOT / "pipelines" / f"{page.study}.yaml"))
-    assert len(page.found["cells"]) == len(planned) == {"self_supervised": 27, "stablerep": 12}[page.name]
+    assert len(page.found["cells"]) == len(planned) == {"self_supervised": 30, "stablerep": 12}[page.name]
     assert re.search(r"commit `[0-9a-f]{7,40}`", page.text) and page.found["machine"] in page.text
     assert page.found["commands"] == [f"imagenet-sd run pipelines/{page.study}.yaml"]
     for picture in re.findall(r"\]\(<?([^)>]+\.svg)>?\)", page.text):
