@@ -25,7 +25,7 @@ def main() -> None:
     for cell in study.cells:
         name = str(cell.factors["method"]).replace("-small", "")
         if "train.optimizer.base_lr" in cell.factors:
-            name = "start" if cell.factors["train.model.zero_init_last"] else "random"
+            name = "start" if str(cell.factors["train.model.zero_init_last"]) == "True" else "random"
         found[name].append((100 * cell.metrics["cifar10/test"].top1, 100 * cell.metrics["hue/test"].top1))
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(6.2, 4.2)
@@ -33,12 +33,14 @@ def main() -> None:
             (x, y), (dx, dy) = np.mean(values, 0), np.std(values, 0)
             base, _, augself = name.partition("+")
             colour = COLOURS[(list(found).index(base) if augself else number) % len(COLOURS)]
+            colour = INK if name in ("start", "random") else colour
             shown = "none" if augself else colour
             axes.errorbar(
                 x, y, dy, dx, color=colour, marker=MARKERS[number % len(MARKERS)], ms=7, lw=1, mfc=shown, ls=""
             )
             label = NAMES.get(base, base) + (" + AugSelf" if augself else "")
-            axes.annotate(label, (x, y), (7, 6), textcoords="offset points", color=colour)
+            beside = {"xytext": (-7, -6), "ha": "right", "va": "top"} if name == "byol" else {"xytext": (7, 6)}
+            axes.annotate(label, (x, y), textcoords="offset points", color=colour, **beside)
             if augself:
                 arrow = {"arrowstyle": "->", "color": INK, "alpha": 0.5, "shrinkA": 8, "shrinkB": 8}
                 axes.annotate("", (x, y), np.mean(found[base], 0), arrowprops=arrow)
