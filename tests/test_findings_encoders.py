@@ -71,7 +71,7 @@ def test_what_augself_adds():
 @PAGES
 def test_the_study_is_that_of_the_file_and_names_its_origin(page: Page):
     planned = expand(load_study(ROOT / "pipelines" / f"{page.study}.yaml"))
-    assert len(page.found["cells"]) == len(planned) == {"self_supervised": 30, "stablerep": 12}[page.name]
+    assert len(page.found["cells"]) == len(planned) == {"self_supervised": 30, "stablerep": 6}[page.name]
     assert re.search(r"commit `[0-9a-f]{7,40}`", page.text) and page.found["machine"] in page.text
     assert page.found["commands"] == [f"imagenet-sd run pipelines/{page.study}.yaml"]
     for picture in re.findall(r"\]\(<?([^)>]+\.svg)>?\)", page.text):

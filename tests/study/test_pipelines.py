@@ -63,7 +63,7 @@ def test_all_plan_without_torch_and_without_writing(tmp_path: Path):
     cells = dict(map(json.loads, done.stdout.splitlines()))
     assert cells["mini"] == 1 and cells["imagenet100_table_5_2"] == 12
     assert cells["mini_findings"] == 51 and cells["photo_findings"] == 63
-    assert (cells["self_supervised"], cells["stablerep"]) == (30, 12)
+    assert (cells["self_supervised"], cells["stablerep"]) == (30, 6)
     assert list(tmp_path.iterdir()) == []
 
 
