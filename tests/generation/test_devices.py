@@ -20,10 +20,21 @@ from tests.generation.test_resume import shard_hashes
 BROKEN = "CUDA error: an illegal memory access was encountered"
 
 
-def test_a_broken_gpu_stops_its_worker_and_marks_no_shard(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Every later call of such a process fails; the shards are left to the others."""
+@pytest.mark.parametrize(
+    ("failure", "error", "message", "hint"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), GenerationMemoryError, "batch of 4",
+         "--batch-size 2"),
+        (RuntimeError(f"{BROKEN}\nCUDA kernel errors might be reported late"), DeviceError, f"the GPU failed: {BROKEN}",
+         "a new process"),
+    ],
+    ids=["memory", "broken"],
+)  # fmt: skip
+def test_what_every_shard_would_meet_stops_the_worker_and_marks_none(
+    failure: Exception, error: type[Exception], message: str, hint: str, small_dataset: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """Too little memory, and a GPU after whose failure every call fails: the shards are left to other workers."""
     from diffusers import UNet2DConditionModel
 
     from imagenet_sd.generation.workers.engines.child import open_loop
@@ -34,16 +45,18 @@ def test_a_broken_gpu_stops_its_worker_and_marks_no_shard(
     shutil.copy(small_dataset / "dataset.json", out)
     calls = []
 
-    def broken(*args, **options):
+    def failing(*args, **options):
         calls.append(1)
-        raise RuntimeError(f"{BROKEN}\nCUDA kernel errors might be asynchronously reported")
+        raise failure
 
     with open_loop(Dataset.open(out)) as loop:
         with monkeypatch.context() as patch:
-            patch.setattr(UNet2DConditionModel, "forward", broken)
-            with pytest.raises(DeviceError, match=f"the GPU failed: {BROKEN}"):
+            patch.setattr(UNet2DConditionModel, "forward", failing)
+            with pytest.raises(error, match=message) as caught:
                 loop.run()
-        assert len(calls) == 1 and not failures(loop.dataset) and not list((out / layout.LEASES).glob("*.lease"))
+        assert hint in caught.value.hint and len(calls) == 1
+        assert not shard_hashes(out) and not failures(loop.dataset)
+        assert not list((out / layout.LEASES).glob("*.lease"))
     with open_loop(Dataset.open(out)) as loop:
         loop.run()
     assert shard_hashes(out) == shard_hashes(small_dataset)

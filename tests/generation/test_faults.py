@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from imagenet_sd.core import layout
-from imagenet_sd.core.errors import GenerationError, GenerationMemoryError, Interrupted, ModelError
+from imagenet_sd.core.errors import GenerationError, Interrupted, ModelError
 from imagenet_sd.generation.diffusion.generator import ImageGenerator
 from imagenet_sd.generation.models import EMBEDDED_FOLDER
 from imagenet_sd.generation.workers.status import failures
@@ -248,34 +248,6 @@ def test_an_unusable_image_fails_its_shard_alone(
     assert generate(config, out, workers=1)["shards_generated"] == 1
     assert shard_hashes(out) == shard_hashes(small_dataset)
     assert not failures(Dataset.open(out))
-
-
-def test_too_little_memory_is_said_and_changes_nothing(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from diffusers import UNet2DConditionModel
-
-    from imagenet_sd.generation.workers.engines.child import open_loop
-
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    out = tmp_path / "out"
-    out.mkdir()
-    shutil.copy(small_dataset / "dataset.json", out)
-
-    def hungry(*args, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-
-    with open_loop(Dataset.open(out)) as loop:
-        with monkeypatch.context() as patch:
-            patch.setattr(UNet2DConditionModel, "forward", hungry)
-            with pytest.raises(GenerationMemoryError, match="batch of 4") as caught:
-                loop.run()
-        assert "--batch-size 2" in caught.value.hint
-        assert not shard_hashes(out) and not failures(loop.dataset)
-        assert not list((out / layout.LEASES).glob("*.lease"))
-    with open_loop(Dataset.open(out)) as loop:
-        loop.run()
-    assert shard_hashes(out) == shard_hashes(small_dataset)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit], ids=lambda f: f.__name__)
