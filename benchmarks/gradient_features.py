@@ -90,7 +90,8 @@ def as_markdown(found: Mapping[str, Mapping[str, Mapping[str, list[float]]]], ar
         "BiGAN encoder, 50,000 photographs).",
     ]
     for encoder, columns in found.items():
-        lines += ["", f"## Trained {encoder}", "", f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+        lines += ["", f"## Trained {encoder}", "", f"| trained {encoder} | {' | '.join(columns)} |"]
+        lines.append("|---|" + "---:|" * len(columns))
         for probe, (title, paper) in ROWS.items():
             cells = [
                 _shown(values[probe]) + (f" ({paper[k]:.2f})" if paper else "")

@@ -125,7 +125,7 @@ def as_markdown(found: Mapping[str, Mapping[str, list[float]]], args: argparse.N
         f"## Invariance: cosine of whitened features (1: invariant), {args.images} test photographs, "
         f"{args.strengths} strengths",
         "",
-        *_table(["transformation", *alone], transformations("cosine", 3)),
+        *_table(["cosine under", *alone], transformations("cosine", 3)),
         *(
             _row([f"**mean, {group}**", *(_shown(group_means(found[name], group)) for name in alone)])
             for group in GROUPS
@@ -133,7 +133,7 @@ def as_markdown(found: Mapping[str, Mapping[str, list[float]]], args: argparse.N
         "",
         "## Mahalanobis distance (0: invariant)",
         "",
-        *_table(["transformation", *alone], transformations("distance", 2)),
+        *_table(["distance under", *alone], transformations("distance", 2)),
         "",
         f"## Read-outs from {10 * args.read_images:,} photographs, tested on as many",
         "",

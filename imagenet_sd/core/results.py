@@ -225,6 +225,8 @@ class EvaluationResults(Document):
     """What was evaluated; A+B for an ensemble."""
     suite: Suite
     results: Annotated[tuple[AnyResult, ...], Field(max_length=100_000)]
+    data: Annotated[dict[Text, Text], Field(max_length=1000)] = Field(default_factory=dict)
+    """What the name of each data set stands for: its data spec."""
     encoder_fingerprints: Texts = ()
     """SHA-256 of the weights, one per encoder."""
     preprocessing: Annotated[tuple[PreprocessingRecord, ...], Field(max_length=10_000)] = ()

@@ -26,6 +26,8 @@ _SPLIT_NAME = re.compile(rf"(train|{'|'.join(TEST_NAMES)})(?:[-_.]|$)", re.IGNOR
 class ParquetSet:
     """Parquet shards with Hugging Face's image and class-label features, read with page checksums.
 
+    The first column of each of the two kinds counts, whatever it is called.
+
     Args:
         name: see `ImageSet`.
         files: the shards, in their order; paths, or files that fsspec opens.
@@ -46,9 +48,9 @@ class ParquetSet:
         for number in range(len(self.files)):
             with self._parquet(number) as file:
                 if number == 0:
-                    self.classes, self._label = _class_names(file, name)
+                    self.classes, self._label, self._image = _described(file, name)
                 with _damage_named(self.files[number]):
-                    _check_columns(file, self._label)
+                    _check_columns(file, self._label, self._image)
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             self.groups += [(number, g) for g in range(len(sizes))]
             self.group_sizes += sizes
@@ -75,7 +77,7 @@ class ParquetSet:
             self._open = (number, self._parquet(number))
         file = self._open[1]
         known = set(file.schema_arrow.names)
-        columns = ["image", self._label, *(name for name in ("image_id", "prompt") if name in known)]
+        columns = [self._image, self._label, *(name for name in ("image_id", "prompt") if name in known)]
         with _damage_named(self.files[number]):
             rows = [row for batch in row_batches(file, row_group, columns) for row in batch.to_pylist()]
             if len(rows) != self.group_sizes[group]:
@@ -83,7 +85,7 @@ class ParquetSet:
             return [self._record(row, f"{number}/{row_group}/{i}") for i, row in enumerate(rows)]
 
     def _record(self, row: dict[str, Any], place: str) -> LabelledImage:
-        image, label = row["image"], row[self._label]
+        image, label = row[self._image], row[self._label]
         name = str(row.get("image_id") or place)
         if image is None or image["bytes"] is None:
             raise DatasetError(f"image {name!r} has no bytes", "embed the images in the Parquet files")
@@ -110,19 +112,22 @@ def _damage_named(name: str) -> Iterator[None]:
         raise DatasetError(f"{name}: {one_line(error)}", REPAIR) from None
 
 
-def _check_columns(file: "pq.ParquetFile", label: str) -> None:
+def _check_columns(file: "pq.ParquetFile", label: str, image: str) -> None:
     import pyarrow as pa
 
     types = {field.name: field.type for field in file.schema_arrow}
-    image: Any = types.get("image")
-    fields = {image[i].name: image[i].type for i in range(image.num_fields)} if isinstance(image, pa.StructType) else {}
+    kind: Any = types.get(image)
+    fields = {kind[i].name: kind[i].type for i in range(kind.num_fields)} if isinstance(kind, pa.StructType) else {}
     if not any(test(fields.get("bytes", pa.null())) for test in (pa.types.is_binary, pa.types.is_large_binary)):
-        raise DatasetError(f"its column `image` is {image}, no struct with `bytes`", "write it with HF's Image feature")
+        raise DatasetError(
+            f"its column {image!r} is {kind}, no struct with `bytes`", "write it with HF's Image feature"
+        )
     if not pa.types.is_integer(types.get(label, pa.null())):
         raise DatasetError(f"its column {label!r} is {types.get(label)}, no integers", "use HF's ClassLabel feature")
 
 
-def _class_names(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], str]:
+def _described(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], str, str]:
+    """The class names, and the columns of the label and of the image; without a description of that, `image`."""
     try:
         features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
         label = next(key for key, feature in features.items() if feature.get("_type") == "ClassLabel")
@@ -131,7 +136,8 @@ def _class_names(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], st
             raise TypeError("names")
         if len(set(names)) != len(names):
             raise ValueError("a name twice")
-        return tuple(names), label
+        image = next((key for key, feature in features.items() if feature.get("_type") == "Image"), "image")
+        return tuple(names), label, image
     except (KeyError, ValueError, StopIteration, AttributeError, TypeError, RecursionError):
         raise DatasetError(
             f"{name} has no class-label feature in its metadata", "use shards with HF features"

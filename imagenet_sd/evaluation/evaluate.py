@@ -76,6 +76,7 @@ def evaluate(
         encoder="+".join(encoder.name for encoder in encoders),
         suite=config.suite,  # pyright: ignore[reportArgumentType]  # checked by the config
         results=tuple(results),
+        data={name: str(spec) for name, spec in data.items()},
         encoder_fingerprints=tuple(encoder.fingerprint for encoder in encoders),
         preprocessing=tuple(_record(encoder, config) for encoder in encoders),
         versions={"imagenet-sd": __version__, **versions()},

@@ -267,9 +267,7 @@ class TrainStream(IterableDataset):
         tensors += [torch.tensor(labels), torch.tensor(positives)]
         return Batch(*tensors, image_ids=ids, bad=bad)
 
-    def batches(
-        self, epoch: int, first_step: int, workers: int, pin_memory: bool = False, epochs: int = 1
-    ) -> Iterator[Batch]:
+    def batches(self, epoch: int, first_step: int, workers: int, epochs: int = 1) -> Iterator[Batch]:
         """This process's part of every batch of `epochs` epochs, from batch `first_step` of `epoch` on.
 
         The data workers live as long as the iterator: for small data their start would take longer than an epoch.
@@ -283,7 +281,6 @@ class TrainStream(IterableDataset):
             self,
             batch_size=None,
             num_workers=workers,
-            pin_memory=pin_memory,
             prefetch_factor=2 * len(self.own) // workers if workers else None,
             multiprocessing_context="spawn" if workers else None,
         )

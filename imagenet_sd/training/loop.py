@@ -130,8 +130,8 @@ class Trainer:
             on_sigterm(lambda *_: setattr(self, "_stop", True)),
             Progress("steps", total, self.global_step) as progress,
         ):
-            epochs, pin = self.config.optimizer.epochs - self.epoch, self.device.type == "cuda"
-            batches = self.stream.batches(self.epoch, self.step, self.workers, pin, epochs)
+            epochs = self.config.optimizer.epochs - self.epoch
+            batches = self.stream.batches(self.epoch, self.step, self.workers, epochs)
             while self.epoch < self.config.optimizer.epochs:
                 if not self._train_epoch(batches, progress, checkpoint):
                     return False

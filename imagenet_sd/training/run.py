@@ -34,6 +34,7 @@ def train_run(
     """See `imagenet_sd.pipeline.train`."""
     from imagenet_sd.training.loop import Trainer
 
+    epochs = config.optimizer.epochs
     if stream:
         config = with_epochs(config, 1)
     if stream and also:
@@ -59,6 +60,8 @@ def train_run(
     if trainer.accelerator.is_main_process:
         if note:
             progress.note(f"validation: {note}")
+        if config.optimizer.epochs < epochs:
+            progress.note(f"streaming: one pass over the images, not the {epochs} epochs of the recipe")
         run.mkdir(parents=True, exist_ok=True)
         if not begun:
             text = yaml.safe_dump(description, sort_keys=False)

@@ -34,7 +34,7 @@ def make_views(batch: Batch, device: torch.device) -> Views:
     for pixels in (batch.global_crops, batch.local_crops):
         count = pixels.shape[1]
         if count:
-            images = to_float(pixels.to(device, non_blocking=True)).transpose(0, 1).flatten(0, 1)
+            images = to_float(pixels.to(device)).transpose(0, 1).flatten(0, 1)
             rows = parameters[:, first : first + count].transpose(0, 1).flatten(0, 1)
             crops.append(normalize(apply_photometric(images, rows)))
         first += count

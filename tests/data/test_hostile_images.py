@@ -57,8 +57,8 @@ def test_labels_outside_of_the_classes_are_one_line(label: int | None, tmp_path:
     [
         ([cell(None)], [0], ["a"], "image '0/0/0' has no bytes"),
         ([None], [0], ["a"], "image '0/0/0' has no bytes"),
-        (pa.array(["path.png"]), [0], ["a"], "its column `image` is string, no struct"),
-        (pa.array([[1, 2]]), [0], ["a"], r"its column `image` is list<\w+: int64>, no struct"),
+        (pa.array(["path.png"]), [0], ["a"], "its column 'image' is string, no struct"),
+        (pa.array([[1, 2]]), [0], ["a"], r"its column 'image' is list<\w+: int64>, no struct"),
         ([cell(png())], ["a"], ["a"], "its column 'label' is string, no integers"),
         ([cell(png())], [0], ["a", "a"], "no class-label feature"),
         ([cell(png())], [0], [], "no class-label feature"),
@@ -69,6 +69,18 @@ def test_columns_of_another_kind_are_one_line(column: Any, labels: Any, names: A
     with pytest.raises(DatasetError, match=said) as caught:
         open_images(shard(tmp_path, column, labels, names)).read_group(0)
     assert caught.value.hint and "\n" not in str(caught.value)
+
+
+def test_columns_of_any_name_as_datasets_writes_them(tmp_path: Path):
+    """CIFAR-10 on the Hub calls its columns so; the description of the columns tells, not their names."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"fine": ClassLabel(names=["cat", "dog"]), "img": ImageFeature()})
+    Dataset.from_dict({"fine": [1], "img": [cell(png())]}, features).to_parquet(tmp_path / "train.parquet")
+    images = open_images(f"parquet:{tmp_path}")
+    (record,) = images.read_group(0)
+    assert images.classes == ("cat", "dog") and record.label == 1 and record.data == png()
 
 
 def test_a_sound_shard_is_read_as_it_was_written(tmp_path: Path):

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from imagenet_sd.core.results import EvaluationResults
-from imagenet_sd.core.specs import EncoderSpec
+from imagenet_sd.core.specs import DataSpec, EncoderSpec
 from imagenet_sd.data.images import ArraySet, FolderSet
 from imagenet_sd.data.open import open_images
 from imagenet_sd.data.preprocess import MEAN, STD
@@ -277,7 +277,9 @@ def test_results_follow_the_schema_and_repeat(run: Path, suite: str, tmp_path: P
     first, second = (evaluate(str(run), {"digits": DIGITS}, config, out=path, cache=tmp_path / "c") for path in out)
     document = json.loads(out[0].read_text())
     jsonschema.validate(document, SCHEMA)
-    assert document.keys() == {"encoder", "suite", "results", "encoder_fingerprints", "preprocessing", "versions"}
+    named = {"encoder", "suite", "results", "data", "encoder_fingerprints", "preprocessing", "versions"}
+    assert document.keys() == named and all(str(DataSpec.parse(spec)) == spec for spec in document["data"].values())
+    assert {result["dataset"] for result in document["results"]} <= document["data"].keys()
     assert all(result.keys() >= (MEASURED if suite == "analysis" else SCORED) for result in document["results"])
     assert document["encoder_fingerprints"][0].isalnum() and len(document["encoder_fingerprints"][0]) == 64
     assert out[0].read_bytes() == out[1].read_bytes()

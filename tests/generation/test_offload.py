@@ -116,6 +116,8 @@ def test_every_worker_receives_it(small_dataset: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(ray, "_LOOPS", {})
     assert ray.generate_shard(str(copied), dataset.fingerprint, 1, "model", 0) is None  # done before
     assert made == ["model", "sequential", "model"]
+    assert ray.generate_shard(str(copied), dataset.fingerprint, 1, "none", 0) is None
+    assert made[3:] == ["none"] and [key[3] for key in ray._LOOPS] == ["none"]  # one model at a time in the GPU
 
 
 def test_child_processes_are_started_with_it(small_dataset: Path, monkeypatch: pytest.MonkeyPatch):

@@ -380,7 +380,7 @@ def test_the_note_on_common_classes_reaches_the_user(tmp_path: Path, cli: CliRun
     assert result["validation_note"] == note and result["val_images"] == 200
 
 
-def test_training_while_generation_goes_on(tmp_path: Path):
+def test_training_while_generation_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The trainer starts first and waits; each image is seen once."""
     from imagenet_sd.storage.dataset import Dataset
     from imagenet_sd.training.stream import GrowingSet
@@ -394,6 +394,7 @@ def test_training_while_generation_goes_on(tmp_path: Path):
     result = train(quick("optimizer.epochs=2", "virtual_workers=1"), str(out), tmp_path / "run", stream=True)
     process.wait(timeout=60)
     assert result["finished"] and result["epochs"] == 1 and len(losses(tmp_path / "run")) == 3
+    assert "one pass over the images, not the 2 epochs of the recipe" in capsys.readouterr().err
     whole = open_images(str(out))
     assert growing.group_sizes == list(whole.group_sizes)
     assert [r.image_id for g in range(3) for r in growing.read_group(g)] == [

@@ -109,9 +109,8 @@ def class_variances(x: FeatureRows, labels: torch.Tensor, num_classes: int) -> t
     sums = torch.zeros(2, num_classes, x.features.shape[1], device=x.device)
     first = 0
     for part in x.chunks():
-        y = labels[first : first + len(part)].to(x.device)
-        sums[0].index_add_(0, y, part)
-        sums[1].index_add_(0, y, part**2)
+        members = F.one_hot(labels[first : first + len(part)].to(x.device), num_classes).T.to(part)
+        sums += torch.stack([members @ part, members @ part**2])  # index_add_ would be another sum in each GPU run
         first += len(part)
     counts = torch.bincount(labels, minlength=num_classes).clamp(min=1).to(x.device)[:, None]
     return (sums[1] / counts - (sums[0] / counts) ** 2).clamp_(min=0)

@@ -4,6 +4,7 @@ Ray distributes the shards and runs the tasks of a lost node again; the files al
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ from imagenet_sd.storage.dataset import Dataset
 _RETRIES = 20
 """Of a task whose process or node is lost; a fault of the generator is not retried by Ray."""
 _LOOPS: dict[tuple[str, str, int, str], tuple[Any, Any]] = {}
+"""The loop of this Ray worker and the context that it is open in: one, since its model fills the GPU."""
 
 
 def generate_shard(folder: str, fingerprint: str, rounds: int, offload: Offload, i: int) -> int | None:
     """Generate one shard in a Ray worker, which keeps its model for the next; returns its number if it did so."""
     from imagenet_sd.generation.workers.engines.child import open_loop
 
-    key = (
-        folder,
-        fingerprint,
-        rounds,
-        offload,
-    )  # a Ray worker may outlive a run, and meet the folder again when it has grown
+    key = (folder, fingerprint, rounds, offload)  # a Ray worker may outlive a run, and meet a folder that has grown
     try:
         if key not in _LOOPS:
+            while _LOOPS:
+                with suppress(OSError):  # the folder of an earlier run may be gone
+                    _LOOPS.popitem()[1][0].__exit__(None, None, None)
             context = open_loop(Dataset.open(Path(folder)), offload=offload)
             _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
         loop = _LOOPS[key][1]
