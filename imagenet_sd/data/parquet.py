@@ -26,7 +26,7 @@ _SPLIT_NAME = re.compile(rf"(train|{'|'.join(TEST_NAMES)})(?:[-_.]|$)", re.IGNOR
 class ParquetSet:
     """Parquet shards with Hugging Face's image and class-label features, read with page checksums.
 
-    The first column of each of the two kinds counts, whatever it is called.
+    The images are in the column `image`, else in the first that is described as one, whatever it is called.
 
     Args:
         name: see `ImageSet`.
@@ -48,9 +48,9 @@ class ParquetSet:
         for number in range(len(self.files)):
             with self._parquet(number) as file:
                 if number == 0:
-                    self.classes, self._label, self._image = _described(file, name)
+                    self.classes, self._label, self.image_column = _described(file, name)
                 with _damage_named(self.files[number]):
-                    _check_columns(file, self._label, self._image)
+                    _check_columns(file, self._label, self.image_column)
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             self.groups += [(number, g) for g in range(len(sizes))]
             self.group_sizes += sizes
@@ -77,7 +77,7 @@ class ParquetSet:
             self._open = (number, self._parquet(number))
         file = self._open[1]
         known = set(file.schema_arrow.names)
-        columns = [self._image, self._label, *(name for name in ("image_id", "prompt") if name in known)]
+        columns = [self.image_column, self._label, *(name for name in ("image_id", "prompt") if name in known)]
         with _damage_named(self.files[number]):
             rows = [row for batch in row_batches(file, row_group, columns) for row in batch.to_pylist()]
             if len(rows) != self.group_sizes[group]:
@@ -85,7 +85,7 @@ class ParquetSet:
             return [self._record(row, f"{number}/{row_group}/{i}") for i, row in enumerate(rows)]
 
     def _record(self, row: dict[str, Any], place: str) -> LabelledImage:
-        image, label = row[self._image], row[self._label]
+        image, label = row[self.image_column], row[self._label]
         name = str(row.get("image_id") or place)
         if image is None or image["bytes"] is None:
             raise DatasetError(f"image {name!r} has no bytes", "embed the images in the Parquet files")
@@ -127,17 +127,18 @@ def _check_columns(file: "pq.ParquetFile", label: str, image: str) -> None:
 
 
 def _described(file: "pq.ParquetFile", name: str) -> tuple[tuple[str, ...], str, str]:
-    """The class names, and the columns of the label and of the image; without a description of that, `image`."""
+    """The class names, the label column, and the image column: `image`, or else the first that is described so."""
     try:
         features = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
-        label = next(key for key, feature in features.items() if feature.get("_type") == "ClassLabel")
+        kinds = {key: feature.get("_type") for key, feature in features.items() if isinstance(feature, dict)}
+        label = next(key for key, kind in kinds.items() if kind == "ClassLabel")
         names = features[label]["names"]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise TypeError("names")
         if len(set(names)) != len(names):
             raise ValueError("a name twice")
-        image = next((key for key, feature in features.items() if feature.get("_type") == "Image"), "image")
-        return tuple(names), label, image
+        images = [key for key, kind in kinds.items() if kind == "Image"]
+        return tuple(names), label, images[0] if images and "image" not in images else "image"
     except (KeyError, ValueError, StopIteration, AttributeError, TypeError, RecursionError):
         raise DatasetError(
             f"{name} has no class-label feature in its metadata", "use shards with HF features"

@@ -74,6 +74,7 @@ def dataset_fingerprint(images: ImageSet) -> str:
     elif isinstance(images, ParquetSet) and images.versions:
         digest.update(json.dumps([images.files, images.versions]).encode())
     elif isinstance(images, ParquetSet):
+        digest.update(images.image_column.encode() if images.image_column != "image" else b"")
         for name in images.files:
             path = Path(name)
             stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()

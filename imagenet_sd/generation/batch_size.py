@@ -43,8 +43,13 @@ def find_batch_size(dataset: Dataset, offload: Offload = "none") -> tuple[int, s
         return largest_size(SIZES, peak, budget), torch.cuda.get_device_name(device)
     finally:
         del peak  # a worker of another process may need the memory
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_memory()
+
+
+def free_memory() -> None:
+    """Give the memory of models that nothing refers to any more back to the GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing without a GPU
 
 
 def largest_size(sizes: Iterable[int], peak: Callable[[int], int], budget: float) -> int:

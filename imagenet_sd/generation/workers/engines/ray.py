@@ -22,6 +22,7 @@ _LOOPS: dict[tuple[str, str, int, str], tuple[Any, Any]] = {}
 
 def generate_shard(folder: str, fingerprint: str, rounds: int, offload: Offload, i: int) -> int | None:
     """Generate one shard in a Ray worker, which keeps its model for the next; returns its number if it did so."""
+    from imagenet_sd.generation.batch_size import free_memory
     from imagenet_sd.generation.workers.engines.child import open_loop
 
     key = (folder, fingerprint, rounds, offload)  # a Ray worker may outlive a run, and meet a folder that has grown
@@ -30,6 +31,7 @@ def generate_shard(folder: str, fingerprint: str, rounds: int, offload: Offload,
             while _LOOPS:
                 with suppress(OSError):  # the folder of an earlier run may be gone
                     _LOOPS.popitem()[1][0].__exit__(None, None, None)
+            free_memory()
             context = open_loop(Dataset.open(Path(folder)), offload=offload)
             _LOOPS[key] = (context, context.__enter__())  # stays open as long as the process lives
         loop = _LOOPS[key][1]
