@@ -38,6 +38,7 @@ def main() -> None:
         "--probe-images", type=int, default=500, help="photographs per class to train on, and to test on"
     )
     parser.add_argument("--gradient-steps", type=int, default=1000, help="steps of every model")
+    parser.add_argument("--theta2", nargs="+", default=list(THETA2), help="blocks, the last one first")
     parser.add_argument("--training", choices=["paper", "code"], default="paper")
     parser.add_argument("--plain", action="store_true", help="without the NTK parametrisation of paper and code")
     parser.add_argument("--page", type=Path, help="Markdown page; by default gradient_features.md in the folder")
@@ -50,7 +51,7 @@ def main() -> None:
                 found[name][blocks].update(values)
     for seed in range(args.seeds):
         for name, recipe in (("without labels", args.method), ("with labels", "supervised-small")):
-            for blocks in THETA2:
+            for blocks in args.theta2:
                 if len(found[name][blocks]["gradient"]) <= seed:
                     measure(args, str(trained(args, recipe, seed)), blocks, seed, found[name][blocks])
                     write_json(path, {"settings": plain(args), "steps": steps(args), "encoders": found})
