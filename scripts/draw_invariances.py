@@ -38,7 +38,7 @@ def cosines(encoders: Mapping[str, Values]) -> str:
         for x, mean in enumerate(line):
             colour = "white" if mean > 0.55 else "black"  # on the cell's own colour
             axes.text(x, y, f"{mean:.2f}", ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(NAMES)), NAMES.values())
+    axes.set_xticks(range(len(NAMES)), [name.replace(" ", "\n") for name in NAMES.values()])
     axes.set_yticks(range(len(rows)), [f"{row.name.replace('_', ' ')} ({row.family})" for row in rows])
     axes.grid(visible=False)
     alt = f"Mean cosine of whitened features under {len(rows)} transformations, for {len(NAMES)} encoders"
