@@ -57,6 +57,9 @@ def test_the_table_of_readouts():
     for name, *cells in rows:
         found = INVARIANCES.found["encoders"][name]
         assert cells == [cell(found[target]) for target in ("class", "hue", "rotation")], name
+    same = INVARIANCES.found["three_default_encoders"]
+    said = f"{100 * same['class']:.1f}% of the class, {same['hue']:.3f} of the hue and {same['rotation']:.3f} of the rotation"
+    assert said in " ".join(INVARIANCES.text.split())
 
 
 def test_the_orderings_of_the_poster():
