@@ -58,7 +58,8 @@ def test_the_table_of_readouts():
         found = INVARIANCES.found["encoders"][name]
         assert cells == [cell(found[target]) for target in ("class", "hue", "rotation")], name
     same = INVARIANCES.found["three_default_encoders"]
-    said = f"{100 * same['class']:.1f}% of the class, {same['hue']:.3f} of the hue and {same['rotation']:.3f} of the rotation"
+    said = "{:.1f}% of the class, {:.3f} of the hue and {:.3f} of the rotation"
+    said = said.format(100 * same["class"], same["hue"], same["rotation"])
     assert said in " ".join(INVARIANCES.text.split())
 
 
