@@ -134,6 +134,16 @@ def test_the_tables_of_gradient_features(encoder: str):
     assert not shown
 
 
+def test_the_cell_with_more_steps():
+    found = {probe: 100 * np.array(values) for probe, values in GRADIENTS.found["one_block_600_steps"].items()}
+    gains = [cell(found["gradient"] - found[f"gradient-{than}"], 2) for than in ("activations", "start")]
+    said = (
+        f"gradient features {cell(found['gradient'], 2)} (over activations {gains[0]}, over the logistic regression "
+        f"{gains[1]}), fine-tuned {cell(found['gradient-fine-tuned'], 2)}"
+    )
+    assert said in " ".join(GRADIENTS.text.split())
+
+
 @pytest.mark.parametrize("page", [INVARIANCES, GRADIENTS], ids=lambda page: page.name)
 def test_the_page_names_its_origin(page: Page):
     found = page.found
